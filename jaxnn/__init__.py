@@ -1,0 +1,83 @@
+"""jaxnn: neural networks in JAX with every backward pass derived and written by hand."""
+
+from jaxnn.checkpoint import load_params, save_params
+from jaxnn.layer import Layer, Linear, as_layer, mlp, serial
+from jaxnn.op import Op
+from jaxnn.ops.activations import (
+    elu,
+    gelu,
+    identity,
+    leaky_relu,
+    relu,
+    sigmoid,
+    silu,
+    softplus,
+    tanh,
+)
+from jaxnn.ops.cross_entropy import (
+    binary_cross_entropy,
+    cross_entropy,
+    sigmoid_cross_entropy,
+)
+from jaxnn.ops.linear import linear
+from jaxnn.ops.regression_losses import (
+    absolute_error,
+    half_squared_error,
+    huber,
+    squared_error,
+)
+from jaxnn.ops.softmax import log_softmax, softmax
+from jaxnn.ops.softmax_cross_entropy import softmax_cross_entropy
+from jaxnn.train import (
+    History,
+    NonFiniteError,
+    accuracy,
+    epoch_of,
+    evaluate,
+    fit,
+    sgd_update,
+    train_epoch,
+    train_step,
+    value_and_grad,
+)
+
+__all__ = [
+    "History",
+    "Layer",
+    "Linear",
+    "NonFiniteError",
+    "Op",
+    "absolute_error",
+    "accuracy",
+    "as_layer",
+    "binary_cross_entropy",
+    "cross_entropy",
+    "elu",
+    "epoch_of",
+    "evaluate",
+    "fit",
+    "gelu",
+    "half_squared_error",
+    "huber",
+    "identity",
+    "leaky_relu",
+    "linear",
+    "load_params",
+    "log_softmax",
+    "mlp",
+    "relu",
+    "save_params",
+    "serial",
+    "sgd_update",
+    "sigmoid",
+    "sigmoid_cross_entropy",
+    "silu",
+    "softmax",
+    "softmax_cross_entropy",
+    "softplus",
+    "squared_error",
+    "tanh",
+    "train_epoch",
+    "train_step",
+    "value_and_grad",
+]

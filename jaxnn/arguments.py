@@ -1,0 +1,99 @@
+"""Checks of arguments, worded for the person who passed them."""
+
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def describe(x: jax.Array) -> str:
+    """An array in words: `float32[7,5]`."""
+    return f"{x.dtype}[{','.join(map(str, x.shape))}]"
+
+
+def require_floating(op: str, **arrays) -> None:
+    """Every array is real floating point and they all have one dtype."""
+    for name, x in arrays.items():
+        if not isinstance(x, jax.Array):
+            raise TypeError(f"{op}: {name} must be an array, got {type(x).__name__}")
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(f"{op}: {name} must be floating point, got {describe(x)}")
+    dtypes = {name: x.dtype for name, x in arrays.items()}
+    if len(set(dtypes.values())) > 1:
+        listed = ", ".join(f"{name} is {dtype}" for name, dtype in dtypes.items())
+        raise TypeError(f"{op}: {listed}; convert them to one dtype")
+
+
+def require_equal_shapes(op: str, **arrays) -> None:
+    """All shapes are the same: nothing is broadcast."""
+    if len({x.shape for x in arrays.values()}) > 1:
+        listed = ", ".join(f"{name} has shape {x.shape}" for name, x in arrays.items())
+        raise ValueError(f"{op}: {listed}; they must be equal, nothing is broadcast")
+
+
+def require_last_axis(op: str, **arrays) -> None:
+    """Each array has at least one axis, the last holding one example's components."""
+    for name, x in arrays.items():
+        if x.ndim == 0:
+            raise ValueError(
+                f"{op}: {name} is a single number; its last axis must hold the components of "
+                "one example"
+            )
+
+
+def require_axis(op: str, x, axis) -> None:
+    """`axis` is one axis of `x`, and not an empty one."""
+    if not isinstance(axis, int) or isinstance(axis, bool):
+        raise TypeError(f"{op}: option axis must be an integer, got {axis!r}")
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"{op}: option axis is {axis} but x has shape {x.shape}")
+    if x.shape[axis] == 0:
+        raise ValueError(f"{op}: axis {axis} of x is empty, shape {x.shape}")
+
+
+def require_number(op: str, name: str, value, *, above=None, at_least=None, at_most=None) -> None:
+    """An option is a Python number within its bounds."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{op}: option {name} must be a number, got {value!r}")
+    bounds = []
+    if above is not None:
+        bounds.append((value > above, f"above {above}"))
+    if at_least is not None:
+        bounds.append((value >= at_least, f"at least {at_least}"))
+    if at_most is not None:
+        bounds.append((value <= at_most, f"at most {at_most}"))
+    if not all(fits for fits, _ in bounds):
+        wanted = " and ".join(words for _, words in bounds)
+        raise ValueError(f"{op}: option {name} must be {wanted}, got {value!r}")
+
+
+def require_keys(op: str, params, required: Iterable[str], optional: Iterable[str] = ()) -> None:
+    """`params` is a dict with exactly these keys."""
+    required, optional = set(required), set(optional)
+    if not isinstance(params, dict):
+        raise TypeError(f"{op}: params must be a dict of arrays, got {type(params).__name__}")
+    if missing := sorted(required - set(params)):
+        raise ValueError(f"{op}: params has no {missing[0]!r}; its keys are {sorted(params)}")
+    if unknown := sorted(set(params) - required - optional):
+        raise ValueError(f"{op}: params has a key {unknown[0]!r} that is not used")
+
+
+def require_labels(op: str, labels, shape: tuple[int, ...], n_classes: int, ignore=None) -> None:
+    """Integer labels have this shape and, where they are known, lie in 0 … n_classes − 1."""
+    if labels.shape != shape:
+        raise ValueError(
+            f"{op}: integer labels have shape {labels.shape}; there must be one for each row of "
+            f"the prediction, shape {shape}"
+        )
+    if isinstance(labels, jax.core.Tracer):
+        return  # not known yet: at run time a label out of range gives NaN
+    labels = np.asarray(labels)
+    wrong = (labels < 0) | (labels >= n_classes)
+    if ignore is not None:
+        wrong &= labels != ignore
+    if wrong.any():
+        raise ValueError(
+            f"{op}: label {labels[wrong][0]} is out of range; with {n_classes} classes the labels "
+            f"are 0 … {n_classes - 1}"
+        )

@@ -1,0 +1,140 @@
+"""Softmax and its logarithm."""
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxnn.arguments import require_axis, require_floating
+from jaxnn.op import Op
+from jaxnn.ops.precision import at_least_float32
+
+Logits = Float[Array, "*shape"]
+
+
+class SoftmaxResiduals(NamedTuple):
+    """The probabilities."""
+
+    p: Logits
+
+
+class LogSoftmaxResiduals(NamedTuple):
+    """The logarithms of the probabilities."""
+
+    log_p: Logits
+
+
+def softmax_definition(x: Logits, *, axis: int = -1) -> Logits:
+    """Softmax along one axis, pᵢ = e^(xᵢ)/Σⱼ e^(xⱼ).
+
+    Shapes:
+        x, p, dx, dp: any, all the same
+
+    Backward, from ∂pᵢ/∂xⱼ = pᵢ·(δᵢⱼ − pⱼ), the Jacobian diag(p) − p·pᵀ:
+        dxⱼ = Σᵢ dpᵢ·pᵢ·(δᵢⱼ − pⱼ) = pⱼ·(dpⱼ − Σᵢ pᵢ·dpᵢ)
+        dx  = p ⊙ (dp − p·dp)
+    One product and one sum for each row: the K×K Jacobian is never built.
+
+    Keeps p, the output: everything above is written in it. Sums run in at least float32.
+
+    Args:
+        x: the logits.
+        axis: the axis of the classes.
+
+    Raises:
+        TypeError: x is not floating point, or axis is not an integer.
+        ValueError: x has no such axis, or it is empty.
+
+    Source: R. B. Aeen's summary, stage 2 (the activation derivative); J. Bridle, "Probabilistic
+    Interpretation of Feedforward Classification Network Outputs", 1990, equation 13.
+
+    Example:
+        >>> print(jaxnn.softmax(jnp.array([[0.0, 0.0], [1e4, 0.0]])))
+        [[0.5 0.5]
+         [1.  0. ]]
+    """
+    shifted = jnp.exp(x - lax.stop_gradient(jnp.max(x, axis, keepdims=True)))
+    return shifted / jnp.sum(shifted, axis, keepdims=True)
+
+
+def softmax_fwd(x, *, axis=-1):
+    """P = e^(x − max x)/Σ e^(x − max x)."""
+    z = at_least_float32(x)
+    shifted = jnp.exp(z - lax.stop_gradient(jnp.max(z, axis, keepdims=True)))
+    p = (shifted / jnp.sum(shifted, axis, keepdims=True)).astype(x.dtype)
+    return p, SoftmaxResiduals(p)
+
+
+def softmax_bwd(residuals, dy, *, axis=-1):
+    """Dx = p ⊙ (dy − p·dy)."""
+    p, dp = at_least_float32(residuals.p), at_least_float32(dy)
+    dx = p * (dp - jnp.sum(p * dp, axis, keepdims=True))
+    return (dx.astype(dy.dtype),)
+
+
+def log_softmax_definition(x: Logits, *, axis: int = -1) -> Logits:
+    """Logarithm of the softmax along one axis, yᵢ = xᵢ − log Σⱼ e^(xⱼ).
+
+    Shapes:
+        x, y, dx, dy: any, all the same
+
+    Backward, from ∂yᵢ/∂xⱼ = δᵢⱼ − pⱼ with p = eʸ:
+        dxⱼ = Σᵢ dyᵢ·(δᵢⱼ − pⱼ) = dyⱼ − pⱼ·Σᵢ dyᵢ
+
+    Keeps y, the output: p is its exponential. Sums run in at least float32.
+
+    Args:
+        x: the logits.
+        axis: the axis of the classes.
+
+    Raises:
+        TypeError: x is not floating point, or axis is not an integer.
+        ValueError: x has no such axis, or it is empty.
+
+    Source: S. Shamsi, "Neural Nets From Scratch", SHALA 2020, slides "LogSumExp".
+
+    Example:
+        >>> print(jaxnn.log_softmax(jnp.array([1e4, 0.0])))
+        [     0. -10000.]
+    """
+    shifted = x - lax.stop_gradient(jnp.max(x, axis, keepdims=True))
+    return shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis, keepdims=True))
+
+
+def log_softmax_fwd(x, *, axis=-1):
+    """Y = (x − max x) − log Σ e^(x − max x)."""
+    z = at_least_float32(x)
+    shifted = z - lax.stop_gradient(jnp.max(z, axis, keepdims=True))
+    log_p = shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis, keepdims=True))
+    return log_p.astype(x.dtype), LogSoftmaxResiduals(log_p.astype(x.dtype))
+
+
+def log_softmax_bwd(residuals, dy, *, axis=-1):
+    """Dx = dy − eʸ·Σ dy."""
+    log_p, dlog_p = at_least_float32(residuals.log_p), at_least_float32(dy)
+    dx = dlog_p - jnp.exp(log_p) * jnp.sum(dlog_p, axis, keepdims=True)
+    return (dx.astype(dy.dtype),)
+
+
+def _softmax(definition, fwd, bwd) -> Op:
+    """The op of a triple that normalises along one axis and keeps its output."""
+    name = definition.__name__.removesuffix("_definition")
+
+    def check(x, *, axis):
+        require_floating(name, x=x)
+        require_axis(name, x, axis)
+
+    return Op(
+        definition,
+        fwd,
+        bwd,
+        residual_bytes=lambda x, *, axis: math.prod(x.shape) * x.dtype.itemsize,
+        check=check,
+        output_shape=lambda residuals: residuals[0].shape,
+    )
+
+
+softmax = _softmax(softmax_definition, softmax_fwd, softmax_bwd)
+log_softmax = _softmax(log_softmax_definition, log_softmax_fwd, log_softmax_bwd)
