@@ -127,12 +127,10 @@ def serial(*layers: Layer | Op) -> Layer:
         return tuple(layer.init(k) for layer, k in zip(layers, keys, strict=False))
 
     def each(params):
-        if not isinstance(params, Sequence) or len(params) != len(layers):
-            got = (
-                f"{len(params)} entries" if isinstance(params, Sequence) else type(params).__name__
-            )
+        if not isinstance(params, tuple | list) or len(params) != len(layers):
             raise ValueError(
-                f"serial: params must hold one entry for each of {len(layers)} layers, got {got}"
+                f"serial: params must be a tuple with one entry for each of {len(layers)} layers, "
+                f"got {jax.tree.structure(params)}"
             )
         return zip(layers, params, strict=True)
 

@@ -100,7 +100,7 @@ class Op:
         args, options = self._checked(args, options)
         return self._fwd(*args, **options)
 
-    def bwd(self, residuals, dy, **options) -> tuple:
+    def bwd(self, residuals, dy, **options):
         """The gradient with respect to each positional argument, as a tuple."""
         options = self._merge(options)
         if self._output_shape is not None and np.shape(dy) != self._output_shape(residuals):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.typing import ArrayLike
 from tqdm import tqdm
 
 from jaxnn.arguments import describe
@@ -17,6 +18,7 @@ from jaxnn.layer import Layer, Params, as_layer
 from jaxnn.op import Op
 
 GradientFunction = Callable[..., tuple[jax.Array, Params]]
+Data = tuple[ArrayLike, ArrayLike]
 
 
 def value_and_grad(net: Layer | Op, loss: Op, reduction: str = "mean") -> GradientFunction:
@@ -207,7 +209,7 @@ def evaluate(
     net: Layer | Op,
     loss: Op,
     params: Params,
-    data: tuple[jax.Array, jax.Array],
+    data: Data,
     *,
     metric: Callable | None = None,
     reduction: str = "mean",
@@ -230,7 +232,9 @@ def evaluate(
     Raises:
         ValueError: there is no data, or it does not fit.
     """
-    return _evaluator(net, loss, metric, reduction, batch_size)(params, *data)
+    _require_batch_size(batch_size)
+    x, target = _arrays("data", data)
+    return _evaluator(net, loss, metric, reduction, batch_size)(params, x, target)
 
 
 class History(NamedTuple):
@@ -274,7 +278,7 @@ def fit(
     net: Layer | Op,
     loss: Op,
     params: Params,
-    data: tuple[jax.Array, jax.Array],
+    data: Data,
     *,
     epochs: int = 10,
     batch_size: int = 32,
@@ -282,7 +286,7 @@ def fit(
     optimizer: optax.GradientTransformation | None = None,
     reduction: str = "mean",
     seed: int = 0,
-    validation_data: tuple[jax.Array, jax.Array] | None = None,
+    validation_data: Data | None = None,
     metric: Callable | None = None,
     callback: Callable[[int, Params], None] | None = None,
     progress: bool | None = None,
@@ -460,18 +464,20 @@ def _hidden(progress: bool | None) -> bool | None:
     return None if progress is None else not progress
 
 
+def _arrays(name, data) -> tuple[jax.Array, jax.Array]:
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise TypeError(f"{name} must be a pair (x, target)")
+    return jnp.asarray(data[0]), jnp.asarray(data[1])
+
+
 def _prepare(name, net, loss, params, data):
     """The data as arrays on the device, after every check that needs their values."""
-    try:
-        x, target = data
-    except (TypeError, ValueError):
-        raise TypeError(f"fit: {name} must be a pair (x, target)") from None
-    x, target = jnp.asarray(x), jnp.asarray(target)
+    x, target = _arrays(name, data)
     n = _require_examples(x, target)
     for part, array in (("x", x), ("target", target)):
         if jnp.issubdtype(array.dtype, jnp.floating) and not jnp.isfinite(array).all():
             first = np.argwhere(~np.isfinite(np.asarray(array)))[0].tolist()
-            raise ValueError(f"fit: {part} of {name} holds {array[tuple(first)]} at index {first}")
+            raise ValueError(f"{part} of {name} holds {array[tuple(first)]} at index {first}")
     prediction = jax.eval_shape(as_layer(net).apply, params, x[:1])
     _require_loss(loss)
     loss.check(jnp.zeros((n, *prediction.shape[1:]), prediction.dtype), target)

@@ -1,4 +1,4 @@
-"""Every law over every op of the catalogue (DESIGN: what every op must survive)."""
+"""Every law over every op of the catalogue."""
 
 import jax
 import jax.numpy as jnp

@@ -393,7 +393,7 @@ def _off(law, path, message, error=np.nan) -> Finding:
 def _representable(truth, dtype) -> np.ndarray:
     """Where the truth is finite and does not overflow in a dtype."""
     with np.errstate(over="ignore"):
-        return np.isfinite(truth.astype(dtype))
+        return np.asarray(np.isfinite(truth.astype(dtype)))
 
 
 def _first(mask) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 import math
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Integer
 
 from jaxnn.arguments import (
     describe,
@@ -14,7 +14,7 @@ from jaxnn.arguments import (
 )
 
 Classes = Float[Array, "*N K"]
-Labels = Int[Array, "*N"]
+Labels = Integer[Array, "*N"]
 Target = Classes | Labels
 Losses = Float[Array, "*N"]
 

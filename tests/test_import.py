@@ -1,0 +1,52 @@
+"""What `import jaxnn` brings, and what the package may not do."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import jaxnn
+
+PACKAGE = Path(jaxnn.__file__).parent
+LAYERS = ["op", "ops", "layer", "train"]
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def test_imports_run_one_way():
+    """op ← ops ← layer ← train; nothing of the library looks at the catalogue or the checker."""
+    for path in PACKAGE.rglob("*.py"):
+        part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if part in ("catalogue", "gradcheck", "__init__"):
+            continue
+        for module in imports(path):
+            assert not module.startswith(("jaxnn.catalogue", "jaxnn.gradcheck")), path
+            name = module.removeprefix("jaxnn.").split(".")[0]
+            if module.startswith("jaxnn.") and part in LAYERS and name in LAYERS:
+                assert LAYERS.index(name) <= LAYERS.index(part), path
+
+
+def test_no_gradient_comes_from_autodiff():
+    """Autodiff is the referee: only the checker calls it."""
+    calls = {"grad", "value_and_grad", "vjp", "jvp", "linearize", "jacobian", "hessian", "jacrev"}
+    for path in PACKAGE.rglob("*.py"):
+        if "gradcheck" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr in calls:
+                assert not (isinstance(node.value, ast.Name) and node.value.id == "jax"), path
+
+
+def test_importing_the_library_does_not_load_the_referee():
+    code = (
+        "import sys, jaxnn;"
+        "loaded = {m for m in sys.modules if m.startswith(('jaxnn.gradcheck', 'jaxnn.catalogue',"
+        "'sklearn', 'matplotlib'))};"
+        "assert not loaded, loaded"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
