@@ -11,6 +11,8 @@ from jaxnn.arguments import describe, require_floating, require_keys
 from jaxnn.op import Op
 from jaxnn.ops.precision import accumulator, at_least_float32
 
+NARROW = 32  # outputs, up to which dW is faster computed as its transpose
+
 Params = dict[str, Float[Array, "..."]]
 
 
@@ -34,7 +36,10 @@ def linear_definition(params: Params, x: Float[Array, "*N I"]) -> Float[Array, "
         db = Σₙ dy      (O,)       every row n has the same b
         dx = dy·Wᵀ      (N, I)     ⟨dy, ẋ·W⟩ = ⟨dy·Wᵀ, ẋ⟩
 
-    dW carries no 1/N: a mean over the batch has put it into dy already.
+    dW carries no 1/N: a mean over the batch has put it into dy already. With few outputs, as in
+    a classifier's last layer, it is computed as (dyᵀ·x)ᵀ: a product with long rows is several
+    times faster on a CPU than one with short rows, and a barrier keeps the compiler from turning
+    the one into the other.
 
     Keeps x and the params: x and W are both needed and neither can be recomputed. Nothing is
     copied; b is there for its presence and dtype alone. Products and sums of float16 and bfloat16
@@ -76,7 +81,12 @@ def linear_bwd(residuals, dy):
     summed = accumulator(x.dtype)
     n = prod(x.shape[:-1])
     x_rows, dy_rows = x.reshape(n, x.shape[-1]), dy.reshape(n, dy.shape[-1])
-    dw = lax.dot_general(dy_rows, x_rows, (((0,), (0,)), ((), ())), preferred_element_type=summed).T
+    dw_transposed = lax.dot_general(
+        dy_rows, x_rows, (((0,), (0,)), ((), ())), preferred_element_type=summed
+    )
+    if dy.shape[-1] <= NARROW:
+        dw_transposed = lax.optimization_barrier(dw_transposed)
+    dw = dw_transposed.T
     dx = lax.dot_general(
         dy, params["w"], (((dy.ndim - 1,), (1,)), ((), ())), preferred_element_type=summed
     )
