@@ -2,7 +2,7 @@
 
 from jaxnn.checkpoint import load_params, save_params
 from jaxnn.layer import Layer, Linear, as_layer, mlp, serial
-from jaxnn.op import Op
+from jaxnn.op import Op, definitions
 from jaxnn.ops.activations import (
     elu,
     gelu,
@@ -52,6 +52,7 @@ __all__ = [
     "as_layer",
     "binary_cross_entropy",
     "cross_entropy",
+    "definitions",
     "elu",
     "epoch_of",
     "evaluate",

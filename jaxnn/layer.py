@@ -32,6 +32,26 @@ class Layer(NamedTuple):
     bwd: Callable[[Residuals, jax.Array], tuple[Params, jax.Array]]
 
 
+class OpLayer(Layer):
+    """A layer that is one op.
+
+    Attributes:
+        op: the op; its arguments are `(params, x)`, or `(x,)` where it has no parameters.
+    """
+
+    op: Op
+
+
+class Serial(Layer):
+    """Layers one after the other.
+
+    Attributes:
+        layers: the layers, first to last.
+    """
+
+    layers: tuple[Layer, ...]
+
+
 def as_layer(layer: Layer | Op) -> Layer:
     """A layer itself, or an op of one argument as a layer without parameters.
 
@@ -56,7 +76,9 @@ def as_layer(layer: Layer | Op) -> Layer:
         (dx,) = layer.bwd(residuals, dy)
         return (), dx
 
-    return Layer(init=lambda key: (), apply=lambda params, x: layer(x), fwd=fwd, bwd=bwd)
+    made = OpLayer(init=lambda key: (), apply=lambda params, x: layer(x), fwd=fwd, bwd=bwd)
+    made.op = layer
+    return made
 
 
 def Linear(
@@ -98,10 +120,12 @@ def Linear(
     def fwd(params, x, key=None):
         return linear.fwd(params, x)
 
-    return Layer(init=init, apply=linear, fwd=fwd, bwd=linear.bwd)
+    made = OpLayer(init=init, apply=linear, fwd=fwd, bwd=linear.bwd)
+    made.op = linear
+    return made
 
 
-def serial(*layers: Layer | Op) -> Layer:
+def serial(*layers: Layer | Op) -> Serial:
     """Layers one after the other: y = fₙ(… f₂(f₁(x))), again a layer.
 
     Its params are the tuple of the layers' params. Its backward is the chain rule: it walks back
@@ -154,14 +178,16 @@ def serial(*layers: Layer | Op) -> Layer:
             dparams.append(dlayer)
         return tuple(reversed(dparams)), dy
 
-    return Layer(init, apply, fwd, bwd)
+    made = Serial(init, apply, fwd, bwd)
+    made.layers = layers
+    return made
 
 
 def mlp(
     sizes: Sequence[int],
     activation: Layer | Op = relu,
     output: Layer | Op = identity,
-) -> Layer:
+) -> Serial:
     """Multilayer perceptron: Linear → activation → … → Linear → output.
 
     Args:

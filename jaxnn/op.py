@@ -2,6 +2,8 @@
 
 import inspect
 from collections.abc import Callable
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -85,6 +87,8 @@ class Op:
     def __call__(self, *args, **options):
         """The value `y`; under `jax.grad` its derivative is `bwd`."""
         args, options = self._checked(args, options)
+        if _by_definition.get():
+            return self._definition(*args, **options)
         try:
             return _differentiable(self, tuple(sorted(options.items())), *args)
         except TypeError as error:
@@ -92,7 +96,8 @@ class Op:
                 raise
             raise TypeError(
                 f"{self.__name__}: its backward is written by hand, so it has no forward mode "
-                f"(jvp, jacfwd, linearize); use {self.__name__}.definition there"
+                f"(jvp, jacfwd, linearize); use {self.__name__}.definition there, or "
+                "`with jaxnn.definitions():`"
             ) from error
 
     def fwd(self, *args, **options):
@@ -183,6 +188,31 @@ class Op:
         return (
             f"<op {self.__name__}({', '.join([*self.arguments, *(options and ['*']), *options])})>"
         )
+
+
+_by_definition = ContextVar("by_definition", default=False)
+
+
+@contextmanager
+def definitions():
+    """A context in which calling any op runs its definition, so that JAX differentiates that.
+
+    It gives the autodiff twin of whatever is made of ops, and every mode of differentiation. What
+    `jax.jit` has compiled outside of the context stays as it is: compile it again inside.
+
+    Example:
+        >>> net = jaxnn.mlp((3, 2))
+        >>> params = net.init(jax.random.key(0))
+        >>> with jaxnn.definitions():
+        ...     jacobian = jax.jacfwd(net.apply, argnums=1)(params, jnp.ones(3))
+        >>> jacobian.shape
+        (2, 3)
+    """
+    token = _by_definition.set(True)
+    try:
+        yield
+    finally:
+        _by_definition.reset(token)
 
 
 def _options(function: Callable) -> dict[str, Any]:

@@ -55,12 +55,12 @@ def identity_definition(x: Elements) -> Elements:
 
 
 def identity_fwd(x):
-    """Y = x."""
+    """y = x."""
     return x, NothingKept()
 
 
 def identity_bwd(residuals, dy):
-    """Dx = dy."""
+    """dx = dy."""
     return (dy,)
 
 
@@ -89,13 +89,13 @@ def sigmoid_definition(x: Elements) -> Elements:
 
 
 def sigmoid_fwd(x):
-    """Y = σ(x)."""
+    """y = σ(x)."""
     y = jax.nn.sigmoid(x)
     return y, OutputKept(y)
 
 
 def sigmoid_bwd(residuals, dy):
-    """Dx = y·(1 − y)·dy."""
+    """dx = y·(1 − y)·dy."""
     (y,) = residuals
     return (y * (1 - y) * dy,)
 
@@ -128,13 +128,13 @@ def tanh_definition(x: Elements) -> Elements:
 
 
 def tanh_fwd(x):
-    """Y = tanh x."""
+    """y = tanh x."""
     y = jnp.tanh(x)
     return y, OutputKept(y)
 
 
 def tanh_bwd(residuals, dy):
-    """Dx = (1 − y)·(1 + y)·dy."""
+    """dx = (1 − y)·(1 + y)·dy."""
     (y,) = residuals
     return ((1 - y) * (1 + y) * dy,)
 
@@ -164,13 +164,13 @@ def relu_definition(x: Elements) -> Elements:
 
 
 def relu_fwd(x):
-    """Y = max(0, x)."""
+    """y = max(0, x)."""
     y = jnp.where(x <= 0, 0, x)
     return y, OutputKept(y)
 
 
 def relu_bwd(residuals, dy):
-    """Dx = dy where y > 0, else 0."""
+    """dx = dy where y > 0, else 0."""
     (y,) = residuals
     return (jnp.where(y <= 0, 0, dy),)
 
@@ -206,13 +206,13 @@ def leaky_relu_definition(x: Elements, *, slope: float = 0.01) -> Elements:
 
 
 def leaky_relu_fwd(x, *, slope=0.01):
-    """Y = x where x > 0, else slope·x."""
+    """y = x where x > 0, else slope·x."""
     y = jnp.where(x > 0, x, slope * x)
     return y, OutputKept(y)
 
 
 def leaky_relu_bwd(residuals, dy, *, slope=0.01):
-    """Dx = dy where y > 0, else slope·dy."""
+    """dx = dy where y > 0, else slope·dy."""
     (y,) = residuals
     return (jnp.where(y > 0, dy, slope * dy),)
 
@@ -248,13 +248,13 @@ def elu_definition(x: Elements, *, alpha: float = 1.0) -> Elements:
 
 
 def elu_fwd(x, *, alpha=1.0):
-    """Y = x where x > 0, else α·(eˣ − 1)."""
+    """y = x where x > 0, else α·(eˣ − 1)."""
     y = jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x)))
     return y, OutputKept(y)
 
 
 def elu_bwd(residuals, dy, *, alpha=1.0):
-    """Dx = dy where y > 0, else (y + α)·dy."""
+    """dx = dy where y > 0, else (y + α)·dy."""
     (y,) = residuals
     return (jnp.where(y > 0, dy, (y + alpha) * dy),)
 
@@ -288,13 +288,13 @@ def softplus_definition(x: Elements) -> Elements:
 
 
 def softplus_fwd(x):
-    """Y = max(0, x) + log(1 + e^(−|x|)): no exponential of a positive number."""
+    """y = max(0, x) + log(1 + e^(−|x|)): no exponential of a positive number."""
     y = jnp.where(x <= 0, 0, x) + jnp.log1p(jnp.exp(-jnp.abs(x)))
     return y, InputKept(x)
 
 
 def softplus_bwd(residuals, dy):
-    """Dx = σ(x)·dy."""
+    """dx = σ(x)·dy."""
     (x,) = residuals
     e = jnp.exp(-jnp.abs(x))
     return (jnp.where(x > 0, 1, e) / (1 + e) * dy,)
@@ -326,13 +326,13 @@ def silu_definition(x: Elements) -> Elements:
 
 
 def silu_fwd(x):
-    """Y = x·σ(x)."""
+    """y = x·σ(x)."""
     z = at_least_float32(x)
     return (z * jax.nn.sigmoid(z)).astype(x.dtype), InputKept(x)
 
 
 def silu_bwd(residuals, dy):
-    """Dx = s·(1 + x·(1 − s))·dy with s = σ(x)."""
+    """dx = s·(1 + x·(1 − s))·dy with s = σ(x)."""
     x = at_least_float32(residuals.x)
     s = jax.nn.sigmoid(x)
     return ((s * (1 + x * (1 - s)) * at_least_float32(dy)).astype(dy.dtype),)
@@ -376,7 +376,7 @@ def gelu_definition(x: Elements, *, approximate: bool = True) -> Elements:
 
 
 def gelu_fwd(x, *, approximate=True):
-    """Y = x·Φ(x)."""
+    """y = x·Φ(x)."""
     z = at_least_float32(x)
     if approximate:
         y = 0.5 * z * (1 + jnp.tanh(_gelu_u(z)))
@@ -386,7 +386,7 @@ def gelu_fwd(x, *, approximate=True):
 
 
 def gelu_bwd(residuals, dy, *, approximate=True):
-    """Dx = (Φ(x) + x·Φ'(x))·dy."""
+    """dx = (Φ(x) + x·Φ'(x))·dy."""
     x = at_least_float32(residuals.x)
     if approximate:
         t = jnp.tanh(_gelu_u(x))

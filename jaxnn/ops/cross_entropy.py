@@ -76,7 +76,7 @@ def cross_entropy_fwd(probabilities, target):
 
 
 def cross_entropy_bwd(residuals, dy):
-    """Dp = −t/max(p, ε)·dL, dt = −log(p)·dL."""
+    """dp = −t/max(p, ε)·dL, dt = −log(p)·dL."""
     p, target = residuals
     if is_labels(target):
         dp = -_log_slope(_of_label(p, target)) * nan_out_of_range(dy, target, p.shape[-1])
@@ -85,7 +85,7 @@ def cross_entropy_bwd(residuals, dy):
 
 
 def binary_cross_entropy_definition(probabilities: Classes, target: Classes) -> Losses:
-    """Binary cross-entropy of each example, L = −Σₖ tₖ·log pₖ + (1 − tₖ)·log(1 − pₖ).
+    """Binary cross-entropy of each example, L = −Σₖ (tₖ·log pₖ + (1 − tₖ)·log(1 − pₖ)).
 
     No 1/K and no 1/N: K independent yes-or-no outputs are summed.
 
@@ -119,14 +119,14 @@ def binary_cross_entropy_definition(probabilities: Classes, target: Classes) -> 
 
 
 def binary_cross_entropy_fwd(probabilities, target):
-    """L = −Σₖ tₖ·log pₖ + (1 − tₖ)·log(1 − pₖ), summed in at least float32."""
+    """L = −Σₖ (tₖ·log pₖ + (1 − tₖ)·log(1 − pₖ)), summed in at least float32."""
     p, t = probabilities, target
     losses = -jnp.sum(at_least_float32(t * _log(p) + (1 - t) * _log(1 - p)), axis=-1)
     return losses.astype(p.dtype), TwoArgumentsKept(p, t)
 
 
 def binary_cross_entropy_bwd(residuals, dy):
-    """Dp = ((1 − t)/max(1 − p, ε) − t/max(p, ε))·dL, dt = (log(1 − p) − log p)·dL."""
+    """dp = ((1 − t)/max(1 − p, ε) − t/max(p, ε))·dL, dt = (log(1 − p) − log p)·dL."""
     p, t = residuals
     dloss = dy[..., None]
     dp = ((1 - t) * _log_slope(1 - p) - t * _log_slope(p)) * dloss
@@ -136,7 +136,7 @@ def binary_cross_entropy_bwd(residuals, dy):
 def sigmoid_cross_entropy_definition(logits: Classes, target: Classes) -> Losses:
     """Binary cross-entropy of σ(logits), one value per example, from the logits themselves.
 
-    L = −Σₖ tₖ·log σ(xₖ) + (1 − tₖ)·log σ(−xₖ); no 1/K, no 1/N.
+    L = −Σₖ (tₖ·log σ(xₖ) + (1 − tₖ)·log σ(−xₖ)); no 1/K, no 1/N.
 
     Shapes (N batch, any number of axes; K outputs of one example):
         logits x, target t and their gradients: (N, K)
@@ -173,7 +173,7 @@ def sigmoid_cross_entropy_fwd(logits, target):
 
 
 def sigmoid_cross_entropy_bwd(residuals, dy):
-    """Dx = ((1 − t)·σ(x) − t·σ(−x))·dL, dt = −x·dL."""
+    """dx = ((1 − t)·σ(x) − t·σ(−x))·dL, dt = −x·dL."""
     x, t = residuals
     dloss = dy[..., None]
     dx = ((1 - t) * jax.nn.sigmoid(x) - t * jax.nn.sigmoid(-x)) * dloss
@@ -186,7 +186,7 @@ def _of_label(probabilities, labels):
 
 
 def _log(p):
-    """Log p, continued below ε by its tangent there."""
+    """log p, continued below ε by its tangent there."""
     smallest = _smallest(p)
     inside = jnp.where(p < smallest, smallest, p)
     return jnp.log(inside) + jnp.where(p < smallest, (p - smallest) / smallest, 0)

@@ -63,7 +63,7 @@ def linear_definition(params: Params, x: Float[Array, "*N I"]) -> Float[Array, "
 
 
 def linear_fwd(params, x):
-    """Y = x·W + b in one accumulator, and the arguments themselves."""
+    """y = x·W + b in one accumulator, and the arguments themselves."""
     y = lax.dot_general(
         x,
         params["w"],
@@ -76,7 +76,7 @@ def linear_fwd(params, x):
 
 
 def linear_bwd(residuals, dy):
-    """DW = xᵀ·dy, db = Σₙ dy, dx = dy·Wᵀ."""
+    """dW = xᵀ·dy, db = Σₙ dy, dx = dy·Wᵀ."""
     params, x = residuals
     summed = accumulator(x.dtype)
     n = prod(x.shape[:-1])

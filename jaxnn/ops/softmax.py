@@ -60,7 +60,7 @@ def softmax_definition(x: Logits, *, axis: int = -1) -> Logits:
 
 
 def softmax_fwd(x, *, axis=-1):
-    """P = e^(x − max x)/Σ e^(x − max x)."""
+    """p = e^(x − max x)/Σ e^(x − max x)."""
     z = at_least_float32(x)
     shifted = jnp.exp(z - lax.stop_gradient(jnp.max(z, axis, keepdims=True)))
     p = (shifted / jnp.sum(shifted, axis, keepdims=True)).astype(x.dtype)
@@ -68,7 +68,7 @@ def softmax_fwd(x, *, axis=-1):
 
 
 def softmax_bwd(residuals, dy, *, axis=-1):
-    """Dx = p ⊙ (dy − p·dy)."""
+    """dx = p ⊙ (dy − p·dy)."""
     p, dp = at_least_float32(residuals.p), at_least_float32(dy)
     dx = p * (dp - jnp.sum(p * dp, axis, keepdims=True))
     return (dx.astype(dy.dtype),)
@@ -104,7 +104,7 @@ def log_softmax_definition(x: Logits, *, axis: int = -1) -> Logits:
 
 
 def log_softmax_fwd(x, *, axis=-1):
-    """Y = (x − max x) − log Σ e^(x − max x)."""
+    """y = (x − max x) − log Σ e^(x − max x)."""
     z = at_least_float32(x)
     shifted = z - lax.stop_gradient(jnp.max(z, axis, keepdims=True))
     log_p = shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis, keepdims=True))
@@ -112,7 +112,7 @@ def log_softmax_fwd(x, *, axis=-1):
 
 
 def log_softmax_bwd(residuals, dy, *, axis=-1):
-    """Dx = dy − eʸ·Σ dy."""
+    """dx = dy − eʸ·Σ dy."""
     log_p, dlog_p = at_least_float32(residuals.log_p), at_least_float32(dy)
     dx = dlog_p - jnp.exp(log_p) * jnp.sum(dlog_p, axis, keepdims=True)
     return (dx.astype(dy.dtype),)

@@ -118,7 +118,7 @@ def softmax_cross_entropy_fwd(logits, target, *, label_smoothing=0.0, ignore_lab
 
 
 def softmax_cross_entropy_bwd(residuals, dy, *, label_smoothing=0.0, ignore_label=None):
-    """Dx = (p ⊙ (Σt − t) − t ⊙ (1 − p))·dL, dt = −(1 − s)·log(p)·dL."""
+    """dx = (p ⊙ (Σt − t) − t ⊙ (1 − p))·dL, dt = −(1 − s)·log(p)·dL."""
     if isinstance(residuals, LabelResiduals):
         return _labels_bwd(residuals, dy, label_smoothing, ignore_label)
     return _distribution_bwd(residuals, dy, label_smoothing)
@@ -145,7 +145,7 @@ def _labels_fwd(logits, labels, s, ignore_label):
 
 
 def _labels_bwd(residuals, dy, s, ignore_label):
-    """Dx = ((e, with s·Σe − R in place c)/Σe − s/K)·dL."""
+    """dx = ((e, with s·Σe − R in place c)/Σe − s/K)·dL."""
     logits, labels, maximum, others, total = residuals
     n_classes = logits.shape[-1]
     dloss = nan_out_of_range(at_least_float32(dy), labels, n_classes, ignore_label)[..., None]
@@ -168,7 +168,7 @@ def _distribution_fwd(logits, target, s):
 
 
 def _distribution_bwd(residuals, dy, s):
-    """Dx = (p ⊙ (Σt − t) − t ⊙ (1 − p))·dL, dt = −(1 − s)·log(p)·dL."""
+    """dx = (p ⊙ (Σt − t) − t ⊙ (1 − p))·dL, dt = −(1 − s)·log(p)·dL."""
     logits, target, maximum, rest = residuals
     shifted = at_least_float32(logits) - maximum
     t, dloss = _smoothed(target, s), at_least_float32(dy)[..., None]
@@ -180,7 +180,7 @@ def _distribution_bwd(residuals, dy, s):
 
 
 def _maximum_and_rest(x: Classes) -> tuple[Row, Row]:
-    """M = max x, and r for which Σ e^(x − m) = 1 + r: the sum over all but one of the maxima."""
+    """m = max x, and r for which Σ e^(x − m) = 1 + r: the sum over all but one of the maxima."""
     m = jnp.max(x, axis=-1, keepdims=True)
     attained = x == m
     others = jnp.sum(jnp.where(attained, 0, jnp.exp(x - m)), axis=-1, keepdims=True)

@@ -1,0 +1,59 @@
+"""Every code block of the README runs or is what it says it shows."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxnn
+from jaxnn.catalogue import ENTRIES
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.S)
+
+
+def blocks(language):
+    return [code for name, code in BLOCKS if name == language]
+
+
+def test_every_block_is_of_a_kind_that_is_tested():
+    assert {language for language, _ in BLOCKS} == {"sh", "python", "text"}
+
+
+def test_python_blocks_run_in_order():
+    shown = [code for code in blocks("python") if not code.startswith("def ")]
+    result = subprocess.run(
+        [sys.executable, "-c", "\n".join(shown)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_derivation_and_the_code_beside_it_are_the_real_ones():
+    source = (ROOT / "jaxnn/ops/softmax.py").read_text()
+    (code,) = [code for code in blocks("python") if code.startswith("def ")]
+    assert code in source
+    (derivation,) = blocks("text")
+    lines = [line.strip() for line in derivation.splitlines()]
+    assert all(line in jaxnn.softmax.__doc__ for line in lines)
+
+
+@pytest.mark.parametrize("command", blocks("sh"))
+def test_commands_name_what_exists(command):
+    """The commands themselves run in .ci/run; here their modules and extras are known."""
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    for extra in re.findall(r"'\.\[(\w+)\]'", command):
+        assert re.search(rf"^{extra} = \[", pyproject, flags=re.M)
+    for module in re.findall(r"-m (experiments\.\w+)", command):
+        assert (ROOT / (module.replace(".", "/") + ".py")).is_file()
+
+
+def test_the_table_of_ops_is_the_catalogue():
+    table = [
+        f"| `{entry.op.__name__}({', '.join(entry.op.arguments)})` "
+        f"| {entry.op.__doc__.splitlines()[0].replace('|', chr(92) + '|')} |"
+        for entry in ENTRIES
+    ]
+    assert "\n".join(table) in README
