@@ -1,7 +1,6 @@
 """Parameters in a file, in the safetensors format."""
 
 import os
-import tempfile
 from pathlib import Path
 
 import jax
@@ -45,15 +44,16 @@ def save_params(path: str | os.PathLike, params: Params) -> None:
         ):
             raise TypeError(f"save_params: params{name} is not an array of numbers: {leaf!r}")
         tensors[name] = np.ascontiguousarray(leaf)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-        try:
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
             file.write(save(tensors))
             file.flush()
             os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def load_params(path: str | os.PathLike, like: Params) -> Params:

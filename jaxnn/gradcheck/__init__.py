@@ -1,5 +1,7 @@
-"""Is this backward right? The laws that a hand-written backward must obey."""
+"""Is this backward right, and if not, what is wrong with it?"""
 
-from jaxnn.gradcheck.laws import LAWS, Finding
+from jaxnn.gradcheck.checker import check
+from jaxnn.gradcheck.laws import LAWS
+from jaxnn.gradcheck.report import Finding, GradientMismatch, Report, Row
 
-__all__ = ["LAWS", "Finding"]
+__all__ = ["LAWS", "Finding", "GradientMismatch", "Report", "Row", "check"]

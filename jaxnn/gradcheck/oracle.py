@@ -17,22 +17,39 @@ def cast(tree, dtype):
     return jax.tree.map(lambda a: a.astype(dtype) if is_differentiable(a) else a, tree)
 
 
-def value(op, args, dtype):
-    """The definition's value with everything in one dtype."""
-    with jax.enable_x64(True):
-        return jax.jit(op.definition)(*cast(args, dtype))
+def value_and_gradient(definition, args, dy, dtype):
+    """The definition's value and its gradient ⟨dy, ·⟩ for each leaf, all in one dtype.
 
-
-def gradient(op, args, dy, dtype) -> list[np.ndarray | None]:
-    """The gradient of ⟨dy, definition⟩ for each leaf of args, `None` for those without one."""
+    Returns:
+        The value, and a list with an array for each leaf of args, `None` for those that have no
+        gradient.
+    """
     with jax.enable_x64(True):
-        cotangents = _vjp(op, cast(args, dtype), cast(dy, dtype))
-    return [
+        y, cotangents = _vjp(definition, cast(args, dtype), cast(dy, dtype))
+    grads = [
         np.asarray(d) if is_differentiable(a) else None
         for a, d in zip(jax.tree.leaves(args), jax.tree.leaves(cotangents), strict=True)
     ]
+    return np.asarray(y), grads
+
+
+def one_sided_slopes(definition, args, dy, leaf, index, step=1e-6):
+    """The slopes of ⟨dy, definition⟩ to the left and to the right of one entry of one leaf."""
+    with jax.enable_x64(True):
+        leaves, tree = jax.tree.flatten(cast(args, jnp.float64))
+        weights = np.asarray(dy).astype(np.float64)
+
+        def objective(shift):
+            moved = leaves[leaf].at[index].add(shift)
+            filled = jax.tree.unflatten(tree, [*leaves[:leaf], moved, *leaves[leaf + 1 :]])
+            return float(np.sum(weights * np.asarray(definition(*filled))))
+
+        size = step * max(1.0, abs(float(leaves[leaf][index])))
+        middle = objective(0.0)
+        return (middle - objective(-size)) / size, (objective(size) - middle) / size
 
 
 @partial(jax.jit, static_argnums=0)
-def _vjp(op, args, dy):
-    return jax.vjp(op.definition, *args)[1](dy)
+def _vjp(definition, args, dy):
+    y, pullback = jax.vjp(definition, *args)
+    return y, pullback(dy)

@@ -36,7 +36,7 @@ def cross_entropy_definition(probabilities: Classes, target: Target) -> Losses:
         L, dL:  (N,)
 
     Below ε, the smallest normal number of float32 (1.2e-38; 6.1e-5 in float16), log is continued
-    by its tangent, log ε + (p − ε)/ε, so that a probability of exactly 0 has a finite loss and the
+    by its tangent, log ε + p/ε − 1, so that a probability of exactly 0 has a finite loss and the
     finite gradient of that loss.
 
     Backward:
@@ -94,7 +94,7 @@ def binary_cross_entropy_definition(probabilities: Classes, target: Classes) -> 
         L, dL: (N,)
 
     Below ε, the smallest normal number of float32 (1.2e-38; 6.1e-5 in float16), log is continued
-    by its tangent, log ε + (p − ε)/ε, so that a probability of exactly 0 or 1 has a finite loss and
+    by its tangent, log ε + p/ε − 1, so that a probability of exactly 0 or 1 has a finite loss and
     the finite gradient of that loss.
 
     Backward, with log'(p) = 1/max(p, ε):
@@ -189,7 +189,7 @@ def _log(p):
     """log p, continued below ε by its tangent there."""
     smallest = _smallest(p)
     inside = jnp.where(p < smallest, smallest, p)
-    return jnp.log(inside) + jnp.where(p < smallest, (p - smallest) / smallest, 0)
+    return jnp.log(inside) + jnp.where(p < smallest, p / smallest - 1, 0)
 
 
 def _log_slope(p):

@@ -1,0 +1,1 @@
+"""Programs that train networks or measure them; each writes a result and pictures."""

@@ -1,0 +1,294 @@
+"""Handwritten digits: train a classifier and hold each of its gradients against autodiff.
+
+python -m experiments.digits
+"""
+
+import warnings
+from argparse import Namespace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxnn
+from experiments import common
+
+datasets = common.require("sklearn.datasets")
+model_selection = common.require("sklearn.model_selection")
+plt = common.pyplot()
+
+OPTIMIZERS = {
+    "sgd": optax.sgd,
+    "momentum": lambda learning_rate: optax.sgd(learning_rate, momentum=0.9),
+    "adam": optax.adam,
+}
+DIGITS = tuple("0123456789")
+CLOTHES = (
+    *("T-shirt", "trousers", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
+MOST_MISREAD, MOST_UNITS = 25, 40  # images in one picture
+
+
+class Dataset(NamedTuple):
+    """A set of grey images: its classes, and a learning rate for each optimizer."""
+
+    classes: tuple[str, ...]
+    learning_rates: dict[str, float]
+    openml_name: str | None = None
+
+
+DATASETS = {
+    "digits": Dataset(DIGITS, {"sgd": 0.8, "momentum": 0.2, "adam": 3e-3}),
+    "mnist": Dataset(DIGITS, {"sgd": 0.1, "momentum": 0.02, "adam": 1e-3}, "mnist_784"),
+    "fashion-mnist": Dataset(
+        CLOTHES, {"sgd": 0.1, "momentum": 0.02, "adam": 1e-3}, "Fashion-MNIST"
+    ),
+}
+
+
+class Split(NamedTuple):
+    """Images (N, pixels) between 0 and 1 in float32, and labels (N,), to train and to test on."""
+
+    x: np.ndarray
+    labels: np.ndarray
+    test_x: np.ndarray
+    test_labels: np.ndarray
+
+
+def load(name: str) -> Split:
+    """A data set by its name in `DATASETS`, always split in the same way.
+
+    The digits are split at random, with a fifth of each class to test on; the two others where
+    their authors split them, before the last seventh.
+
+    Raises:
+        OSError: it is neither in scikit-learn's cache nor can it be downloaded.
+    """
+    if name == "digits":
+        x, labels = datasets.load_digits(return_X_y=True)
+        split = {"test_size": 0.2, "stratify": labels, "random_state": 0}
+    else:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="A network error occurred")
+            x, labels = datasets.fetch_openml(
+                DATASETS[name].openml_name,
+                version=1,
+                return_X_y=True,
+                as_frame=False,
+                parser="liac-arff",
+                n_retries=1,
+            )
+        split = {"test_size": len(x) // 7, "shuffle": False}
+    x, labels = (x / x.max()).astype(np.float32), labels.astype(np.int32)
+    x, test_x, labels, test_labels = model_selection.train_test_split(x, labels, **split)
+    return Split(x, labels, test_x, test_labels)
+
+
+def gradient_errors(net: jaxnn.Layer, loss: jaxnn.Op, params, x, labels) -> dict[str, float]:
+    """The relative error of each leaf of the hand-written gradient of one batch.
+
+    The referee is `jax.grad` of the definitions. It works in float64, so that the rounding errors
+    are those of the hand-written gradient alone, in full float32 on any device.
+    """
+    with jax.default_matmul_precision("highest"):
+        _, grads = jax.jit(jaxnn.value_and_grad(net, loss))(params, x, labels)
+    with jax.enable_x64(True):
+        params, x = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params, x))
+        _, expected = jax.jit(common.autodiff(net, loss))(params, x, labels)
+    return common.relative_errors(grads, expected)
+
+
+def draw_curves(history: jaxnn.History):
+    """Loss and accuracy by epoch, of the training and the test images."""
+    figure, (loss, accuracy) = plt.subplots(1, 2, figsize=(8, 3.4))
+    epochs = range(1, len(history.loss) + 1)
+    loss.plot(epochs, history.loss, ".-", label="training, during the epoch")
+    loss.plot(epochs, history.validation_loss, ".--", label="test, after it")
+    loss.set_yscale("log")
+    loss.set(title="Loss", ylabel="mean cross-entropy (nats)")
+    accuracy.plot(epochs, 100 * np.array(history.metric), ".-", label="training")
+    accuracy.plot(epochs, 100 * np.array(history.validation_metric), ".--", label="test")
+    accuracy.set(title="Accuracy", ylabel="correct (%)")
+    for axes in (loss, accuracy):
+        axes.set_xlabel("epoch")
+        axes.set_xlim(0, 1.03 * len(epochs))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+    figure.suptitle(f"Accuracy on the test images: {history.validation_metric[-1]:.1%}")
+    return figure
+
+
+def draw_misread(probabilities: np.ndarray, x: np.ndarray, labels: np.ndarray, classes):
+    """The test images read wrongly, the surest mistakes first."""
+    read, sureness = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    misread = np.flatnonzero(read != labels)
+    shown = misread[np.argsort(-sureness[misread])][:MOST_MISREAD]
+    figure, panels = _image_grid(x[shown], columns=5, row_height=2, cmap="gray_r", vmin=0, vmax=1)
+    for i, panel in zip(shown, panels.flat, strict=False):
+        panel.set_title(f"{classes[read[i]]} → {classes[labels[i]]}\n{sureness[i]:.0%}", fontsize=9)
+    which = f"the {len(shown)} surest: " if len(shown) < len(misread) else ""
+    figure.suptitle(
+        f"{len(misread):,} of {len(labels):,} test images are misread\n"
+        f"{which}prediction → truth, and the probability of the prediction"
+    )
+    return figure
+
+
+def draw_first_layer(w: np.ndarray):
+    """The weights of each hidden unit as an image, the largest norm first."""
+    norms = np.linalg.norm(w, axis=0)
+    shown = np.argsort(-norms)[:MOST_UNITS]
+    largest = abs(w[:, shown]).max()
+    figure, panels = _image_grid(
+        w.T[shown], columns=8, row_height=0.9, cmap="RdBu_r", vmin=-largest, vmax=largest
+    )
+    bar = figure.colorbar(panels[0, 0].images[0], ax=panels, shrink=0.7, aspect=30)
+    bar.set_label("weight of the pixel")
+    which = f"the {len(shown)} of largest norm, of " if len(shown) < len(norms) else ""
+    figure.suptitle(f"Weights of the first layer's units: {which}{len(norms)}")
+    return figure
+
+
+def draw_gradient_norms(norms: list):
+    """The norm of the gradient of each leaf by epoch, from before the training on."""
+    figure, axes = plt.subplots(figsize=(7, 4))
+    layers = [common.linear_layers(tree) for tree in norms]
+    for number in range(len(layers[0])):
+        for leaf, line in (("w", ".-"), ("b", ".--")):
+            axes.plot(
+                [layer[number][leaf] for layer in layers],
+                line,
+                color=f"C{number}",
+                label=f"layer {number + 1}, {leaf}",
+            )
+    axes.set_yscale("log")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set(xlabel="epoch (0: before training)", ylabel="norm of the gradient of one batch")
+    axes.set_title("Gradient of one training batch: weights w (solid), biases b (dashed)")
+    axes.legend(ncols=2)
+    return figure
+
+
+def _image_grid(images, columns, row_height, **shading):
+    """A figure with a grid of square images, and its axes."""
+    rows = max(1, -(-len(images) // columns))
+    figure, panels = plt.subplots(
+        rows, columns, figsize=(8, row_height * rows + 0.6), squeeze=False
+    )
+    for panel in panels.flat[len(images) :]:
+        panel.set_axis_off()
+    for image, panel in zip(images, panels.flat, strict=False):
+        side = round(image.size**0.5)
+        panel.imshow(image.reshape(side, side), **shading)
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set(visible=True, color="#888888", linewidth=0.5)
+    return figure, panels
+
+
+def run(args: Namespace, data: Split) -> None:
+    """Train, check and write everything to the output folder."""
+    classes = DATASETS[args.dataset].classes
+    sizes = (data.x.shape[1], *args.hidden, len(classes))
+    net = jaxnn.mlp(sizes)
+    loss = jaxnn.softmax_cross_entropy
+    params = net.init(jax.random.key(args.seed))
+    gradient = jaxnn.value_and_grad(net, loss)
+    batch = data.x[: args.batch_size], data.labels[: args.batch_size]
+
+    @jax.jit
+    def gradient_norms(params):
+        return jax.tree.map(jnp.linalg.norm, gradient(params, *batch)[1])
+
+    n_params = sum(leaf.size for leaf in jax.tree.leaves(params))
+    print(
+        f"{args.dataset}: a {'-'.join(map(str, sizes))} ReLU network, {n_params:,} parameters; "
+        f"{len(data.x):,} images to train on, {len(data.test_x):,} to test on\n"
+        f"{args.optimizer}, learning rate {args.learning_rate:g}, batches of {args.batch_size}, "
+        f"epochs {args.epochs}, seed {args.seed}"
+    )
+    norms = [gradient_norms(params)]
+    errors_before = gradient_errors(net, loss, params, *batch)
+    trained, history = jaxnn.fit(
+        net,
+        loss,
+        params,
+        (data.x, data.labels),
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        optimizer=OPTIMIZERS[args.optimizer](args.learning_rate),
+        seed=args.seed,
+        validation_data=(data.test_x, data.test_labels),
+        metric=jaxnn.accuracy,
+        callback=lambda epoch, params: norms.append(gradient_norms(params)),
+    )
+    errors_after = gradient_errors(net, loss, trained, *batch)
+
+    gradient_error = {leaf: max(errors_before[leaf], errors_after[leaf]) for leaf in errors_before}
+    test_accuracy = history.validation_metric[-1]
+    seconds = float(np.median(history.seconds[1:] or history.seconds))
+
+    print(f"\nrelative error of each gradient\n{'leaf':10} {'shape':>9} {'before':>9} {'after':>9}")
+    for leaf, array in zip(errors_before, jax.tree.leaves(params), strict=True):
+        shape = "×".join(map(str, array.shape))
+        print(f"{leaf:10} {shape:>9} {errors_before[leaf]:9.1e} {errors_after[leaf]:9.1e}")
+    print(f"\ntest accuracy {test_accuracy:.4f}, {1e3 * seconds:.1f} ms per epoch")
+
+    common.write_result(
+        args.output,
+        args,
+        {
+            "test_accuracy": test_accuracy,
+            "train_loss": history.loss,
+            "gradient_error": gradient_error,
+            "seconds_per_epoch": seconds,
+        },
+    )
+    jaxnn.save_params(args.output / "params.safetensors", trained)
+    probabilities = np.asarray(jaxnn.softmax(net.apply(trained, data.test_x)))
+    common.save_pictures(
+        args.output,
+        curves=draw_curves(history),
+        misread=draw_misread(probabilities, data.test_x, data.test_labels, classes),
+        first_layer=draw_first_layer(np.asarray(trained[0]["w"])),
+        gradient_norms=draw_gradient_norms(norms),
+    )
+    print(f"wrote result.json, params.safetensors and the pictures to {args.output}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = common.Parser("digits", __doc__.splitlines()[0])
+    parser.add_argument("--dataset", choices=DATASETS, default="digits", help="default: digits")
+    add = partial(parser.add_argument, metavar="N", type=common.positive_int)
+    add("--hidden", nargs="+", default=[128], help="units of each hidden layer (default: 128)")
+    add("--epochs", default=50, help="default: %(default)s")
+    add("--batch-size", default=64, help="default: %(default)s")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd", help="default: sgd")
+    parser.add_argument(
+        "--learning-rate",
+        type=common.positive_float,
+        metavar="RATE",
+        help="by default one that suits the data set and the optimizer",
+    )
+    args = parser.parse_args(arguments)
+    args.learning_rate = args.learning_rate or DATASETS[args.dataset].learning_rates[args.optimizer]
+    parser.make_folder(args.output)
+    try:
+        data = load(args.dataset)
+    except OSError as error:
+        parser.error(
+            f"{args.dataset} is not in scikit-learn's cache and cannot be downloaded: {error}"
+        )
+    if args.batch_size > len(data.x):
+        parser.error(f"--batch-size is {args.batch_size} but there are {len(data.x)} images")
+    try:
+        run(args, data)
+    except jaxnn.NonFiniteError as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+
+
+if __name__ == "__main__":
+    main()
