@@ -13,7 +13,7 @@ from jaxnn.layer import Layer
 from jaxnn.op import Op, definitions
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Subject:
     """A function with a backward, in the terms of an op.
 

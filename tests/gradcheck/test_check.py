@@ -1,0 +1,302 @@
+"""The checker: right backwards pass, wrong ones are named, whatever they are given as."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnn
+from jaxnn.gradcheck import GradientMismatch, check
+
+
+def random(seed, *shape, dtype=np.float32):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape).astype(dtype))
+
+
+def affine(params, x):
+    return x @ params["w"] + jnp.broadcast_to(params["b"], (x.shape[0], params["b"].size))
+
+
+def affine_fwd(params, x):
+    return affine(params, x), (params, x)
+
+
+def affine_bwd(residuals, dy):
+    params, x = residuals
+    return {"w": x.T @ dy, "b": dy.sum(0)}, dy @ params["w"].T
+
+
+def changed(mistake):
+    """`affine_bwd` with a mistake in what it returns."""
+
+    def bwd(residuals, dy):
+        dparams, dx = affine_bwd(residuals, dy)
+        return mistake(dparams, dx, residuals, dy)
+
+    return bwd
+
+
+PARAMS, X = {"w": random(1, 5, 6), "b": random(2, 6)}, random(3, 64, 5)
+check_affine = partial(check, definition=affine)
+
+
+def test_a_right_pair_passes():
+    report = check_affine((affine_fwd, affine_bwd), PARAMS, X)
+    assert report.ok
+    report.raise_if_failed()
+    assert [row.verdict for row in report.rows] == ["right"] * 3
+    assert report.to_dict()["ok"] is True
+
+
+WRONG = {
+    r"d_params\['w'\] is 64 × the true gradient everywhere, and 64 is the size of axis 0 of x: "
+    "the 1/N of a mean is missing": lambda d, dx, r, dy: (d | {"w": 64 * d["w"]}, dx),
+    r"d_params\['b'\] is 0\.01562 × .*one over the size of axis 0 of x.*mean stands": (
+        lambda d, dx, r, dy: (d | {"b": dy.mean(0)}, dx)
+    ),
+    "d_x is the true gradient with the opposite sign": lambda d, dx, r, dy: (d, -dx),
+    r"d_params\['b'\] is zero everywhere": lambda d, dx, r, dy: (d | {"b": 0 * d["b"]}, dx),
+    r"d_params\['w'\] has shape \(6, 5\) but params\['w'\] has \(5, 6\): it is the transpose": (
+        lambda d, dx, r, dy: (d | {"w": d["w"].T}, dx)
+    ),
+    r"d_params\['b'\] has shape \(64, 6\).*not summed over axis 0": (
+        lambda d, dx, r, dy: (d | {"b": dy}, dx)
+    ),
+    r"d_params\['b'\] has shape \(1, 6\).*keeps axis 0": (
+        lambda d, dx, r, dy: (d | {"b": d["b"][None]}, dx)
+    ),
+    "d_x is 2 × the true gradient everywhere: a ½ is missing": lambda d, dx, r, dy: (d, 2 * dx),
+    r"d_x is wrong and zero there at 5 of 320 entries, the first at index \(3, 0\)": (
+        lambda d, dx, r, dy: (d, dx.at[3].set(0))
+    ),
+    "d_x points elsewhere: the cosine": lambda d, dx, r, dy: (d, jnp.flip(dx, 0)),
+    "d_params has the tree": lambda d, dx, r, dy: ({"w": d["w"]}, dx),
+    "d_x is None but the argument has a gradient": lambda d, dx, r, dy: (d, None),
+    "d_x has dtype float64 but x has float32": lambda d, dx, r, dy: (d, dx.astype(jnp.float64)),
+    "bwd must return a tuple of 2, one for each argument, and gave 3 entries": (
+        lambda d, dx, r, dy: (d, dx, dx)
+    ),
+    "bwd raised ZeroDivisionError: division by zero": lambda d, dx, r, dy: 1 / 0,
+    "d_x is not zero for a cotangent of zero": lambda d, dx, r, dy: (d, dx + 1e-4),
+    "d_x is not finite at index": lambda d, dx, r, dy: (d, dx.at[2, 3].set(jnp.nan)),
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_what_is_wrong_is_said(words):
+    report = check_affine((affine_fwd, changed(WRONG[words])), PARAMS, X)
+    assert not report.ok
+    with pytest.raises(GradientMismatch, match=words):
+        report.raise_if_failed()
+    assert (
+        "again: jaxnn.gradcheck.check((affine_fwd, bwd), *args, definition=affine, seed=0)"
+        in str(report)
+    )
+
+
+FORWARD = {
+    r"fwd must return \(y, residuals\) and returned": lambda params, x: affine(params, x),
+    "fwd raised ValueError: no": lambda params, x: (_ for _ in ()).throw(ValueError("no")),
+    "the value of fwd is off by": lambda params, x: (1.01 * affine(params, x), (params, x)),
+    r"fwd gives y of shape \(64, 3\) but the definition gives \(64, 6\)": (
+        lambda params, x: (affine(params, x)[:, :3], (params, x))
+    ),
+}
+
+
+@pytest.mark.parametrize("words", FORWARD)
+def test_a_wrong_forward_is_told_from_a_wrong_backward(words):
+    with pytest.raises(GradientMismatch, match=words):
+        check_affine((FORWARD[words], affine_bwd), PARAMS, X).raise_if_failed()
+
+
+def test_zero_against_zero_is_not_a_pass():
+    def fwd(x):
+        return jnp.zeros_like(x), None
+
+    report = check(
+        (fwd, lambda residuals, dy: (jnp.zeros_like(dy),)), X, definition=lambda x: 0 * x
+    )
+    assert [row.verdict for row in report.rows] == ["not tested"]
+    assert not report.ok
+    assert not report.findings
+
+
+def test_a_kink_is_noted_and_not_blamed():
+    def fwd(x):
+        return jnp.maximum(x, 0), x
+
+    x = jnp.array([0.0, 1.0, -2.0])
+    for slope in (0.0, 1.0):
+        report = check(
+            (fwd, lambda x, dy, s=slope: (jnp.where(x > 0, dy, jnp.where(x == 0, s * dy, 0)),)),
+            x,
+            definition=lambda x: jnp.maximum(x, 0),
+        )
+        assert report.ok
+        assert "not smooth here: at x[0]" in report.notes[0]
+    wrong = check(
+        (fwd, lambda x, dy: (jnp.where(x > 0, dy, jnp.where(x == 0, 7 * dy, 0)),)),
+        x,
+        definition=lambda x: jnp.maximum(x, 0),
+    )
+    assert not wrong.ok
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def power(x, n):
+    return x**n
+
+
+power.defvjp(lambda x, n: (x**n, x), lambda n, x, dy: (n * x ** (n - 1) * dy,))
+
+
+def test_custom_vjp_functions_are_their_own_definition():
+    assert check(power, random(4, 7), 3).ok
+
+    @jax.custom_vjp
+    def other_value(x):
+        return jnp.sin(x)
+
+    other_value.defvjp(lambda x: (jnp.sin(x) + 0.01, x), lambda x, dy: (jnp.cos(x) * dy,))
+    report = check(other_value, random(4, 7))
+    assert "value" in {finding.law for finding in report.findings}
+
+
+def test_layers_are_checked_against_the_definitions_of_their_ops():
+    net = jaxnn.mlp((5, 6, 3), jaxnn.gelu)
+    params = net.init(jax.random.key(0))
+    params = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+    report = check(net, params, X)
+    assert report.ok
+    assert [row.leaf for row in report.rows] == [
+        "params[0]['b']",
+        "params[0]['w']",
+        "params[2]['b']",
+        "params[2]['w']",
+        "x",
+    ]
+    half = net._replace(bwd=lambda r, dy: jax.tree.map(lambda d: d / 2, net.bwd(r, dy)))
+    assert not check(half, params, X).ok
+
+
+def test_integers_booleans_and_keys_have_no_gradient():
+    def masked(x, mask, key, ids):
+        noise = jax.random.normal(key, x.shape, x.dtype)
+        return jnp.where(mask, x * noise, 0)[ids]
+
+    def fwd(x, mask, key, ids):
+        return masked(x, mask, key, ids), (x, mask, key, ids)
+
+    def bwd(residuals, dy):
+        x, mask, key, ids = residuals
+        scattered = jnp.zeros_like(x).at[ids].add(dy)
+        dx = jnp.where(mask, scattered * jax.random.normal(key, x.shape, x.dtype), 0)
+        return dx, None, None, None
+
+    args = random(5, 7), jnp.arange(7) % 3 > 0, jax.random.key(0), jnp.array([1, 2, 2, 5])
+    report = check((fwd, bwd), *args, definition=masked)
+    assert report.ok
+    assert [row.verdict for row in report.rows] == ["right", *["no gradient"] * 3]
+
+
+def test_numpy_code_is_checked_by_differences():
+    def fwd(x):
+        return np.sin(np.asarray(x)), np.asarray(x)
+
+    def definition(x):
+        return np.sin(np.asarray(x))
+
+    x = np.linspace(-1.0, 1.0, 7)
+    assert check((fwd, lambda x, dy: (np.cos(x) * dy,)), x, definition=definition).ok
+    report = check((fwd, lambda x, dy: (-np.cos(x) * dy,)), x, definition=definition)
+    assert "opposite sign" in str(report)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float32, np.float64])
+def test_right_code_passes_in_every_dtype_at_real_sizes(dtype):
+    params = {"w": random(1, 512, 64).astype(dtype), "b": random(2, 64).astype(dtype)}
+    check(jaxnn.linear, params, random(3, 128, 512).astype(dtype)).raise_if_failed()
+
+
+class TestWhereOtherCheckersFail:
+    """What `jax.test_util.check_grads` and `chex` get wrong, as measured; here it is right."""
+
+    def test_a_zero_gradient_of_a_large_mean_is_wrong(self):
+        def mse(p, t):
+            return jnp.mean((p - t) ** 2)
+
+        def fwd(p, t):
+            return mse(p, t), (p, t)
+
+        args = random(1, 512, 512), random(2, 512, 512)
+        zero = (fwd, lambda r, dy: (jnp.zeros_like(r[0]), jnp.zeros_like(r[1])))
+        report = check(zero, *args, definition=mse)
+        assert "is zero everywhere" in str(report)
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_a_bias_five_percent_too_large_is_wrong(self, seed):
+        params = {"w": random(seed, 5, 6), "b": random(seed + 9, 6)}
+        bwd = changed(lambda d, dx, r, dy: (d | {"b": 1.05 * d["b"]}, dx))
+        report = check_affine((affine_fwd, bwd), params, X, seed=seed)
+        assert r"d_params['b'] is 1.05 × the true gradient everywhere" in str(report)
+
+    def test_a_large_matrix_product_is_right(self):
+        params = {"w": random(1, 512, 512), "b": random(2, 512)}
+        assert check_affine((affine_fwd, affine_bwd), params, random(3, 128, 512)).ok
+
+    def test_a_summed_cross_entropy_is_right(self):
+        labels = jnp.asarray(np.random.default_rng(0).integers(0, 1000, 64))
+        assert check(jaxnn.softmax_cross_entropy, random(1, 64, 1000), labels).ok
+
+    def test_relu_at_zero_is_right(self):
+        assert check(jaxnn.relu, jnp.array([0.0, 1.0, -1.0], jnp.float32)).ok
+
+    @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+    @pytest.mark.parametrize("op", [jaxnn.tanh, jaxnn.gelu, jaxnn.softmax, jaxnn.silu], ids=str)
+    def test_half_precision_is_right(self, op, dtype):
+        assert check(op, random(1, 64, 64).astype(dtype)).ok
+
+    def test_the_identity_is_not_the_gradient_of_tanh(self):
+        def fwd(x):
+            return jnp.tanh(x), x
+
+        report = check((fwd, lambda x, dy: (dy,)), random(1, 64, 64), definition=jnp.tanh)
+        assert not report.ok
+
+    def test_a_gradient_in_another_dtype_is_wrong(self):
+        bwd = changed(lambda d, dx, r, dy: (d, dx.astype(jnp.bfloat16)))
+        assert "has dtype bfloat16" in str(check_affine((affine_fwd, bwd), PARAMS, X))
+
+    @pytest.mark.parametrize("rate", [1e-1, 1e-2, 1e-3])
+    def test_a_weight_that_is_already_updated_is_wrong(self, rate):
+        def bwd(residuals, dy):
+            params, x = residuals
+            dw = x.T @ dy / 64
+            return {"w": x.T @ dy, "b": dy.sum(0)}, dy @ (params["w"] - rate * dw).T
+
+        report = check_affine((affine_fwd, bwd), PARAMS, X)
+        assert [row.verdict for row in report.rows] == ["right", "right", "WRONG"]
+
+
+BAD = [
+    (lambda: check(jnp.tanh, X), "check takes an op, a \\(fwd, bwd\\) pair, a jax.custom_vjp"),
+    (lambda: check((affine_fwd, affine_bwd), PARAMS, X), "needs definition="),
+    (lambda: check(jaxnn.relu, X, X), r"relu takes 1 argument\(s\), \(x\), and 2 were given"),
+    (lambda: check(jaxnn.relu, "x"), "x must hold arrays, got str"),
+    (lambda: check(jaxnn.relu, X, slope=1), "relu has no option 'slope'"),
+    (lambda: check(jaxnn.mlp((5, 3)), X, X, slope=1), "a layer has no option 'slope'"),
+    (
+        lambda: check((affine_fwd, affine_bwd), jnp.array(1), jnp.array(2), definition=affine),
+        "no argument is floating point",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "words"), BAD, ids=[words for _, words in BAD])
+def test_bad_input_gets_one_clear_sentence(call, words):
+    with pytest.raises(TypeError, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)
