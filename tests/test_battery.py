@@ -34,7 +34,7 @@ def test_laws(op, case, dtype):
     )
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.float16])
 @pytest.mark.parametrize(("op", "case"), cases("hard"))
 def test_hard_inputs(op, case, dtype):
     args = case.arguments(jax.random.key(1), dtype)

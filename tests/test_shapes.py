@@ -82,3 +82,18 @@ def test_ties_of_any_number(size):
     logits = jnp.zeros((3, size))
     assert_agrees(jaxnn.softmax_cross_entropy, logits, jnp.zeros(3, int))
     assert_agrees(jaxnn.softmax_cross_entropy, logits, jnp.full((3, size), 1 / size))
+
+
+@pytest.mark.parametrize(("n", "n_in", "n_out"), [(3, 4, 2), (5, 3, 2), (2, 4, 3), (1, 4, 2)])
+def test_linear_under_jit_and_vmap(n, n_in, n_out):
+    """A narrow dW and dx together, with a batch of each: layouts that XLA has stumbled over."""
+
+    def gradients(w, x, dy):
+        return jaxnn.linear.bwd(jaxnn.linear.fwd({"w": w}, x)[1], dy)
+
+    args = random(1, 3, n_in, n_out), random(2, 3, n, n_in), random(3, 3, n, n_out)
+    mapped = jax.jit(jax.vmap(gradients))(*args)
+    for i in range(3):
+        one = gradients(*(a[i] for a in args))
+        for a, b in zip(jax.tree.leaves(mapped), jax.tree.leaves(one), strict=True):
+            np.testing.assert_allclose(a[i], b, rtol=1e-12)

@@ -2,10 +2,12 @@
 
 import numpy as np
 
-from jaxnn.gradcheck.laws import LAWS, Trial, relative_error
+from jaxnn.gradcheck.comparison import relative_error
+from jaxnn.gradcheck.laws import LAWS
 from jaxnn.gradcheck.oracle import is_differentiable
 from jaxnn.gradcheck.report import Report, Row
 from jaxnn.gradcheck.subject import subject_of
+from jaxnn.gradcheck.trial import Trial
 
 PRELIMINARY = ("runs", "structure")
 CONSISTENCY = ("one_entry", "eager", "export", "vmap", "second_order")

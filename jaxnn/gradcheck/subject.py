@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -35,10 +36,6 @@ class Subject:
     exported: Callable | None
     statement: str
 
-    def __call__(self, *args):
-        """The function as `jax.grad` is given it."""
-        return self.exported(*args)
-
 
 def subject_of(target, args, options: dict[str, Any], definition=None) -> tuple[Subject, tuple]:
     """A target of `check` as a subject, and its arguments as arrays.
@@ -70,7 +67,7 @@ def subject_of(target, args, options: dict[str, Any], definition=None) -> tuple[
 
 
 def _of_op(op, options) -> Subject:
-    op = op.bind(**options)
+    op = _bound(op, tuple(sorted(options.items())))
     return Subject(
         op.__name__,
         op.arguments,
@@ -80,6 +77,12 @@ def _of_op(op, options) -> Subject:
         op,
         _statement(op.__name__, options),
     )
+
+
+@lru_cache(maxsize=1024)
+def _bound(op, options):
+    """The op with its options: the same object each time, so that nothing is compiled again."""
+    return op.bind(**dict(options))
 
 
 def _of_layer(layer, options) -> Subject:

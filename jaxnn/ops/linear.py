@@ -38,8 +38,8 @@ def linear_definition(params: Params, x: Float[Array, "*N I"]) -> Float[Array, "
 
     dW carries no 1/N: a mean over the batch has put it into dy already. With few outputs, as in
     a classifier's last layer, it is computed as (dyᵀ·x)ᵀ: a product with long rows is several
-    times faster on a CPU than one with short rows, and a barrier keeps the compiler from turning
-    the one into the other.
+    times faster on a CPU than one with short rows. A barrier keeps the compiler from turning the
+    one into the other; it lies on the flat numbers, which leave no layout to choose.
 
     Keeps x and the params: x and W are both needed and neither can be recomputed. Nothing is
     copied; b is there for its presence and dtype alone. Products and sums of float16 and bfloat16
@@ -85,7 +85,8 @@ def linear_bwd(residuals, dy):
         dy_rows, x_rows, (((0,), (0,)), ((), ())), preferred_element_type=summed
     )
     if dy.shape[-1] <= NARROW:
-        dw_transposed = lax.optimization_barrier(dw_transposed)
+        flat = lax.optimization_barrier(dw_transposed.reshape(-1))
+        dw_transposed = flat.reshape(dw_transposed.shape)
     dw = dw_transposed.T
     dx = lax.dot_general(
         dy, params["w"], (((dy.ndim - 1,), (1,)), ((), ())), preferred_element_type=summed

@@ -9,9 +9,9 @@ import pytest
 
 import jaxnn
 from jaxnn.gradcheck import LAWS, GradientMismatch, check
-from jaxnn.gradcheck.laws import Trial
 from jaxnn.gradcheck.memory import residual_bytes, temporary_bytes
 from jaxnn.gradcheck.subject import subject_of
+from jaxnn.gradcheck.trial import Trial
 from jaxnn.op import Op
 from jaxnn.ops.activations import (
     OutputKept,

@@ -1,0 +1,104 @@
+"""The answer of `diagnose`, for people to read and for programs to use."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from jaxnn.gradcheck.report import GradientMismatch
+
+
+class Leaf(NamedTuple):
+    """One array of the gradients.
+
+    Attributes:
+        path: its path in the tree, such as `[0]['w']`.
+        shape: the shape it came with.
+        expected: the shape of the parameter.
+        error: ‖mine − truth‖/‖truth‖; infinite for a wrong shape or a number that is not finite.
+        ok: whether it is right.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    expected: tuple[int, ...]
+    error: float
+    ok: bool
+
+
+class Named(NamedTuple):
+    """A mistake that explains wrong gradients.
+
+    Attributes:
+        id: the id of the mistake in `MISTAKES`.
+        name: a few words.
+        leaves: the paths of the leaves that it makes wrong.
+        explanation: what was found and what it means.
+        fix: the cure.
+    """
+
+    id: str
+    name: str
+    leaves: list[str]
+    explanation: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Where gradients are wrong and why.
+
+    Attributes:
+        leaves: every array of the gradients.
+        mistakes: what explains the wrong ones. Mistakes that give the same numbers are all there.
+        where: a sentence on where in the backward pass to look.
+        equivalent: whether several explanations fit, of which any one is enough.
+    """
+
+    leaves: list[Leaf]
+    mistakes: list[Named]
+    where: str
+    equivalent: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Every leaf is right."""
+        return all(leaf.ok for leaf in self.leaves)
+
+    @property
+    def unknown(self) -> bool:
+        """Something is wrong and no known mistake gives these numbers."""
+        return not self.ok and not self.mistakes
+
+    def raise_if_failed(self) -> None:
+        """Raise `GradientMismatch` with the diagnosis if a leaf is wrong."""
+        if not self.ok:
+            raise GradientMismatch(str(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The diagnosis as plain data, for JSON."""
+        plain = asdict(self) | {
+            "leaves": [leaf._asdict() for leaf in self.leaves],
+            "mistakes": [mistake._asdict() for mistake in self.mistakes],
+        }
+        return {"ok": self.ok, "unknown": self.unknown} | plain
+
+    def __str__(self) -> str:
+        table = [("leaf", "shape", "error", "")]
+        for leaf in self.leaves:
+            shape = str(leaf.shape)
+            if leaf.shape != leaf.expected:
+                shape += f", not {leaf.expected}"
+            verdict = "right" if leaf.ok else "WRONG"
+            table.append((f"params{leaf.path}", shape, f"{leaf.error:.1e}", verdict))
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in table
+        ]
+        lines += ["", self.where]
+        if self.unknown:
+            lines.append("No known mistake gives these numbers.")
+        if self.equivalent:
+            lines.append("More than one explanation gives exactly these numbers:")
+        for mistake in self.mistakes:
+            lines += ["", f"{mistake.id}, {mistake.name}: {mistake.explanation}", mistake.fix]
+        return "\n".join(lines)

@@ -1,0 +1,286 @@
+"""The mistakes that people make in backward passes: what each one is and how it is cured.
+
+One table serves three purposes: its entries are the answers of `diagnose`, the mistakes that tests
+plant, and exercises. What each mistake does to the gradients is in `hypotheses`.
+"""
+
+from typing import NamedTuple
+
+
+class Mistake(NamedTuple):
+    """A mistake in a backward pass.
+
+    Attributes:
+        id: its short name: S shapes, C constants, Z zeros, R regularisation, A activations,
+            L losses, D data and caches, K kinks.
+        name: a few words.
+        explanation: what happened.
+        fix: the cure.
+    """
+
+    id: str
+    name: str
+    explanation: str
+    fix: str
+
+
+MISTAKES: dict[str, Mistake] = {
+    mistake.id: mistake
+    for mistake in (
+        Mistake(
+            "S1",
+            "weight gradient transposed",
+            "dW has the axes of the other convention, (outputs, inputs) where W is "
+            "(inputs, outputs).",
+            "With y = x·W, dW = xᵀ·δ has exactly the shape of W.",
+        ),
+        Mistake(
+            "S2",
+            "bias gradient not summed over the batch",
+            "db still has one row for each example, although every example shares the same b.",
+            "db = Σₙ δₙ: sum over the batch axis.",
+        ),
+        Mistake(
+            "S3",
+            "bias gradient summed over the wrong axis",
+            "δ was summed over its units, or over everything, instead of over the batch.",
+            "db = δ.sum(axis=0), one number for each unit.",
+        ),
+        Mistake(
+            "S4",
+            "batch axis kept in the bias gradient",
+            "The numbers are right but the summed axis was kept, so db is (1, n) and not (n,).",
+            "Sum without keepdims=True, or give b the shape (1, n) as well.",
+        ),
+        Mistake(
+            "S5",
+            "bias broadcast along the wrong axis",
+            "A bias of shape (n, 1) is added to rows of n units: the forward pass broadcasts it to "
+            "another matrix.",
+            "Give b the shape (n,) and compare shapes before adding.",
+        ),
+        Mistake(
+            "C1",
+            "wrong sign",
+            "The gradient points uphill where it should point downhill: the error was taken as "
+            "y − ŷ, or a minus of the loss was lost.",
+            "Differentiate the loss with respect to ŷ, which gives ŷ − y; subtract in the update.",
+        ),
+        Mistake(
+            "C2",
+            "factor N: sum over the batch for its mean",
+            "The gradient is that of N times the loss: the 1/N of the mean is missing.",
+            "Divide once by the batch size, best at the loss: δ = ∂L/∂z / N.",
+        ),
+        Mistake(
+            "C3",
+            "factor 1/N: divided by the batch size once too often",
+            "The batch size is divided by where the loss has done so already, or does not do so at "
+            "all, such as a mean over the batch for the bias's sum.",
+            "Keep the 1/N of the loss in δ and use plain sums after it.",
+        ),
+        Mistake(
+            "C4",
+            "every layer divides by N",
+            "The factor 1/N is in the gradient handed to the layer below, so each layer adds "
+            "another: the factor is a power of N that grows with the distance from the output.",
+            "Divide once, at the loss; no layer divides.",
+        ),
+        Mistake(
+            "C5",
+            "factor 2 or ½",
+            "The 2 of (e²)' or the ½ of ½·e² is in the loss but not in its derivative, or the "
+            "other way round.",
+            "Differentiate exactly the loss that is reported.",
+        ),
+        Mistake(
+            "C6",
+            "number of outputs in the mean",
+            "The mean is over the K outputs as well, or is not where it should be.",
+            "Decide whether the loss sums or averages over outputs, and use it in both passes.",
+        ),
+        Mistake(
+            "C7",
+            "update in place of the gradient",
+            "The gradient has been multiplied by the learning rate already.",
+            "Return ∂L/∂θ; the optimizer multiplies by η.",
+        ),
+        Mistake(
+            "C8",
+            "several constant factors",
+            "The gradient is a constant multiple of the true one, by a product of small powers of "
+            "2, N, K and η.",
+            "Write down every constant of the loss once and follow it through the backward pass.",
+        ),
+        Mistake(
+            "Z1",
+            "gradient never written",
+            "The gradient is zero throughout: it was forgotten, or what it depends on is detached.",
+            "Compute it, and let nothing between the loss and the parameter stop the gradient.",
+        ),
+        Mistake(
+            "Z2",
+            "not a number",
+            "The gradient holds NaN or infinity, as −y/p does where p underflows, or log 0.",
+            "Compute from logits (log-softmax, log-sigmoid) in place of probabilities.",
+        ),
+        Mistake(
+            "Z3",
+            "rows or columns left out",
+            "Some rows or columns are zero while all others are right: a loop or a slice ends one "
+            "too early.",
+            "Use whole-array products, or check the bounds of the loop.",
+        ),
+        Mistake(
+            "R1",
+            "weight decay",
+            "The gradient differs from the true one by a multiple of the parameter: the term of "
+            "the L2 penalty is missing, doubled, or on a parameter that is not decayed.",
+            "Add λ·W to the gradient of each weight once (penalty ½·λ·‖W‖²), to no bias.",
+        ),
+        Mistake(
+            "A1",
+            "activation derivative missing",
+            "δ passes an activation as if its derivative were 1.",
+            "Multiply by f'(z): δ = (δ_next·W_nextᵀ) ⊙ f'(z).",
+        ),
+        Mistake(
+            "A2",
+            "activation derivative of the wrong argument",
+            "A derivative written in z was given a = f(z), or one written in a was given z.",
+            "Know which one the formula takes: σ' = σ(z)(1 − σ(z)) = a(1 − a), tanh' = 1 − a².",
+        ),
+        Mistake(
+            "A3",
+            "something else in place of the activation derivative",
+            "δ is multiplied by the activation's value, by its derivative squared, or by the "
+            "complement of its derivative (an inverted mask).",
+            "Multiply once by f'(z).",
+        ),
+        Mistake(
+            "A4",
+            "mask from the upstream gradient",
+            "The sign of the incoming gradient, not that of z, decides what passes the activation.",
+            "Mask with z > 0 of the forward pass.",
+        ),
+        Mistake(
+            "A5",
+            "activation derivative of the error",
+            "The derivative of the activation is evaluated at the error, not at the activation's "
+            "own input or output.",
+            "δ = error ⊙ f'(z): evaluate f' at what the forward pass had there.",
+        ),
+        Mistake(
+            "A6",
+            "output derivative missing",
+            "∂L/∂ŷ is used as if it were ∂L/∂z: the derivative of the output activation is left "
+            "out, everywhere or for some of the layers.",
+            "δ = ∂L/∂ŷ ⊙ f'(z) at the output, the same δ for every layer.",
+        ),
+        Mistake(
+            "L1",
+            "only the diagonal of softmax's Jacobian",
+            "∂pᵢ/∂zⱼ is taken to be zero for i ≠ j, but each output depends on every logit.",
+            "δ = p ⊙ (g − p·g) with g = ∂L/∂p, which is p − y for cross-entropy.",
+        ),
+        Mistake(
+            "L2",
+            "output derivative applied twice",
+            "p − y is the gradient at the logits already, and was multiplied by the derivative of "
+            "softmax or sigmoid again.",
+            "Use p − y as δ, or ∂L/∂p with the Jacobian: not both.",
+        ),
+        Mistake(
+            "L3",
+            "softmax applied twice",
+            "The loss applied softmax to the probabilities that softmax had given.",
+            "Give a loss that expects logits the logits.",
+        ),
+        Mistake(
+            "L4",
+            "gradient at the probabilities taken for that at the logits",
+            "−y/p is ∂L/∂p; the Jacobian of softmax is missing.",
+            "δ = p − y at the logits.",
+        ),
+        Mistake(
+            "L5",
+            "another cross-entropy",
+            "The gradient is that of another loss: without the one-hot target, without the "
+            "logarithm, or with another normalisation than softmax over the classes.",
+            "p = e^z/Σₖ e^z along the class axis, and δ = p − onehot(label).",
+        ),
+        Mistake(
+            "L6",
+            "another binary cross-entropy",
+            "One of the two terms is missing or has the wrong sign, or the derivative of the "
+            "squared error stands in for that of the cross-entropy, or the reverse.",
+            "L = −(y·log p + (1 − y)·log(1 − p)) has δ = p − y at the logits.",
+        ),
+        Mistake(
+            "L7",
+            "target broadcast",
+            "Each prediction is compared with the targets of all examples, (N, 1) − (N,), so the "
+            "mean of the targets takes the place of the target.",
+            "Give prediction and target the same shape.",
+        ),
+        Mistake(
+            "L8",
+            "another regression loss",
+            "The gradient is that of another function of the error: e² or sign(e) in place of 2e, "
+            "or the root of the mean squared error.",
+            "(e²)' = 2e; √MSE has the further factor 1/(2·√MSE).",
+        ),
+        Mistake(
+            "D1",
+            "weight gradient from z in place of a",
+            "dW uses what the layer before computed ahead of its activation.",
+            "dW = aᵀ·δ with a, the input that the layer really had.",
+        ),
+        Mistake(
+            "D2",
+            "weights already updated",
+            "δ is passed back through weights that the update has changed, or through dW.",
+            "Finish the backward pass before updating; δ passes back through the W of the forward "
+            "pass.",
+        ),
+        Mistake(
+            "D3",
+            "another batch",
+            "The cache, the inputs or their order belong to another batch than the targets do.",
+            "Shuffle inputs and targets together and run the forward pass before each backward.",
+        ),
+        Mistake(
+            "D4",
+            "gradients not zeroed",
+            "The previous gradient is still in the accumulator.",
+            "Set gradients to zero before each backward pass.",
+        ),
+        Mistake(
+            "D5",
+            "examples left out",
+            "Only one example is in the gradient, or one is not: assigned in a loop where it "
+            "should be added, or a slice that is one short.",
+            "Add the contribution of every example, and divide by their number.",
+        ),
+        Mistake(
+            "D6",
+            "cache overwritten in place",
+            "The forward pass changed an array that the backward pass reads, such as a ReLU in "
+            "place, so that z is a by then.",
+            "Copy what the backward needs, or write into another array.",
+        ),
+        Mistake(
+            "D7",
+            "branches overwrite each other",
+            "A variable that is used twice keeps the gradient of one use only: = for +=.",
+            "Add up the gradients of all uses.",
+        ),
+        Mistake(
+            "K1",
+            "another convention at a kink",
+            "The difference is confined to inputs that are exactly at a kink, where the derivative "
+            "is a matter of convention.",
+            "Use relu'(0) = 0, or keep exact zeros out of the comparison.",
+        ),
+    )
+}
