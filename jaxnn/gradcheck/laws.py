@@ -42,10 +42,10 @@ def runs(trial) -> list[Finding]:
     if not all(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(result[0])):
         return [broken("runs", f"the y of fwd must be an array, not {_kind(result[0])}")]
     try:
-        definition = subject.definition(*trial.args)
+        definition = trial.shape_of_definition()
     except Exception as error:
         return [broken("runs", f"the definition raised {_said(error)}")]
-    shapes = [jax.tree.map(np.shape, y) for y in (result[0], definition)]
+    shapes = [jax.tree.map(np.shape, result[0]), definition]
     if shapes[0] != shapes[1]:
         message = f"fwd gives y of shape {shapes[0]} but the definition gives {shapes[1]}"
         return [broken("runs", message)]
@@ -195,7 +195,7 @@ def vmap(trial) -> list[Finding]:
         return []
     batch = [jax.tree.map(partial(_scaled, factor=f), trial.args) for f in (1, 0.5, 0.25)]
     dys = [jax.tree.map(partial(_scaled, factor=f), trial.dy) for f in (1, -1, 0.5)]
-    stacked = [jax.tree.map(lambda *parts: jnp.stack(parts), *parts) for parts in (batch, dys)]
+    stacked = [jax.tree.map(_stacked, *parts) for parts in (batch, dys)]
     mapped = trial.of_variables(_mapped(trial.subject, *stacked))
     looped = [
         trial.of_variables(compiled(trial.subject, args, dy)[1])
@@ -285,7 +285,12 @@ def _second(function, trial, probes):
 
 
 def _scaled(leaf, factor):
-    return leaf * jnp.asarray(factor, leaf.dtype) if is_differentiable(leaf) else leaf
+    """A multiple of a leaf that has a gradient, by NumPy: nothing is compiled for it."""
+    return (factor * wide(leaf)).astype(leaf.dtype) if is_differentiable(leaf) else leaf
+
+
+def _stacked(*leaves):
+    return np.stack(leaves) if is_differentiable(leaves[0]) else jnp.stack(leaves)
 
 
 def _said(error) -> str:

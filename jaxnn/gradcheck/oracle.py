@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.gradcheck import numerical
+
 
 def is_differentiable(leaf) -> bool:
     """Whether an array has a gradient: floating point, not labels, ids or keys."""
@@ -13,8 +15,11 @@ def is_differentiable(leaf) -> bool:
 
 
 def cast(tree, dtype):
-    """The floating-point leaves of a tree in another dtype, the others as they are."""
-    return jax.tree.map(lambda a: a.astype(dtype) if is_differentiable(a) else a, tree)
+    """The floating-point leaves of a tree in another dtype, the others as they are.
+
+    NumPy converts them: nothing has to be compiled for it.
+    """
+    return jax.tree.map(lambda a: np.asarray(a).astype(dtype) if is_differentiable(a) else a, tree)
 
 
 def value_and_gradient(definition, args, dy, dtype):
@@ -33,20 +38,17 @@ def value_and_gradient(definition, args, dy, dtype):
     return np.asarray(y), grads
 
 
-def one_sided_slopes(definition, args, dy, leaf, index, step=1e-6):
+def one_sided_slopes(definition, args, dy, leaf, index) -> tuple[float, float]:
     """The slopes of ⟨dy, definition⟩ to the left and to the right of one entry of one leaf."""
     with jax.enable_x64(True):
         leaves, tree = jax.tree.flatten(cast(args, jnp.float64))
+
+        def function(moved):
+            filled = [*leaves[:leaf], moved, *leaves[leaf + 1 :]]
+            return definition(*jax.tree.unflatten(tree, [jnp.asarray(a) for a in filled]))
+
         weights = np.asarray(dy).astype(np.float64)
-
-        def objective(shift):
-            moved = leaves[leaf].at[index].add(shift)
-            filled = jax.tree.unflatten(tree, [*leaves[:leaf], moved, *leaves[leaf + 1 :]])
-            return float(np.sum(weights * np.asarray(definition(*filled))))
-
-        size = step * max(1.0, abs(float(leaves[leaf][index])))
-        middle = objective(0.0)
-        return (middle - objective(-size)) / size, (objective(size) - middle) / size
+        return numerical.one_sided_slopes(function, [leaves[leaf]], weights, 0, index)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -64,6 +64,14 @@ class Trial:
             return False
         return True
 
+    def shape_of_definition(self):
+        """The shape of the definition's value, or a tree of them."""
+        if self.traceable:
+            y = jax.eval_shape(self.subject.definition, *self.args)
+        else:
+            y = self.subject.definition(*self.args)
+        return jax.tree.map(np.shape, y)
+
     @cached_property
     def eager(self):
         """Value and gradients of plain calls, without `jit`."""
