@@ -20,7 +20,7 @@ _UNDER = {
 
 
 def relative_error(mine, truth, whole=None) -> float:
-    """‖mine − truth‖/‖whole‖, or ‖mine − truth‖ where the whole is zero.
+    """‖mine − truth‖/‖whole‖, or ‖mine − truth‖ where the whole is zero; ∞ where one is not finite.
 
     Args:
         mine: an array.
@@ -32,6 +32,8 @@ def relative_error(mine, truth, whole=None) -> float:
     scale = max(np.abs(array).max(initial=0) for array in (mine, truth, whole))
     if scale == 0:
         return 0.0
+    if not np.isfinite(scale):
+        return float("inf")
     norm = np.linalg.norm(whole / scale)
     difference = np.linalg.norm(mine / scale - truth / scale)
     return float(difference / norm) if norm else float(difference * scale)
