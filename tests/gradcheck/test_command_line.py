@@ -119,7 +119,7 @@ def examples():
 def run(tmp_path, monkeypatch, capsys):
     """Run the command line on a file of this text: status, output and errors."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setitem(sys.modules, "homework", None)
+    monkeypatch.setitem(sys.modules, "checked_homework", None)
 
     def go(text, *options):
         path = tmp_path / "homework.py"
