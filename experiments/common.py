@@ -40,15 +40,18 @@ STYLE = {
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line with `--output` and `--seed`, whose errors take one line.
+    """A command line whose errors take one line.
 
     Args:
         name: the module in `experiments`.
         description: what the program does.
+        writes: whether there are results, and so the options `--output` and `--seed`.
     """
 
-    def __init__(self, name: str, description: str):
+    def __init__(self, name: str, description: str, writes: bool = True):
         super().__init__(prog=f"python -m experiments.{name}", description=description)
+        if not writes:
+            return
         self.add_argument(
             "--output",
             type=Path,

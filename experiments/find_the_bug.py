@@ -3,7 +3,6 @@
 python -m experiments.find_the_bug --number 3
 """
 
-import argparse
 import sys
 
 import jax
@@ -101,9 +100,7 @@ def numbered(code: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.find_the_bug", description=__doc__.splitlines()[0]
-    )
+    parser = common.Parser("find_the_bug", __doc__.splitlines()[0], writes=False)
     parser.add_argument("--list", action="store_true", help="list the exercises and leave")
     parser.add_argument(
         "--number",

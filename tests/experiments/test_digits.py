@@ -119,12 +119,6 @@ def test_a_bad_option(leaves_with_one_line, tmp_path, option, value):
     assert str(value) in line
 
 
-def test_a_folder_that_cannot_be_written(leaves_with_one_line, tmp_path):
-    (tmp_path / "file").touch()
-    line = leaves_with_one_line(digits.main, "--output", tmp_path / "file" / "folder")
-    assert "cannot write" in line
-
-
 def test_a_downloaded_dataset(monkeypatch, tmp_path, capsys):
 
     def fetch_openml(openml_name, **options):
