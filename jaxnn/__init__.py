@@ -1,7 +1,9 @@
 """jaxnn: neural networks in JAX with every backward pass derived and written by hand."""
 
 from jaxnn.checkpoint import load_params, save_params
+from jaxnn.fitting import History, NonFiniteError, fit
 from jaxnn.layer import Layer, Linear, as_layer, mlp, serial
+from jaxnn.metrics import accuracy, evaluate
 from jaxnn.op import Op, definitions
 from jaxnn.ops.activations import (
     elu,
@@ -28,18 +30,7 @@ from jaxnn.ops.regression_losses import (
 )
 from jaxnn.ops.softmax import log_softmax, softmax
 from jaxnn.ops.softmax_cross_entropy import softmax_cross_entropy
-from jaxnn.train import (
-    History,
-    NonFiniteError,
-    accuracy,
-    epoch_of,
-    evaluate,
-    fit,
-    sgd_update,
-    train_epoch,
-    train_step,
-    value_and_grad,
-)
+from jaxnn.train import epoch_of, sgd_update, train_epoch, train_step, value_and_grad
 
 __all__ = [
     "History",
