@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnn
-from jaxnn.catalogue import labels, normal, probabilities
+from jaxnn.catalogue.case import labels, normal, probabilities
 
 FLOAT64_TOLERANCE, FLOAT32_TOLERANCE = 1e-10, 1e-5
 ACTIVATIONS = [
