@@ -37,8 +37,8 @@ class Op:
         bwd: the hand-written backward, linear in `dy`.
         residual_bytes: `(*args, **options) -> int`, the bytes that `fwd` keeps.
         check: `(*args, **options)`, raises in the user's terms if the arguments do not fit.
-        output_shape: `(residuals) -> shape` of `y`, so that a `dy` of another shape is refused
-            instead of broadcast.
+        output_shape: `(residuals) -> shape` of `y`, or a tuple of shapes where `y` is a tuple, so
+            that a `dy` of another shape is refused instead of broadcast.
         options: values of options that are fixed (see `bind`).
 
     Raises:
@@ -59,7 +59,7 @@ class Op:
         *,
         residual_bytes: Callable[..., int],
         check: Callable[..., None],
-        output_shape: Callable[[Any], tuple[int, ...]] | None = None,
+        output_shape: Callable[[Any], tuple] | None = None,
         options: dict[str, Any] | None = None,
     ):
         self._definition, self._fwd, self._bwd = definition, fwd, bwd
@@ -108,11 +108,13 @@ class Op:
     def bwd(self, residuals, dy, **options):
         """The gradient with respect to each positional argument, as a tuple."""
         options = self._merge(options)
-        if self._output_shape is not None and np.shape(dy) != self._output_shape(residuals):
-            raise ValueError(
-                f"{self.__name__}: dy has shape {np.shape(dy)} but the output has shape "
-                f"{self._output_shape(residuals)}; they must be equal, nothing is broadcast"
-            )
+        if self._output_shape is not None:
+            shape, expected = jax.tree.map(np.shape, dy), self._output_shape(residuals)
+            if shape != expected:
+                raise ValueError(
+                    f"{self.__name__}: dy has shape {shape} but the output has shape {expected}; "
+                    "they must be equal, nothing is broadcast"
+                )
         return self._bwd(residuals, dy, **options)
 
     def definition(self, *args, **options):

@@ -32,9 +32,8 @@ from jaxnn.gradcheck.trial import Trial, compiled, short_decimals
 
 def runs(trial) -> list[Finding]:
     """`fwd` returns a pair and `bwd` a tuple, without raising."""
-    subject = trial.subject
     try:
-        result = subject.fwd(*trial.args)
+        result = trial.forward()
     except Exception as error:
         return [broken("runs", f"fwd raised {_said(error)}")]
     if not isinstance(result, tuple) or len(result) != 2:
@@ -50,7 +49,7 @@ def runs(trial) -> list[Finding]:
         message = f"fwd gives y of shape {shapes[0]} but the definition gives {shapes[1]}"
         return [broken("runs", message)]
     try:
-        grads = trial.eager[1]
+        grads = trial.call[1]
     except Exception as error:
         return [broken("runs", f"bwd raised {_said(error)}")]
     expected = len(trial.args)
@@ -64,7 +63,7 @@ def runs(trial) -> list[Finding]:
 def structure(trial) -> list[Finding]:
     """Each gradient has its argument's tree, shapes and dtypes; what has no gradient is `None`."""
     findings = []
-    for name, arg, grad in zip(trial.subject.arguments, trial.args, trial.eager[1], strict=True):
+    for name, arg, grad in zip(trial.subject.arguments, trial.args, trial.call[1], strict=True):
         floating = [is_differentiable(leaf) for leaf in jax.tree.leaves(arg)]
         at = partial(broken_at, "structure")
         if not any(floating):
@@ -92,7 +91,7 @@ def structure(trial) -> list[Finding]:
 
 def finite(trial) -> list[Finding]:
     """Value and gradients are finite wherever the true ones are."""
-    y, mine = trial.eager[0], trial.gradients(trial.dy)
+    y, mine = trial.call[0], trial.gradients(trial.dy)
     true_y, true = trial.truth(trial.dy)
     findings = []
     for part, truth in zip(jax.tree.leaves(y), jax.tree.leaves(true_y), strict=True):
@@ -112,11 +111,7 @@ def finite(trial) -> list[Finding]:
 
 def value(trial) -> list[Finding]:
     """`fwd` gives the value of the definition."""
-    return [
-        finding
-        for source, y in (("fwd", trial.eager[0]), *_exported_value(trial))
-        for finding in judge_value(trial, source, y)
-    ]
+    return judge_value(trial, "fwd", trial.call[0])
 
 
 def gradient(trial) -> list[Finding]:
@@ -128,14 +123,18 @@ def eager(trial) -> list[Finding]:
     """Plain calls give the gradient that compiled ones give."""
     if not trial.traceable:
         return []
-    return judge("eager", trial, trial.dy, trial.of_variables(trial.eager[1]))
+    return judge("eager", trial, trial.dy, trial.of_variables(trial.call[1]))
 
 
 def export(trial) -> list[Finding]:
-    """`jax.vjp` of the function that is differentiated gives the gradient of the definition."""
+    """The function that `jax.grad` is given has the definition's value and gradient."""
     if trial.subject.exported is None:
         return []
-    return judge("export", trial, trial.dy, trial.pulled_back[1])
+    y, grads = trial.pulled_back
+    return [
+        *judge_value(trial, "the function itself", y),
+        *judge("export", trial, trial.dy, grads),
+    ]
 
 
 def one_entry(trial) -> list[Finding]:
@@ -152,7 +151,7 @@ def one_entry(trial) -> list[Finding]:
 
 def linearity(trial) -> list[Finding]:
     """`bwd` is linear in dy: bwd(0) = 0 and bwd(½g − 2h) = ½·bwd(g) − 2·bwd(h)."""
-    g, h = trial.dy, trial.cotangent(trial.eager[0], trial.seed + 1)
+    g, h = trial.dy, trial.cotangent(trial.call[0], trial.seed + 1)
     mixed = jax.tree.map(lambda g, h: (0.5 * g - 2 * h).astype(g.dtype), g, h)
     of_zero, of_mixed, of_g, of_h = (
         trial.gradients(dy) for dy in (jax.tree.map(np.zeros_like, g), mixed, g, h)
@@ -177,7 +176,7 @@ def linearity(trial) -> list[Finding]:
 def determinism(trial) -> list[Finding]:
     """The same arguments give the same bits."""
     once, again = (trial.gradients(trial.dy) for _ in range(2))
-    plain = trial.of_variables(trial.eager[1])
+    plain = trial.of_variables(trial.call[1])
     _, residuals = trial.subject.fwd(*trial.args)
     plain_again = trial.of_variables(trial.subject.bwd(residuals, trial.dy))
     return [
@@ -301,12 +300,6 @@ def _kind(thing) -> str:
     if isinstance(thing, tuple | list):
         return f"a {type(thing).__name__} of {len(thing)}"
     return f"{type(thing).__name__}"
-
-
-def _exported_value(trial):
-    if trial.subject.exported is None:
-        return []
-    return [("the function itself", trial.pulled_back[0])]
 
 
 def _shape_hint(trial, path, grad) -> str:

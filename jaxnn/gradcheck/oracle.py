@@ -35,7 +35,7 @@ def value_and_gradient(definition, args, dy, dtype):
         np.asarray(d) if is_differentiable(a) else None
         for a, d in zip(jax.tree.leaves(args), jax.tree.leaves(cotangents), strict=True)
     ]
-    return np.asarray(y), grads
+    return jax.tree.map(np.asarray, y), grads
 
 
 def one_sided_slopes(definition, args, dy, leaf, index) -> tuple[float, float]:
@@ -45,9 +45,9 @@ def one_sided_slopes(definition, args, dy, leaf, index) -> tuple[float, float]:
 
         def function(moved):
             filled = [*leaves[:leaf], moved, *leaves[leaf + 1 :]]
-            return definition(*jax.tree.unflatten(tree, [jnp.asarray(a) for a in filled]))
+            return _flat(definition(*jax.tree.unflatten(tree, [jnp.asarray(a) for a in filled])))
 
-        weights = np.asarray(dy).astype(np.float64)
+        weights = np.asarray(_flat(dy)).astype(np.float64)
         return numerical.one_sided_slopes(function, [leaves[leaf]], weights, 0, index)
 
 
@@ -55,3 +55,7 @@ def one_sided_slopes(definition, args, dy, leaf, index) -> tuple[float, float]:
 def _vjp(definition, args, dy):
     y, pullback = jax.vjp(definition, *args)
     return y, pullback(dy)
+
+
+def _flat(tree):
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])

@@ -18,11 +18,13 @@ class Trial:
         subject: the function.
         args: its arguments.
         seed: of the cotangents.
+        plain: whether plain calls are tried as well as compiled ones.
         notes: what a law has to say besides its findings.
     """
 
-    def __init__(self, subject: Subject, args: tuple, seed: int = 0):
+    def __init__(self, subject: Subject, args: tuple, seed: int = 0, plain: bool = True):
         self.subject, self.args, self.seed = subject, args, seed
+        self.plain = plain or not self.traceable
         self.notes: list[str] = []
         self._truths: dict = {}
 
@@ -72,16 +74,25 @@ class Trial:
             y = self.subject.definition(*self.args)
         return jax.tree.map(np.shape, y)
 
+    def forward(self):
+        """What `fwd` returns: of a plain call, or the shapes and dtypes where none is tried."""
+        if self.plain:
+            return self.subject.fwd(*self.args)
+        return jax.eval_shape(self.subject.fwd, *self.args)
+
     @cached_property
-    def eager(self):
-        """Value and gradients of plain calls, without `jit`."""
+    def call(self):
+        """Value and gradients: of plain calls, or of compiled ones where no plain one is tried."""
+        if not self.plain:
+            return compiled(self.subject, self.args, self.dy)
         y, residuals = self.subject.fwd(*self.args)
         return y, self.subject.bwd(residuals, self.cotangent(y, self.seed))
 
     @cached_property
     def dy(self):
         """A random cotangent."""
-        return self.cotangent(self.eager[0], self.seed)
+        y = self.call[0] if self.plain else self.forward()[0]
+        return self.cotangent(y, self.seed)
 
     def cotangent(self, y, seed):
         """A random cotangent of `y`, an array of the kind that the function works with."""
@@ -112,7 +123,7 @@ class Trial:
 
     def truth(self, dy, dtype=jnp.float64):
         """Value and gradients of the variables by autodiff of the definition in a dtype."""
-        key = (np.asarray(jax.tree.leaves(dy)[0]).tobytes(), np.dtype(dtype))
+        key = (*(np.asarray(d).tobytes() for d in jax.tree.leaves(dy)), np.dtype(dtype))
         if key not in self._truths:
             if self.traceable:
                 y, grads = oracle.value_and_gradient(self.subject.definition, self.args, dy, dtype)

@@ -182,6 +182,36 @@ def test_layers_are_checked_against_the_definitions_of_their_ops():
     assert not check(half, params, X).ok
 
 
+def split_halves(x):
+    return x[:3] ** 2, {"rest": x[3:] ** 3}
+
+
+def split_halves_fwd(x):
+    return split_halves(x), x
+
+
+def test_an_output_may_be_a_tree():
+    def bwd(x, dy):
+        first, rest = dy
+        return (jnp.concatenate([2 * x[:3] * first, 3 * x[3:] ** 2 * rest["rest"]]),)
+
+    def forgets_the_rest(x, dy):
+        return (bwd(x, (dy[0], jax.tree.map(jnp.zeros_like, dy[1])))[0],)
+
+    x = random(4, 8)
+    check((split_halves_fwd, bwd), x, definition=split_halves).raise_if_failed()
+    report = check((split_halves_fwd, forgets_the_rest), x, definition=split_halves)
+    assert {finding.law for finding in report.findings} == {"gradient"}
+
+
+def test_only_the_laws_that_are_asked_for():
+    report = check_affine((affine_fwd, affine_bwd), PARAMS, X, laws=("gradient",))
+    assert report.laws == ["runs", "structure", "gradient"]
+    assert "laws=('gradient',)" in report.reproduce
+    with pytest.raises(ValueError, match="there is no law 'speed'; the laws are runs, structure"):
+        check_affine((affine_fwd, affine_bwd), PARAMS, X, laws=("speed",))
+
+
 def test_integers_booleans_and_keys_have_no_gradient():
     def masked(x, mask, key, ids):
         noise = jax.random.normal(key, x.shape, x.dtype)
