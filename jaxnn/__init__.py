@@ -1,8 +1,11 @@
 """jaxnn: neural networks in JAX with every backward pass derived and written by hand."""
 
+from jaxnn import jacobians
 from jaxnn.checkpoint import load_params, save_params
+from jaxnn.convention import convert_convention
 from jaxnn.fitting import History, NonFiniteError, fit
 from jaxnn.layer import Layer, Linear, as_layer, mlp, serial
+from jaxnn.least_squares import least_squares
 from jaxnn.metrics import accuracy, evaluate
 from jaxnn.op import Op, definitions
 from jaxnn.ops.activations import (
@@ -42,6 +45,7 @@ __all__ = [
     "accuracy",
     "as_layer",
     "binary_cross_entropy",
+    "convert_convention",
     "cross_entropy",
     "definitions",
     "elu",
@@ -52,7 +56,9 @@ __all__ = [
     "half_squared_error",
     "huber",
     "identity",
+    "jacobians",
     "leaky_relu",
+    "least_squares",
     "linear",
     "load_params",
     "log_softmax",

@@ -1,0 +1,89 @@
+"""The conventions in which the weights of a linear layer are stored, and the way between them."""
+
+import jax
+import numpy as np
+
+from jaxnn.layer import Params
+
+CONVENTIONS = ("row", "torch", "column")
+
+
+def convert_convention(params: Params, to: str, *, source: str = "row") -> Params:
+    """Parameters, or their gradients, stored in another convention.
+
+    Conventions (N examples, I inputs, O outputs):
+        "row"     z = x·W + b     x (N, I)   W (I, O)   b (O,)     jaxnn
+        "torch"   z = x·Wᵀ + b    x (N, I)   W (O, I)   b (O,)     torch.nn.Linear
+        "column"  z = W·x + b     x (I, N)   W (O, I)   b (O, 1)   textbooks: one example, a column
+
+    All three are the same function of the same numbers, so the gradient of a loss with respect to
+    W is transposed as W is, and that of b reshaped as b is:
+        "row"     dW = xᵀ·dz   db = Σ over rows
+        "torch"   dW = dzᵀ·x   db = Σ over rows
+        "column"  dW = dz·xᵀ   db = Σ over columns
+
+    Args:
+        params: a pytree of dicts, tuples and lists. Every dict with a "w" is a linear layer, with
+            or without a "b"; everything else stays as it is.
+        to: the convention wanted, "row", "torch" or "column".
+        source: the convention of `params`.
+
+    Returns:
+        The same tree. JAX arrays stay JAX arrays and NumPy arrays stay NumPy arrays, where they
+        may share memory with `params`.
+
+    Raises:
+        ValueError: there is no such convention, or a linear layer does not fit the one of
+            `source`; the message has its path in the tree.
+
+    Source: the conventions of R. B. Aeen's summary, of PyTorch and of the handwritten derivation
+    of the 2-2-1 network.
+
+    Example:
+        >>> params = jaxnn.mlp((4, 3, 2)).init(jax.random.key(0))
+        >>> jax.tree.map(jnp.shape, jaxnn.convert_convention(params, "column"))
+        ({'b': (3, 1), 'w': (3, 4)}, (), {'b': (2, 1), 'w': (2, 3)}, ())
+    """
+    for name, convention in (("to", to), ("source", source)):
+        if convention not in CONVENTIONS:
+            raise ValueError(
+                f"convert_convention: {name} must be 'row', 'torch' or 'column', got {convention!r}"
+            )
+    transposed = (to == "row") != (source == "row")
+
+    def convert(path, node):
+        if not _is_linear(node):
+            return node
+        _check(node, f"params{jax.tree_util.keystr(path)}", source)
+        converted = {"w": node["w"].T if transposed else node["w"]}
+        if "b" in node:
+            converted["b"] = node["b"].reshape((-1, 1) if to == "column" else (-1,))
+        return converted
+
+    return jax.tree_util.tree_map_with_path(convert, params, is_leaf=_is_linear)
+
+
+def _is_linear(node) -> bool:
+    return isinstance(node, dict) and "w" in node
+
+
+def _check(layer, path, source):
+    if unknown := sorted(set(layer) - {"w", "b"}):
+        raise ValueError(
+            f"convert_convention: {path} has a 'w' and is no linear layer: it has {unknown[0]!r}"
+        )
+    for name, array in layer.items():
+        if not isinstance(array, jax.Array | np.ndarray):
+            raise ValueError(
+                f"convert_convention: {path}[{name!r}] must be an array, got {type(array).__name__}"
+            )
+    shape = layer["w"].shape
+    if len(shape) != 2:
+        raise ValueError(f"convert_convention: {path}['w'] must be a matrix, got shape {shape}")
+    n_out = shape[1] if source == "row" else shape[0]
+    b_shape = (n_out, 1) if source == "column" else (n_out,)
+    if "b" in layer and layer["b"].shape != b_shape:
+        raise ValueError(
+            f"convert_convention: {path}['b'] has shape {layer['b'].shape} but {path}['w'] has "
+            f"shape {shape}: with source {source!r} b must be {b_shape}"
+        )
