@@ -135,14 +135,21 @@ def linear_layers(params: Params) -> list[dict[str, jax.Array]]:
 def autodiff(net: jaxnn.Layer, loss: jaxnn.Op) -> Callable:
     """The twin of `jaxnn.value_and_grad` in which JAX differentiates the definitions."""
 
-    def objective(params, x, target):
+    def objective(params, x, target, key):
         with jaxnn.definitions():
-            return jnp.mean(loss(net.apply(params, x), target))
+            y, residuals = net.fwd(params, x, key)
+            return jnp.mean(loss(y, target)), residuals
 
-    def gradient(params, x, target, key=None):
-        return jax.value_and_grad(objective)(params, x, target)
+    def gradient(params, state, x, target, key=None):
+        differentiated = jax.value_and_grad(objective, has_aux=True)
+        (value, residuals), grads = differentiated(params, x, target, key)
+        return value, grads, net.update_state(state, residuals) if net.update_state else state
 
-    return gradient
+    def stateless(params, x, target, key=None):
+        value, grads, _ = gradient(params, (), x, target, key)
+        return value, grads
+
+    return gradient if net.init_state else stateless
 
 
 def relative_errors(found: Any, expected: Any) -> dict[str, float]:

@@ -2,9 +2,11 @@
 
 from jaxnn import jacobians
 from jaxnn.checkpoint import load_params, save_params
+from jaxnn.combinators import mlp, parallel, residual, serial
 from jaxnn.convention import convert_convention
 from jaxnn.fitting import History, NonFiniteError, fit
-from jaxnn.layer import Layer, Linear, as_layer, mlp, serial
+from jaxnn.layer import Layer, as_layer
+from jaxnn.layers import Linear
 from jaxnn.least_squares import least_squares
 from jaxnn.metrics import accuracy, evaluate
 from jaxnn.op import Op, definitions
@@ -63,7 +65,9 @@ __all__ = [
     "load_params",
     "log_softmax",
     "mlp",
+    "parallel",
     "relu",
+    "residual",
     "save_params",
     "serial",
     "sgd_update",

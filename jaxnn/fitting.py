@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import optax
 from tqdm import tqdm
 
 from jaxnn.data import Data, as_pair, require_batch_size, require_examples, shuffled
-from jaxnn.layer import Layer, Params, as_layer
+from jaxnn.layer import Layer, Params, State, as_layer, run
 from jaxnn.metrics import evaluator
 from jaxnn.op import Op
 from jaxnn.train import require_loss, train_epoch, train_step
@@ -41,12 +42,13 @@ class NonFiniteError(FloatingPointError):
         leaf: the path of the first parameter leaf whose gradient or update is not finite, or
             `None` where the loss alone is not.
         params: the last finite parameters, from just before that step.
+        state: the state then, `None` of a network without.
         history: the `History` up to there.
     """
 
-    def __init__(self, epoch, step, leaf, value, params, history):
+    def __init__(self, epoch, step, leaf, value, params, state, history):
         self.epoch, self.step, self.leaf = epoch, step, leaf
-        self.params, self.history = params, history
+        self.params, self.state, self.history = params, state, history
         where = f"params{leaf} is the first leaf at fault" if leaf else "every gradient is finite"
         super().__init__(
             f"training met a non-finite number in epoch {epoch}, step {step}: the loss is {value}, "
@@ -60,6 +62,7 @@ def fit(
     params: Params,
     data: Data,
     *,
+    state: State = None,
     epochs: int = 10,
     batch_size: int = 32,
     learning_rate: float | optax.Schedule = 0.1,
@@ -68,9 +71,9 @@ def fit(
     seed: int = 0,
     validation_data: Data | None = None,
     metric: Callable | None = None,
-    callback: Callable[[int, Params], None] | None = None,
+    callback: Callable[..., None] | None = None,
     progress: bool | None = None,
-) -> tuple[Params, History]:
+) -> tuple:
     """Train a network for some epochs; the same seed gives the same bits.
 
     Args:
@@ -78,6 +81,7 @@ def fit(
         loss: an op `(prediction, target) -> one value per example`.
         params: the parameters to start from; they are left as they are.
         data: `(x, target)`, one row for each example.
+        state: of a network with state, to start from; by default `net.init_state()`.
         epochs: passes over the data.
         batch_size: examples in each minibatch.
         learning_rate: η of plain SGD, or an optax schedule `step -> η`.
@@ -86,11 +90,13 @@ def fit(
         seed: of the order of the examples and of random layers.
         validation_data: `(x, target)` to measure after each epoch.
         metric: `(prediction, target) -> one value per example`, such as `accuracy`.
-        callback: called as `callback(epoch, params)` after each epoch, from 1.
+        callback: called as `callback(epoch, params)` after each epoch, from 1, with the state in
+            third place where there is one.
         progress: a progress bar; by default only on a terminal.
 
     Returns:
-        The trained parameters and the `History`.
+        The trained parameters and the `History`; for a network with state, the parameters, the
+        state and the `History`.
 
     Raises:
         TypeError, ValueError: an argument does not fit, the data is empty or holds a NaN or an
@@ -110,24 +116,29 @@ def fit(
         raise ValueError(f"fit: epochs must be an integer of at least 0, got {epochs!r}")
     if optimizer is None:
         optimizer = optax.sgd(learning_rate)
-    x, target = _prepare("data", net, loss, params, data)
+    net = as_layer(net)
+    if net.init_state and state is None:
+        state = net.init_state()
+    x, target = _prepare("data", net, loss, params, state, data)
     require_batch_size(batch_size, len(x))
     if validation_data is not None:
-        validation_data = _prepare("validation_data", net, loss, params, validation_data)
+        validation_data = _prepare("validation_data", net, loss, params, state, validation_data)
     epoch_step = train_epoch(net, loss, optimizer, batch_size, reduction)
     measure = evaluator(net, loss, metric, reduction)
 
-    params = jax.tree.map(jnp.asarray, params)
-    opt_state = optimizer.init(params)
+    params, state = jax.tree.map(jnp.asarray, (params, state))
+    carry = params, optimizer.init(params), *_given(state)
     history = History([], [], [], [], [])
     bar = tqdm(range(1, epochs + 1), desc="fit", unit="epoch", disable=_hidden(progress))
     for epoch in bar:
         key = jax.random.fold_in(jax.random.key(seed), epoch)
-        before = params, opt_state
+        before = carry
         start = time.perf_counter()
-        params, opt_state, value = jax.block_until_ready(
+        *carry, value = jax.block_until_ready(
             epoch_step(*jax.tree.map(jnp.copy, before), x, target, key)
         )
+        params, _, *rest = carry
+        state = rest[0] if rest else None
         history.seconds.append(time.perf_counter() - start)
         if not (jnp.isfinite(value) and _all_finite(params)):
             update = train_step(net, loss, optimizer, reduction)
@@ -135,41 +146,40 @@ def fit(
         history.loss.append(float(value))
         shown = {"loss": history.loss[-1]}
         if metric is not None:
-            history.metric.append(measure(params, x, target)[1])
+            history.metric.append(measure(params, state, x, target)[1])
         if validation_data is not None:
-            validation_loss, validation_metric = measure(params, *validation_data)
+            validation_loss, validation_metric = measure(params, state, *validation_data)
             history.validation_loss.append(validation_loss)
             shown["validation loss"] = validation_loss
             if metric is not None:
                 history.validation_metric.append(validation_metric)
         bar.set_postfix({name: f"{number:.4g}" for name, number in shown.items()})
         if callback is not None:
-            callback(epoch, params)
-    return params, history
+            callback(epoch, params, *_given(state))
+    return params, *_given(state), history
 
 
 def _first_non_finite(update, before, x, target, key, batch_size, epoch, history):
     """Walk an epoch again, step by step, to the step that left the finite numbers."""
     n = len(x)
     order, step_key = shuffled(key, n)
-    params, opt_state = before
     for number, start in enumerate(range(0, n, batch_size)):
         rows = order[start : start + batch_size]
-        new_params, opt_state, value = update(
-            params, opt_state, x[rows], target[rows], step_key(number)
-        )
-        if not (jnp.isfinite(value) and _all_finite(new_params)):
+        *after, value = update(*before, x[rows], target[rows], step_key(number))
+        if not (jnp.isfinite(value) and _all_finite(after[0])):
             break
-        params = new_params
+        before = after
     leaf = next(
         (
             jax.tree_util.keystr(path)
-            for path, array in jax.tree_util.tree_leaves_with_path(new_params)
+            for path, array in jax.tree_util.tree_leaves_with_path(after[0])
             if not jnp.isfinite(array).all()
         ),
         None,
     )
-    return NonFiniteError(epoch, number + 1, leaf, value, params, history)
+    params, _, *rest = before
+    state = rest[0] if rest else None
+    return NonFiniteError(epoch, number + 1, leaf, value, params, state, history)
 
 
 @jax.jit
@@ -177,12 +187,17 @@ def _all_finite(params):
     return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
 
 
+def _given(state) -> tuple:
+    """The state as an argument of its own, or none where a network has none."""
+    return () if state is None else (state,)
+
+
 def _hidden(progress: bool | None) -> bool | None:
     """What tqdm calls `disable`; its `None` hides the bar where there is no terminal."""
     return None if progress is None else not progress
 
 
-def _prepare(name, net, loss, params, data):
+def _prepare(name, net, loss, params, state, data):
     """The data as arrays on the device, after every check that needs their values."""
     x, target = as_pair(name, data)
     n = require_examples(x, target)
@@ -190,7 +205,7 @@ def _prepare(name, net, loss, params, data):
         if jnp.issubdtype(array.dtype, jnp.floating) and not jnp.isfinite(array).all():
             first = np.argwhere(~np.isfinite(np.asarray(array)))[0].tolist()
             raise ValueError(f"{part} of {name} holds {array[tuple(first)]} at index {first}")
-    prediction = jax.eval_shape(as_layer(net).apply, params, x[:1])
+    prediction = jax.eval_shape(partial(run, net), params, x[:1], state)
     require_loss(loss)
     loss.check(jnp.zeros((n, *prediction.shape[1:]), prediction.dtype), target)
     return x, target

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.data import Data, as_pair, require_batch_size, require_examples
-from jaxnn.layer import Layer, Params, as_layer
+from jaxnn.layer import Layer, Params, State, as_layer, run
 from jaxnn.op import Op
 from jaxnn.train import reduce_losses, require_loss
 
@@ -33,6 +33,7 @@ def evaluate(
     params: Params,
     data: Data,
     *,
+    state: State = None,
     metric: Callable | None = None,
     reduction: str = "mean",
     batch_size: int = 4096,
@@ -44,6 +45,7 @@ def evaluate(
         loss: an op `(prediction, target) -> one value per example`.
         params: the parameters.
         data: `(x, target)`.
+        state: of a network with state.
         metric: `(prediction, target) -> one value per example`, such as `accuracy`.
         reduction: "mean" or "sum" of the losses.
         batch_size: how many examples go through the network at once.
@@ -56,26 +58,26 @@ def evaluate(
     """
     require_batch_size(batch_size)
     x, target = as_pair("data", data)
-    return evaluator(net, loss, metric, reduction, batch_size)(params, x, target)
+    return evaluator(net, loss, metric, reduction, batch_size)(params, state, x, target)
 
 
 def evaluator(net, loss, metric, reduction, batch_size=4096):
-    """`(params, x, target) -> (loss, metric)`, compiled once for each size of batch."""
+    """`(params, state, x, target) -> (loss, metric)`, compiled once for each size of batch."""
     net = as_layer(net)
     require_loss(loss)
 
     @jax.jit
-    def sums(params, x, target):
-        prediction = net.apply(params, x)
+    def sums(params, state, x, target):
+        prediction = run(net, params, x, state)
         losses = loss(prediction, target)
         values = jnp.zeros(1) if metric is None else metric(prediction, target)
         reduce_losses(losses, x, reduction, loss.__name__)
         return jnp.sum(losses), losses.size, jnp.sum(values), values.size
 
-    def measure(params, x, target):
+    def measure(params, state, x, target):
         n = require_examples(x, target)
         parts = [
-            sums(params, x[i : i + batch_size], target[i : i + batch_size])
+            sums(params, state, x[i : i + batch_size], target[i : i + batch_size])
             for i in range(0, n, batch_size)
         ]
         total, count, metric_total, metric_count = (

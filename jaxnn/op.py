@@ -21,10 +21,10 @@ class Op:
         y, residuals      = fwd(*args, **options)            what the backward needs is kept
         d_arg0, d_arg1, … = bwd(residuals, dy, **options)    the derivation, as code
 
-    Positional arguments are arrays or pytrees of arrays; options are keyword-only, static and
-    hashable. `bwd` returns a tuple with one entry for each positional argument: a gradient of that
-    argument's tree structure, shapes and dtypes, or `None` for an argument that has none (integer
-    labels, ids, PRNG keys).
+    Positional arguments are arrays or pytrees of arrays; one with the default `None` may be left
+    out. Options are keyword-only, static and hashable. `bwd` returns a tuple with one entry for
+    each positional argument: a gradient of that argument's tree structure, shapes and dtypes, or
+    `None` for an argument that has none (integer labels, ids, PRNG keys, what was left out).
 
     Calling the op runs `fwd` and drops the residuals, so the value is always the one that the
     backward belongs to. Under `jax.grad` it runs `bwd`; `jit`, `vmap`, `scan` and reverse over
@@ -81,6 +81,10 @@ class Op:
             for name, parameter in self.__signature__.parameters.items()
             if parameter.kind is not inspect.Parameter.KEYWORD_ONLY
         )
+        self._required = sum(
+            self.__signature__.parameters[name].default is inspect.Parameter.empty
+            for name in self.arguments
+        )
         self._defaults = defaults
         self.options = self._merge(options or {})
 
@@ -103,6 +107,9 @@ class Op:
     def fwd(self, *args, **options):
         """The value and what the backward needs: `(y, residuals)`."""
         args, options = self._checked(args, options)
+        if _by_definition.get():
+            _, residuals = self._fwd(*jax.lax.stop_gradient(args), **options)
+            return self._definition(*args, **options), residuals
         return self._fwd(*args, **options)
 
     def bwd(self, residuals, dy, **options):
@@ -119,6 +126,7 @@ class Op:
 
     def definition(self, *args, **options):
         """The textbook formula, differentiable by JAX in every mode."""
+        args, options = self._assign(args, options)
         return self._definition(*args, **self._merge(options))
 
     def check(self, *args, **options) -> None:
@@ -127,6 +135,7 @@ class Op:
 
     def residual_bytes(self, *args, **options) -> int:
         """How many bytes `fwd` keeps for these arguments (arrays or their shapes and dtypes)."""
+        args, options = self._assign(args, options)
         return self._residual_bytes(*args, **self._merge(options))
 
     def bind(self, **options) -> "Op":
@@ -147,11 +156,7 @@ class Op:
         )
 
     def _checked(self, args, options) -> tuple[tuple, dict[str, Any]]:
-        if len(args) != len(self.arguments):
-            raise TypeError(
-                f"{self.__name__} takes {len(self.arguments)} positional argument(s), "
-                f"({', '.join(self.arguments)}), and got {len(args)}"
-            )
+        args, options = self._assign(args, options)
         options = self._merge(options)
         for name, arg in zip(self.arguments, args, strict=True):
             for leaf in jax.tree.leaves(arg):
@@ -162,6 +167,22 @@ class Op:
         args = jax.tree.map(jnp.asarray, args)
         self._check(*args, **options)
         return args, options
+
+    def _assign(self, args, keywords) -> tuple[tuple, dict[str, Any]]:
+        """All the positional arguments, given in order or by name, and the options."""
+        by_name = {name: keywords[name] for name in self.arguments if name in keywords}
+        missing = self.arguments[len(args) : self._required]
+        if len(args) > len(self.arguments) or not set(missing) <= set(by_name):
+            least = "" if self._required == len(self.arguments) else f"{self._required} to "
+            raise TypeError(
+                f"{self.__name__} takes {least}{len(self.arguments)} positional argument(s), "
+                f"({', '.join(self.arguments)}), and got {len(args)}"
+            )
+        if twice := sorted(set(by_name) & set(self.arguments[: len(args)])):
+            raise TypeError(f"{self.__name__} got {twice[0]} twice, in its place and by name")
+        rest = (by_name.get(name) for name in self.arguments[len(args) :])
+        options = {name: value for name, value in keywords.items() if name not in by_name}
+        return (*args, *rest), options
 
     def _merge(self, options) -> dict[str, Any]:
         for name, value in options.items():
@@ -197,10 +218,12 @@ _by_definition = ContextVar("by_definition", default=False)
 
 @contextmanager
 def definitions():
-    """A context in which calling any op runs its definition, so that JAX differentiates that.
+    """A context in which any op runs its definition, so that JAX differentiates that.
 
-    It gives the autodiff twin of whatever is made of ops, and every mode of differentiation. What
-    `jax.jit` has compiled outside of the context stays as it is: compile it again inside.
+    It gives the autodiff twin of whatever is made of ops, and every mode of differentiation. The
+    value that `fwd` gives is the definition's too, so that the training form of a network, with
+    its random layers, has a twin as well. What `jax.jit` has compiled outside of the context stays
+    as it is: compile it again inside.
 
     Example:
         >>> net = jaxnn.mlp((3, 2))

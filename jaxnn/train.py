@@ -1,7 +1,6 @@
 """Training: the gradient of a loss by hand, update steps and whole epochs."""
 
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,10 @@ def value_and_grad(net: Layer | Op, loss: Op, reduction: str = "mean") -> Gradie
     It mirrors `jax.value_and_grad`: the result is a function
 
         value, grads = f(params, x, target, key=None)
+
+    and for a network with state, such as one with `BatchNorm`,
+
+        value, grads, state = f(params, state, x, target, key=None)
 
     Backward, with L the loss of each example and N the number of losses in the batch:
         value = (1/N)·Σ L   gives   dL = 1/N    (reduction "mean")
@@ -45,20 +48,15 @@ def value_and_grad(net: Layer | Op, loss: Op, reduction: str = "mean") -> Gradie
         >>> jax.tree.map(jnp.shape, grads)
         ({'b': (3,), 'w': (4, 3)}, ())
     """
-    net = as_layer(net)
-    require_loss(loss)
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"value_and_grad: reduction must be 'mean' or 'sum', got {reduction!r}")
+    gradient = _gradient(net, loss, reduction)
+    if as_layer(net).init_state:
+        return gradient
 
-    def gradient(params, x, target, key=None):
-        y, net_residuals = net.fwd(params, x, key)
-        losses, loss_residuals = loss.fwd(y, target)
-        value, dlosses = reduce_losses(losses, x, reduction, loss.__name__)
-        dy, _ = loss.bwd(loss_residuals, dlosses)
-        grads, _ = net.bwd(net_residuals, dy)
+    def stateless(params, x, target, key=None):
+        value, grads, _ = gradient(params, (), x, target, key)
         return value, grads
 
-    return gradient
+    return stateless
 
 
 def sgd_update(params: Params, grads: Params, learning_rate: float) -> Params:
@@ -87,6 +85,8 @@ def train_step(
 
         params, opt_state, value = step(params, opt_state, x, target, key=None)
 
+    A network with state takes it and returns it after opt_state.
+
     Args:
         net: a layer, or an op of one argument.
         loss: an op `(prediction, target) -> one value per example`.
@@ -103,7 +103,8 @@ def train_step(
         >>> x, labels = jnp.ones((5, 4)), jnp.array([0, 1, 2, 0, 1])
         >>> params, opt_state, value = step(params, optimizer.init(params), x, labels)
     """
-    return jax.jit(_update(value_and_grad(net, loss, reduction), optimizer))
+    update = _update(_gradient(net, loss, reduction), optimizer)
+    return jax.jit(update if as_layer(net).init_state else _stateless(update))
 
 
 def train_epoch(
@@ -122,7 +123,8 @@ def train_epoch(
     shorter and its mean is over the examples it has. `value` is the loss of all the examples,
     each taken before the update it caused: their mean, or their sum with reduction "sum".
 
-    The buffers of `params` and `opt_state` are donated: use the returned ones from then on.
+    A network with state takes it and returns it after opt_state. The buffers of all three are
+    donated: use the returned ones from then on.
 
     Args:
         net: a layer, or an op of one argument.
@@ -135,7 +137,10 @@ def train_epoch(
         TypeError, ValueError: as `value_and_grad`, and where batch_size is not between 1 and the
             number of examples.
     """
-    return epoch_of(value_and_grad(net, loss, reduction), optimizer, batch_size, reduction)
+    epoch = _epoch(_gradient(net, loss, reduction), optimizer, batch_size, reduction)
+    if as_layer(net).init_state:
+        return jax.jit(epoch, donate_argnums=(0, 1, 2))
+    return jax.jit(_stateless(epoch), donate_argnums=(0, 1))
 
 
 def epoch_of(
@@ -155,32 +160,12 @@ def epoch_of(
     Raises:
         ValueError: batch_size is not between 1 and the number of examples.
     """
-    require_batch_size(batch_size)
-    update = _update(gradient, optimizer)
 
-    @partial(jax.jit, donate_argnums=(0, 1))
-    def epoch(params, opt_state, x, target, key):
-        n = require_examples(x, target)
-        require_batch_size(batch_size, n)
-        order, step_key = shuffled(key, n)
+    def with_state(params, state, x, target, key):
+        return *gradient(params, x, target, key), state
 
-        def step(carry, batch):
-            number, rows = batch
-            x_rows, target_rows = take(x, rows), take(target, rows)
-            *carry, value = update(*carry, x_rows, target_rows, step_key(number))
-            return tuple(carry), value
-
-        steps, rest = divmod(n, batch_size)
-        whole = order[: steps * batch_size].reshape(steps, batch_size)
-        carry, values = lax.scan(step, (params, opt_state), (jnp.arange(steps), whole))
-        weight = batch_size / n if reduction == "mean" else 1
-        total = weight * jnp.sum(values)
-        if rest:
-            carry, value = step(carry, (steps, order[steps * batch_size :]))
-            total = total + (rest / n if reduction == "mean" else 1) * value
-        return *carry, total
-
-    return epoch
+    epoch = _epoch(with_state, optimizer, batch_size, reduction)
+    return jax.jit(_stateless(epoch), donate_argnums=(0, 1))
 
 
 def require_loss(loss: Op) -> None:
@@ -206,10 +191,66 @@ def reduce_losses(losses, x, reduction, loss_name):
     return jnp.mean(losses), jnp.full_like(losses, 1 / losses.size)
 
 
-def _update(gradient: GradientFunction, optimizer: optax.GradientTransformation) -> Callable:
-    def update(params, opt_state, x, target, key=None):
-        value, grads = gradient(params, x, target, key)
+def _gradient(net, loss, reduction) -> Callable:
+    """`value_and_grad` that takes and returns the state, `()` where a network has none."""
+    net = as_layer(net)
+    require_loss(loss)
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"value_and_grad: reduction must be 'mean' or 'sum', got {reduction!r}")
+
+    def gradient(params, state, x, target, key=None):
+        y, net_residuals = net.fwd(params, x, key)
+        losses, loss_residuals = loss.fwd(y, target)
+        value, dlosses = reduce_losses(losses, x, reduction, loss.__name__)
+        dy, _ = loss.bwd(loss_residuals, dlosses)
+        grads, _ = net.bwd(net_residuals, dy)
+        return value, grads, net.update_state(state, net_residuals) if net.update_state else state
+
+    return gradient
+
+
+def _update(gradient, optimizer) -> Callable:
+    def update(params, opt_state, state, x, target, key=None):
+        value, grads, state = gradient(params, state, x, target, key)
         updates, opt_state = optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, value
+        return optax.apply_updates(params, updates), opt_state, state, value
 
     return update
+
+
+def _epoch(gradient, optimizer, batch_size, reduction) -> Callable:
+    require_batch_size(batch_size)
+    update = _update(gradient, optimizer)
+
+    def epoch(params, opt_state, state, x, target, key):
+        n = require_examples(x, target)
+        require_batch_size(batch_size, n)
+        order, step_key = shuffled(key, n)
+
+        def step(carry, batch):
+            number, rows = batch
+            x_rows, target_rows = take(x, rows), take(target, rows)
+            *carry, value = update(*carry, x_rows, target_rows, step_key(number))
+            return tuple(carry), value
+
+        steps, rest = divmod(n, batch_size)
+        whole = order[: steps * batch_size].reshape(steps, batch_size)
+        carry, values = lax.scan(step, (params, opt_state, state), (jnp.arange(steps), whole))
+        weight = batch_size / n if reduction == "mean" else 1
+        total = weight * jnp.sum(values)
+        if rest:
+            carry, value = step(carry, (steps, order[steps * batch_size :]))
+            total = total + (rest / n if reduction == "mean" else 1) * value
+        return *carry, total
+
+    return epoch
+
+
+def _stateless(function) -> Callable:
+    """An update or an epoch of a network without state: none goes in and none comes out."""
+
+    def stateless(params, opt_state, x, target, key=None):
+        params, opt_state, _, value = function(params, opt_state, (), x, target, key)
+        return params, opt_state, value
+
+    return stateless

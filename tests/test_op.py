@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnn
+from jaxnn.gradcheck import check
 from jaxnn.op import Op
 from jaxnn.ops.activations import leaky_relu_bwd, leaky_relu_definition, leaky_relu_fwd
 
@@ -80,6 +81,62 @@ def test_numpy_arrays_and_numbers_are_welcome():
     assert jaxnn.relu(-1.0) == 0
     assert jaxnn.relu(np.array([1.0, -1.0])).tolist() == [1.0, 0.0]
     assert jaxnn.leaky_relu(np.float32(-1), slope=np.float64(0.5)) == -0.5
+
+
+def scaled_definition(x, scale=None, key=None):
+    y = x if scale is None else x * scale
+    return y if key is None else y + jax.random.rademacher(key, x.shape, x.dtype)
+
+
+def scaled_fwd(x, scale=None, key=None):
+    return scaled_definition(x, scale, key), (x, scale)
+
+
+def scaled_bwd(residuals, dy):
+    x, scale = residuals
+    if scale is None:
+        return dy, None, None
+    return dy * scale, jnp.sum(dy * x), None
+
+
+SCALED = Op(
+    scaled_definition,
+    scaled_fwd,
+    scaled_bwd,
+    residual_bytes=lambda x, scale, key: x.nbytes,
+    check=lambda x, scale, key: None,
+)
+
+
+def test_optional_arguments_may_be_left_out_or_named():
+    x, two = jnp.array([3.0, 4.0]), jnp.array(2.0)
+    np.testing.assert_array_equal(SCALED(x), x)
+    np.testing.assert_array_equal(SCALED(x, scale=two), SCALED(x, two))
+    np.testing.assert_array_equal(SCALED.definition(x, scale=two), 2 * x)
+    grads = jax.grad(lambda x, scale: SCALED(x, scale=scale).sum(), (0, 1))(x, two)
+    assert jax.tree.map(jnp.shape, grads) == ((2,), ())
+    assert grads[1] == 7
+    assert SCALED.residual_bytes(x) == x.nbytes
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(
+        jax.jit(jax.grad(lambda x: SCALED(x, key=key).sum()))(x), jnp.ones(2)
+    )
+    with pytest.raises(TypeError, match="takes 1 to 3 positional argument"):
+        SCALED()
+    with pytest.raises(TypeError, match="got scale twice"):
+        SCALED(x, two, scale=two)
+    report = check(SCALED, x, two, None)
+    report.raise_if_failed()
+
+
+def test_fwd_has_a_twin_by_definition():
+    """Its value is the definition's, for autodiff to differentiate."""
+    x, key = jnp.linspace(-1.0, 1.0, 5), jax.random.key(0)
+    with jaxnn.definitions():
+        theirs = jax.jacfwd(lambda x: jaxnn.gelu.fwd(x)[0])(x)
+        y, _ = SCALED.fwd(x, key=key)
+    np.testing.assert_allclose(jnp.diag(theirs), jax.grad(lambda x: jaxnn.gelu(x).sum())(x))
+    np.testing.assert_array_equal(y, SCALED(x, key=key))
 
 
 def test_the_parts_must_take_the_same_options():

@@ -37,7 +37,8 @@ def check(
     Args:
         target: an op; a `(fwd, bwd)` pair, with `fwd(*args) -> (y, residuals)` and
             `bwd(residuals, dy) -> gradients`; a `jax.custom_vjp` function, whose primal function
-            is the definition; or a layer, with the arguments `params, x`.
+            is the definition; or a layer, with the arguments `params, x`, and a key if it is
+            random.
         *args: arrays or pytrees of arrays; integers, booleans and PRNG keys have no gradient.
         definition: the function of `*args` that a pair implements.
         seed: of the random cotangents.

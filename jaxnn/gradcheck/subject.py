@@ -46,7 +46,7 @@ def subject_of(target, args, options: dict[str, Any], definition=None) -> tuple[
     if isinstance(target, Op):
         subject = _of_op(target, options)
     elif isinstance(target, Layer):
-        subject = _of_layer(target, options)
+        subject = _of_layer(target, len(args) == 3, options)
     elif isinstance(target, jax.custom_vjp):
         subject, args = _of_custom_vjp(target, args, options)
     elif isinstance(target, tuple) and len(target) == 2 and all(map(callable, target)):
@@ -85,14 +85,16 @@ def _bound(op, options):
     return op.bind(**dict(options))
 
 
-def _of_layer(layer, options) -> Subject:
+def _of_layer(layer, random, options) -> Subject:
+    """A layer; what depends on a key or on the batch is defined by the training form's own ops."""
     _no_options("a layer", options)
+    training = random or layer.init_state is not None
     return Subject(
         "layer",
-        ("params", "x"),
-        _by_definition(layer.apply),
-        lambda params, x: layer.fwd(params, x),
-        layer.bwd,
+        ("params", "x", *(["key"] if random else [])),
+        _by_definition((lambda *args: layer.fwd(*args)[0]) if training else layer.apply),
+        lambda *args: layer.fwd(*args),
+        (lambda residuals, dy: (*layer.bwd(residuals, dy), None)) if random else layer.bwd,
         None,
         _statement("layer", options),
     )

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.combinators import Serial
 from jaxnn.gradcheck.oracle import is_differentiable
-from jaxnn.layer import Layer, Serial, as_layer
+from jaxnn.layer import Layer, as_layer
 from jaxnn.op import Op, definitions
 from jaxnn.ops.activations import sigmoid
 from jaxnn.ops.cross_entropy import binary_cross_entropy, cross_entropy, sigmoid_cross_entropy
