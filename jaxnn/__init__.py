@@ -6,7 +6,7 @@ from jaxnn.combinators import mlp, parallel, residual, serial
 from jaxnn.convention import convert_convention
 from jaxnn.fitting import History, NonFiniteError, fit
 from jaxnn.layer import Layer, as_layer
-from jaxnn.layers import Linear
+from jaxnn.layers.linear import Linear
 from jaxnn.least_squares import least_squares
 from jaxnn.metrics import accuracy, evaluate
 from jaxnn.op import Op, definitions

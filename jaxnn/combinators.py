@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.layer import Layer, Params, State, as_layer, run
-from jaxnn.layers import Linear
+from jaxnn.layers.linear import Linear
 from jaxnn.op import Op
 from jaxnn.ops.activations import identity, relu
 

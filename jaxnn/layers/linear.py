@@ -1,4 +1,4 @@
-"""Constructors of the layers that have parameters."""
+"""The linear layer."""
 
 from collections.abc import Callable
 

@@ -1,0 +1,1 @@
+"""Constructors of layers, one file for each family."""
