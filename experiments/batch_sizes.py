@@ -1,0 +1,203 @@
+"""Batch sizes: full batch, minibatch and single example, by epoch, by update and by second.
+
+python -m experiments.batch_sizes
+"""
+
+import math
+from argparse import Namespace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxnn
+from experiments import common
+from experiments.digits import Split, load
+
+tabulate = common.require("tabulate").tabulate
+plt = common.pyplot()
+
+LINES = ("o-", "s--", "D-.")
+
+
+class Curve(NamedTuple):
+    """Training with one batch size.
+
+    Attributes:
+        batch_size: images in each update.
+        learning_rate: η of SGD.
+        cost: epochs (1), updates and seconds of one epoch; the seconds are the median, without
+            compilation and measurements.
+        losses: the mean loss of the training images after each epoch.
+        accuracies: the accuracy on the test images after each epoch.
+    """
+
+    batch_size: int
+    learning_rate: float
+    cost: dict[str, float]
+    losses: np.ndarray
+    accuracies: np.ndarray
+
+    def cost_to(self, target: float) -> dict[str, float]:
+        """The cost of the epochs until the loss is at most the target."""
+        epochs = int(np.argmax(self.losses <= target)) + 1
+        return {unit: epochs * cost for unit, cost in self.cost.items()}
+
+
+def learn(net: jaxnn.Layer, data: Split, batch_size, learning_rate, epochs, seed) -> Curve:
+    """Train with SGD, and measure after every epoch."""
+    loss = jaxnn.softmax_cross_entropy
+    x, labels, test_x, test_labels = map(jnp.asarray, data)
+
+    @jax.jit
+    def measure(params):
+        losses = loss(net.apply(params, x), labels)
+        right = jaxnn.accuracy(net.apply(params, test_x), test_labels)
+        return jnp.mean(losses), jnp.mean(right)
+
+    measured = []
+    _, history = jaxnn.fit(
+        net,
+        loss,
+        net.init(jax.random.key(seed)),
+        (x, labels),
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        callback=lambda epoch, params: measured.append(measure(params)),
+    )
+    cost = {
+        "epochs": 1,
+        "updates": math.ceil(len(x) / batch_size),
+        "seconds": float(np.median(history.seconds[1:])),
+    }
+    return Curve(batch_size, learning_rate, cost, *np.array(measured, np.float64).T)
+
+
+def draw(curves: dict[str, Curve], target: float):
+    """The loss against epochs, updates and seconds, and the test accuracy against epochs."""
+    figure, panels = plt.subplots(2, 2, figsize=(7.6, 6.2))
+    *loss_panels, accuracy = panels.flat
+    epochs = np.arange(1, len(next(iter(curves.values())).losses) + 1)
+    for axes, unit in zip(loss_panels, ("epochs", "updates", "seconds"), strict=True):
+        axes.axhline(target, color="#666666", linestyle=":", linewidth=1)
+        for (name, curve), line in zip(curves.items(), LINES, strict=True):
+            axes.plot(
+                curve.cost[unit] * epochs,
+                curve.losses,
+                line,
+                markevery=[curve.cost_to(target)["epochs"] - 1],
+                label=f"{name}, rate {curve.learning_rate:g}",
+            )
+        best = min(curves, key=lambda name: curves[name].cost_to(target)[unit])
+        axes.set(xscale="log", yscale="log", xlabel=unit, ylabel="training loss (nats)")
+        axes.set_title(f"fewest {unit}: {best}")
+    for curve, line in zip(curves.values(), LINES, strict=True):
+        accuracy.plot(epochs, 100 * curve.accuracies, line, markevery=[-1])
+    accuracy.set(xscale="log", xlabel="epochs", ylabel="test images right (%)")
+    last = [curve.accuracies[-1] for curve in curves.values()]
+    accuracy.set_title(f"accuracy at the end: {min(last):.1%} to {max(last):.1%}")
+    handles = loss_panels[0].get_lines()[1:]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
+    figure.suptitle(f"What it takes to bring the training loss to {target:.2g} (markers)")
+    return figure
+
+
+def run(args: Namespace, data: Split) -> None:
+    """Train with each batch size and write everything to the output folder."""
+    net = jaxnn.mlp((data.x.shape[1], *args.hidden, 10))
+    batch_sizes = {
+        "full batch": len(data.x),
+        f"minibatch of {args.batch_size}": args.batch_size,
+        "single example": 1,
+    }
+    print(
+        f"digits: {len(data.x):,} images to train on, {len(data.test_x):,} to test on; "
+        f"SGD, epochs {args.epochs}, seed {args.seed}"
+    )
+    curves = {
+        name: learn(net, data, batch_size, learning_rate, args.epochs, args.seed)
+        for (name, batch_size), learning_rate in zip(
+            batch_sizes.items(), args.learning_rates, strict=True
+        )
+    }
+    target = max(float(curve.losses[-1]) for curve in curves.values())
+    rows = {
+        name: {
+            "batch_size": curve.batch_size,
+            "learning_rate": curve.learning_rate,
+            "per_epoch": curve.cost,
+            "to_target": curve.cost_to(target),
+            "train_loss": curve.losses.tolist(),
+            "test_accuracy": curve.accuracies.tolist(),
+        }
+        for name, curve in curves.items()
+    }
+    print(
+        tabulate(
+            [
+                [
+                    name,
+                    row["learning_rate"],
+                    row["per_epoch"]["updates"],
+                    f"{1e3 * row['per_epoch']['seconds']:.1f}",
+                    f"{100 * row['test_accuracy'][-1]:.1f}",
+                    row["to_target"]["epochs"],
+                    row["to_target"]["updates"],
+                    f"{1e3 * row['to_target']['seconds']:.0f}",
+                ]
+                for name, row in rows.items()
+            ],
+            headers=[
+                "",
+                "learning\nrate",
+                "updates\nper epoch",
+                "ms\nper epoch",
+                "test images\nright (%)",
+                f"epochs to\nloss {target:.2g}",
+                "updates\nto it",
+                "ms\nto it",
+            ],
+        )
+    )
+    common.write_result(args.output, args, {"target_loss": target, "batches": rows})
+    common.save_pictures(args.output, batch_sizes=draw(curves, target))
+    print(f"\nwrote result.json and batch_sizes.png to {args.output}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = common.Parser("batch_sizes", __doc__.splitlines()[0])
+    add = partial(parser.add_argument, metavar="N", type=common.positive_int)
+    add("--hidden", nargs="+", default=[128], help="units of each hidden layer (default: 128)")
+    parser.add_argument(
+        "--epochs",
+        type=common.integer(2),
+        default=100,
+        metavar="N",
+        help="at least 2: the first includes compilation (default: %(default)s)",
+    )
+    add("--batch-size", default=32, help="images in a minibatch (default: %(default)s)")
+    parser.add_argument(
+        "--learning-rates",
+        type=common.positive_float,
+        nargs=3,
+        default=[0.5, 0.5, 0.05],
+        metavar=("FULL", "MINI", "SINGLE"),
+        help="of the full batch, the minibatch and the single example (default: 0.5 0.5 0.05)",
+    )
+    args = parser.parse_args(arguments)
+    parser.make_folder(args.output)
+    data = load("digits")
+    if args.batch_size > len(data.x):
+        parser.error(f"--batch-size is {args.batch_size} but there are {len(data.x)} images")
+    try:
+        run(args, data)
+    except jaxnn.NonFiniteError as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+
+
+if __name__ == "__main__":
+    main()
