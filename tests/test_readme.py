@@ -3,11 +3,13 @@
 import re
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
 import jaxnn
+from experiments.__main__ import experiments
 from jaxnn.catalogue import ENTRIES
 
 ROOT = Path(__file__).parent.parent
@@ -64,3 +66,26 @@ def test_the_table_of_ops_is_the_catalogue():
         for entry in ENTRIES
     ]
     assert "\n".join(table) in README
+
+
+def test_the_table_of_experiments_is_their_list():
+    table = [f"| `{name}` | {line.partition(': ')[2]} |" for name, line in experiments().items()]
+    assert "\n".join(table) in README
+
+
+def test_the_pictures_are_made_by_experiments_and_small():
+    pictures = re.findall(r"!\[.+?\]\((.+?)\)", README)
+    assert len(pictures) == 3
+    for picture in map(Path, pictures):
+        assert f"`python -m experiments.{picture.stem}`" in README
+        assert (ROOT / picture).stat().st_size <= 200_000
+
+
+def test_the_table_of_the_notes_names_tests_and_functions_that_exist():
+    rows = re.findall(r"^\|.*?\|.*?\| (.*) \| `(test_\w+\.py)::(test_\w+)` \|$", README, flags=re.M)
+    assert len(rows) >= 25
+    for functions, file, test in rows:
+        assert f"def {test}(" in (ROOT / "tests/notes" / file).read_text()
+        for name in re.findall(r"`([\w.]+)`", functions):
+            owner = jaxnn if hasattr(jaxnn, name.split(".")[0]) else jaxnn.jacobians
+            assert attrgetter(name)(owner)
