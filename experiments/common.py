@@ -45,23 +45,24 @@ class Parser(argparse.ArgumentParser):
     Args:
         name: the module in `experiments`.
         description: what the program does.
-        writes: whether there are results, and so the options `--output` and `--seed`.
+        writes: whether it has the option `--output`.
+        random: whether it has the option `--seed`.
     """
 
-    def __init__(self, name: str, description: str, writes: bool = True):
+    def __init__(self, name: str, description: str, writes: bool = True, random: bool = True):
         super().__init__(prog=f"python -m experiments.{name}", description=description)
-        if not writes:
-            return
-        self.add_argument(
-            "--output",
-            type=Path,
-            default=Path("results", name),
-            metavar="DIR",
-            help="folder to write to, made if there is none (default: %(default)s)",
-        )
-        self.add_argument(
-            "--seed", type=integer(0, 2**32 - 1), default=0, help="default: %(default)s"
-        )
+        if writes:
+            self.add_argument(
+                "--output",
+                type=Path,
+                default=Path("results", name),
+                metavar="DIR",
+                help="folder to write to, made if there is none (default: %(default)s)",
+            )
+        if random:
+            self.add_argument(
+                "--seed", type=integer(0, 2**32 - 1), default=0, help="default: %(default)s"
+            )
 
     def error(self, message: str):
         """Leave with the message and status 2."""
@@ -150,6 +151,26 @@ def autodiff(net: jaxnn.Layer, loss: jaxnn.Op) -> Callable:
         return value, grads
 
     return gradient if net.init_state else stateless
+
+
+def both_gradients(net: jaxnn.Layer, loss: jaxnn.Op, params, x, target, key=None) -> tuple:
+    """The gradient of one batch by hand, and what it should be.
+
+    The referee is `jax.grad` of the definitions. It works in float64, so that the rounding errors
+    are those of the hand-written gradient alone, in full float32 on any device.
+    """
+    state = (net.init_state(),) if net.init_state else ()
+    with jax.default_matmul_precision("highest"):
+        grads = jax.jit(jaxnn.value_and_grad(net, loss))(params, *state, x, target, key)[1]
+    with jax.enable_x64(True):
+        wide = jax.tree.map(_in_float64, (params, *state, x, target))
+        expected = jax.jit(autodiff(net, loss))(*wide, key)[1]
+    return grads, expected
+
+
+def _in_float64(array):
+    floating = jnp.issubdtype(array.dtype, jnp.floating)
+    return np.asarray(array, np.float64) if floating else array
 
 
 def relative_errors(found: Any, expected: Any) -> dict[str, float]:

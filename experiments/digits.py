@@ -88,20 +88,6 @@ def load(name: str) -> Split:
     return Split(x, labels, test_x, test_labels)
 
 
-def gradient_errors(net: jaxnn.Layer, loss: jaxnn.Op, params, x, labels) -> dict[str, float]:
-    """The relative error of each leaf of the hand-written gradient of one batch.
-
-    The referee is `jax.grad` of the definitions. It works in float64, so that the rounding errors
-    are those of the hand-written gradient alone, in full float32 on any device.
-    """
-    with jax.default_matmul_precision("highest"):
-        _, grads = jax.jit(jaxnn.value_and_grad(net, loss))(params, x, labels)
-    with jax.enable_x64(True):
-        params, x = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params, x))
-        _, expected = jax.jit(common.autodiff(net, loss))(params, x, labels)
-    return common.relative_errors(grads, expected)
-
-
 def draw_curves(history: jaxnn.History):
     """Loss and accuracy by epoch, of the training and the test images."""
     figure, (loss, accuracy) = plt.subplots(1, 2, figsize=(8, 3.4))
@@ -203,6 +189,9 @@ def run(args: Namespace, data: Split) -> None:
     def gradient_norms(params):
         return jax.tree.map(jnp.linalg.norm, gradient(params, *batch)[1])
 
+    def gradient_errors(params):
+        return common.relative_errors(*common.both_gradients(net, loss, params, *batch))
+
     n_params = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(
         f"{args.dataset}: a {'-'.join(map(str, sizes))} ReLU network, {n_params:,} parameters; "
@@ -211,7 +200,7 @@ def run(args: Namespace, data: Split) -> None:
         f"epochs {args.epochs}, seed {args.seed}"
     )
     norms = [gradient_norms(params)]
-    errors_before = gradient_errors(net, loss, params, *batch)
+    errors_before = gradient_errors(params)
     trained, history = jaxnn.fit(
         net,
         loss,
@@ -225,7 +214,7 @@ def run(args: Namespace, data: Split) -> None:
         metric=jaxnn.accuracy,
         callback=lambda epoch, params: norms.append(gradient_norms(params)),
     )
-    errors_after = gradient_errors(net, loss, trained, *batch)
+    errors_after = gradient_errors(trained)
 
     gradient_error = {leaf: max(errors_before[leaf], errors_after[leaf]) for leaf in errors_before}
     test_accuracy = history.validation_metric[-1]

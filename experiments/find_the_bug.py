@@ -100,7 +100,8 @@ def numbered(code: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = common.Parser("find_the_bug", __doc__.splitlines()[0], writes=False)
+    description = __doc__.splitlines()[0]
+    parser = common.Parser("find_the_bug", description, writes=False, random=False)
     parser.add_argument("--list", action="store_true", help="list the exercises and leave")
     parser.add_argument(
         "--number",

@@ -138,12 +138,8 @@ def by_name(params: Params) -> dict[str, jax.Array]:
 
 def gradient_errors(network: Network, x, y) -> dict[str, float]:
     """The relative error of each gradient; the referee is `jax.grad`, in float64."""
-    net, loss = network.net, network.loss.op
-    _, grads = jaxnn.value_and_grad(net, loss)(network.params, x, y)
-    with jax.enable_x64(True):
-        exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (network.params, x, y))
-        _, expected = common.autodiff(net, loss)(*exact)
-    errors = common.relative_errors(by_name(grads), by_name(expected))
+    gradients = common.both_gradients(network.net, network.loss.op, network.params, x, y)
+    errors = common.relative_errors(*map(by_name, gradients))
     return {name: errors[f"['{name}']"] for name in GRADIENTS}
 
 

@@ -293,7 +293,7 @@ def moderate_float(text: str) -> float:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = common.Parser("two_two_one", __doc__.splitlines()[0])
+    parser = common.Parser("two_two_one", __doc__.splitlines()[0], random=False)
 
     def add(option, default, names, description):
         shown = " ".join(map(str, default))

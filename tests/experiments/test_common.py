@@ -1,9 +1,11 @@
 import json
 from argparse import Namespace
 
+import jax
 import numpy as np
 import pytest
 
+import jaxnn
 from experiments import common
 
 
@@ -30,6 +32,24 @@ def test_a_result_that_cannot_be_written_leaves_the_old_one(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         common.write_result(tmp_path, Namespace(), {"value": float("nan")})
     assert json.loads((tmp_path / "result.json").read_text())["value"] == 1
+
+
+def test_a_wrong_gradient_is_seen():
+    net = jaxnn.mlp((4, 3, 2))
+
+    def wrong_bwd(residuals, dy):
+        dparams, dx = net.bwd(residuals, dy)
+        dparams[0]["b"] = 1.01 * dparams[0]["b"]
+        return dparams, dx
+
+    params = net.init(jax.random.key(0))
+    x, labels = jax.random.normal(jax.random.key(1), (5, 4)), np.array([0, 1, 1, 0, 1])
+    wrong = net._replace(bwd=wrong_bwd)
+    errors = common.relative_errors(
+        *common.both_gradients(wrong, jaxnn.softmax_cross_entropy, params, x, labels)
+    )
+    assert errors.pop("[0]['b']") == pytest.approx(0.01)
+    assert all(error < 1e-12 for error in errors.values())
 
 
 @pytest.mark.parametrize("missing", ["sklearn", "matplotlib"])
