@@ -138,6 +138,10 @@ class Op:
         args, options = self._assign(args, options)
         return self._residual_bytes(*args, **self._merge(options))
 
+    def n_left_out(self, args) -> int:
+        """How many of the positional arguments that may be left out these leave out."""
+        return max(0, len(self.arguments) - len(args)) if len(args) >= self._required else 0
+
     def bind(self, **options) -> "Op":
         """The same op with these options fixed, so that it can enter `serial`.
 
@@ -158,6 +162,8 @@ class Op:
     def _checked(self, args, options) -> tuple[tuple, dict[str, Any]]:
         args, options = self._assign(args, options)
         options = self._merge(options)
+        if missing := [name for name, v in options.items() if v is inspect.Parameter.empty]:
+            raise TypeError(f"{self.__name__} needs the option {missing[0]}=")
         for name, arg in zip(self.arguments, args, strict=True):
             for leaf in jax.tree.leaves(arg):
                 if not isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int):

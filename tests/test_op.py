@@ -8,7 +8,7 @@ import pytest
 import jaxnn
 from jaxnn.gradcheck import check
 from jaxnn.op import Op
-from jaxnn.ops.activations import leaky_relu_bwd, leaky_relu_definition, leaky_relu_fwd
+from jaxnn.ops.rectifiers import leaky_relu_bwd, leaky_relu_definition, leaky_relu_fwd
 
 
 def test_calling_an_op_is_its_fwd():
@@ -125,8 +125,7 @@ def test_optional_arguments_may_be_left_out_or_named():
         SCALED()
     with pytest.raises(TypeError, match="got scale twice"):
         SCALED(x, two, scale=two)
-    report = check(SCALED, x, two, None)
-    report.raise_if_failed()
+    check(SCALED, x, two).raise_if_failed()
 
 
 def test_fwd_has_a_twin_by_definition():
@@ -164,6 +163,7 @@ W, B, X = jnp.ones((5, 6)), jnp.ones(6), jnp.ones((7, 5))
 BAD = [
     (lambda: jaxnn.relu(jnp.arange(3)), TypeError, "relu: x must be floating point, got int64"),
     (lambda: jaxnn.relu("a"), TypeError, "relu: x must hold arrays, got str"),
+    (lambda: jaxnn.dropout(X, jax.random.key(0)), TypeError, "dropout needs the option rate="),
     (
         lambda: jaxnn.relu(X, X),
         TypeError,

@@ -214,10 +214,13 @@ def vmap(trial) -> list[Finding]:
 
 
 def second_order(trial) -> list[Finding]:
-    """The gradient of the gradient (reverse over reverse) is that of the definition's."""
+    """Differentiating value and gradient once more (reverse over reverse) is right too."""
     if trial.subject.exported is None or not trial.traceable:
         return []
-    probes = [short_decimals(leaf, trial.seed + i) for i, (_, leaf) in enumerate(trial.variables)]
+    of_gradients = [
+        short_decimals(leaf, trial.seed + i) for i, (_, leaf) in enumerate(trial.variables)
+    ]
+    probes = trial.cotangent(trial.call[0], trial.seed + len(of_gradients)), of_gradients
     (ours, ours_dy), (theirs, theirs_dy) = (
         _second(function, trial, probes)
         for function in (trial.subject.exported, trial.subject.definition)
@@ -263,7 +266,7 @@ def _mapped(subject, args, dy):
 
 
 def _second(function, trial, probes):
-    """The gradient of ⟨probes, gradient⟩ with respect to the variables and dy."""
+    """The gradient of ⟨probes, (value, gradient)⟩ with respect to the variables and dy."""
     leaves, tree = jax.tree.flatten(trial.args)
     floating = [is_differentiable(leaf) for leaf in leaves]
 
@@ -272,10 +275,9 @@ def _second(function, trial, probes):
         filled = [
             next(given) if floats else leaf for leaf, floats in zip(leaves, floating, strict=True)
         ]
-        cotangents = jax.vjp(function, *jax.tree.unflatten(tree, filled))[1](dy)
-        return [
-            d for d, floats in zip(jax.tree.leaves(cotangents), floating, strict=True) if floats
-        ]
+        y, pullback = jax.vjp(function, *jax.tree.unflatten(tree, filled))
+        cotangents = jax.tree.leaves(pullback(dy))
+        return y, [d for d, floats in zip(cotangents, floating, strict=True) if floats]
 
     variables = [leaf for _, leaf in trial.variables]
     return jax.jit(lambda variables, dy: jax.vjp(first, variables, dy)[1](probes))(

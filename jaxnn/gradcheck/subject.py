@@ -45,6 +45,7 @@ def subject_of(target, args, options: dict[str, Any], definition=None) -> tuple[
     """
     if isinstance(target, Op):
         subject = _of_op(target, options)
+        args = (*args, *[None] * target.n_left_out(args))
     elif isinstance(target, Layer):
         subject = _of_layer(target, len(args) == 3, options)
     elif isinstance(target, jax.custom_vjp):

@@ -134,7 +134,7 @@ def _labels_fwd(logits, labels, s, ignore_label):
     others = jnp.sum(jnp.where(is_other, jnp.exp(shifted), 0), axis=-1, keepdims=True)
     of_label = jnp.take_along_axis(x, labels[..., None], axis=-1, mode="clip") - maximum
     total = others + jnp.exp(of_label)
-    log_total = jnp.where(of_label == 0, jnp.log1p(others), jnp.log(total))
+    log_total = jnp.log1p(others + jnp.expm1(of_label))
     losses = (log_total - of_label)[..., 0]
     if s:
         uniform = log_total[..., 0] - jnp.mean(shifted, axis=-1)
