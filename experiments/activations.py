@@ -69,8 +69,9 @@ def draw(curves: dict[jaxnn.Op, Curve]):
     )
     for panel in panels.flat:
         panel.set_axis_off()
-    derivatives = np.concatenate([curve.derivative for curve in curves.values()])
-    limits = derivatives.min() - 0.2, derivatives.max() + 0.2
+    slopes = [curve.derivative for curve in curves.values()]
+    slopes += [kink[1:] for curve in curves.values() for kink in curve.kinks]
+    limits = min(map(min, slopes)) - 0.4, max(map(max, slopes)) + 0.4
     pairs = zip(panels[::2].flat, panels[1::2].flat, strict=True)
     for (above, below), (op, curve) in zip(pairs, curves.items(), strict=False):
         draw_activation(above, op, curve)

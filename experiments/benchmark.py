@@ -1,6 +1,6 @@
 """Benchmarks: the hand-written gradients against autodiff, in time and memory.
 
-python -m experiments.benchmark training
+python -m experiments.benchmark SUITE
 """
 
 import math
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 import jaxnn
 from experiments import common
+from jaxnn.catalogue import ENTRIES
 
 LEAST_SECONDS = 0.05  # one measurement repeats a run until it lasts so long
 
@@ -41,7 +42,41 @@ def training(seed: int) -> dict[str, Callable[[], Sides]]:
     }
 
 
-SUITES = {"training": training}
+def ops(seed: int) -> dict[str, Callable[[], Sides]]:
+    """Forward and backward of every op of the catalogue at its benchmark shape, in float32."""
+    return {
+        f"{entry.op.__name__} {entry.benchmark.name}": partial(
+            _forward_and_backward, entry.op, entry.benchmark, jax.random.key(seed)
+        )
+        for entry in ENTRIES
+    }
+
+
+SUITES = {"ops": ops, "training": training}
+
+
+def _forward_and_backward(op, case, key) -> Sides:
+    op = op.bind(**case.options)
+    args = case.arguments(key, jnp.float32)
+    dy = jax.tree.map(
+        lambda y: jax.random.normal(jax.random.fold_in(key, 1), y.shape, y.dtype),
+        jax.eval_shape(op.definition, *args),
+    )
+
+    def by_hand(args, dy):
+        y, residuals = op.fwd(*args)
+        return y, op.bwd(residuals, dy)
+
+    def by_autodiff(args, dy):
+        y, pullback = jax.vjp(op.definition, *args)
+        return y, pullback(dy)
+
+    def side(function):
+        compiled = jax.jit(function).lower(args, dy).compile()
+        temporary_bytes = compiled.memory_analysis().temp_size_in_bytes
+        return Side(lambda: jax.block_until_ready(compiled(args, dy)), temporary_bytes)
+
+    return side(by_hand), side(by_autodiff)
 
 
 def _epochs(sizes, batch_size, n, key) -> Sides:

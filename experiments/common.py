@@ -64,6 +64,17 @@ class Parser(argparse.ArgumentParser):
                 "--seed", type=integer(0, 2**32 - 1), default=0, help="default: %(default)s"
             )
 
+    def add_integers(self, **options: tuple[int, str]) -> None:
+        """Add options that are positive integers: the default of each, and what it is."""
+        for name, (default, words) in options.items():
+            self.add_argument(
+                "--" + name.replace("_", "-"),
+                type=positive_int,
+                default=default,
+                metavar="N",
+                help=f"{words} (default: %(default)s)",
+            )
+
     def error(self, message: str):
         """Leave with the message and status 2."""
         self.exit(2, f"{self.prog}: error: {message}\n")
@@ -100,6 +111,17 @@ def positive_float(text: str) -> float:
         number = math.nan
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return number
+
+
+def share(text: str) -> float:
+    """An argument that is a number of at least 0 and below 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to below 1")
     return number
 
 

@@ -2,73 +2,146 @@
 
 from jaxnn import jacobians
 from jaxnn.checkpoint import load_params, save_params
-from jaxnn.combinators import mlp, parallel, residual, serial
+from jaxnn.combinators import batch_first, parallel, residual, serial
 from jaxnn.convention import convert_convention
 from jaxnn.fitting import History, NonFiniteError, fit
 from jaxnn.layer import Layer, as_layer
+from jaxnn.layers.attention import MultiHeadAttention, TransformerBlock
+from jaxnn.layers.convolution import Conv, ConvTranspose
+from jaxnn.layers.dropout import Dropout
+from jaxnn.layers.embedding import Embedding
 from jaxnn.layers.linear import Linear
+from jaxnn.layers.mlp import mlp
+from jaxnn.layers.normalisation import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from jaxnn.layers.recurrence import GRU, LSTM, RNN, Bidirectional
+from jaxnn.layers.recurrence_formats import (
+    recurrent_from_flax,
+    recurrent_from_keras,
+    recurrent_from_torch,
+    recurrent_to_flax,
+    recurrent_to_keras,
+    recurrent_to_torch,
+)
 from jaxnn.least_squares import least_squares
 from jaxnn.metrics import accuracy, evaluate
 from jaxnn.op import Op, definitions
-from jaxnn.ops.activations import (
-    elu,
-    gelu,
-    identity,
-    leaky_relu,
-    relu,
-    sigmoid,
-    silu,
-    softplus,
-    tanh,
-)
+from jaxnn.ops.activations import gelu, identity, mish, sigmoid, silu, softplus, tanh
+from jaxnn.ops.attention import attention
+from jaxnn.ops.batch_norm import batch_norm, batch_norm_inference
+from jaxnn.ops.convolution import conv, conv_transpose
 from jaxnn.ops.cross_entropy import (
     binary_cross_entropy,
     cross_entropy,
     sigmoid_cross_entropy,
 )
+from jaxnn.ops.dropout import dropout
+from jaxnn.ops.embedding import embedding
+from jaxnn.ops.gated import geglu, glu, swiglu
+from jaxnn.ops.gru import gru
 from jaxnn.ops.linear import linear
+from jaxnn.ops.linear_softmax_cross_entropy import linear_softmax_cross_entropy
+from jaxnn.ops.lstm import lstm
+from jaxnn.ops.normalisation import group_norm, layer_norm, rms_norm
+from jaxnn.ops.pooling import avg_pool, global_avg_pool, max_pool
+from jaxnn.ops.rectifiers import celu, elu, hard_sigmoid, hard_swish, leaky_relu, relu, relu6, selu
 from jaxnn.ops.regression_losses import (
     absolute_error,
     half_squared_error,
     huber,
+    log_cosh,
     squared_error,
 )
+from jaxnn.ops.reverse import reverse
+from jaxnn.ops.rnn import rnn
+from jaxnn.ops.rotary import rotary
+from jaxnn.ops.shape import flatten, reshape
 from jaxnn.ops.softmax import log_softmax, softmax
 from jaxnn.ops.softmax_cross_entropy import softmax_cross_entropy
 from jaxnn.train import epoch_of, sgd_update, train_epoch, train_step, value_and_grad
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "BatchNorm",
+    "Bidirectional",
+    "Conv",
+    "ConvTranspose",
+    "Dropout",
+    "Embedding",
+    "GroupNorm",
     "History",
     "Layer",
+    "LayerNorm",
     "Linear",
+    "MultiHeadAttention",
     "NonFiniteError",
     "Op",
+    "RMSNorm",
+    "TransformerBlock",
     "absolute_error",
     "accuracy",
     "as_layer",
+    "attention",
+    "avg_pool",
+    "batch_first",
+    "batch_norm",
+    "batch_norm_inference",
     "binary_cross_entropy",
+    "celu",
+    "conv",
+    "conv_transpose",
     "convert_convention",
     "cross_entropy",
     "definitions",
+    "dropout",
     "elu",
+    "embedding",
     "epoch_of",
     "evaluate",
     "fit",
+    "flatten",
+    "geglu",
     "gelu",
+    "global_avg_pool",
+    "glu",
+    "group_norm",
+    "gru",
     "half_squared_error",
+    "hard_sigmoid",
+    "hard_swish",
     "huber",
     "identity",
     "jacobians",
+    "layer_norm",
     "leaky_relu",
     "least_squares",
     "linear",
+    "linear_softmax_cross_entropy",
     "load_params",
+    "log_cosh",
     "log_softmax",
+    "lstm",
+    "max_pool",
+    "mish",
     "mlp",
     "parallel",
+    "recurrent_from_flax",
+    "recurrent_from_keras",
+    "recurrent_from_torch",
+    "recurrent_to_flax",
+    "recurrent_to_keras",
+    "recurrent_to_torch",
     "relu",
+    "relu6",
+    "reshape",
     "residual",
+    "reverse",
+    "rms_norm",
+    "rnn",
+    "rotary",
     "save_params",
+    "selu",
     "serial",
     "sgd_update",
     "sigmoid",
@@ -78,6 +151,7 @@ __all__ = [
     "softmax_cross_entropy",
     "softplus",
     "squared_error",
+    "swiglu",
     "tanh",
     "train_epoch",
     "train_step",

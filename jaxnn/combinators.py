@@ -1,16 +1,13 @@
 """Combinators: layers made of layers, whose backward is the chain rule."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
 
 from jaxnn.layer import Layer, Params, State, as_layer, run
-from jaxnn.layers.linear import Linear
 from jaxnn.op import Op
-from jaxnn.ops.activations import identity, relu
 
 
 class Serial(Layer):
@@ -178,32 +175,43 @@ def parallel(*layers: Layer | Op, combine: str = "sum") -> Parallel:
     return _composed(Parallel, layers, apply, fwd, bwd, residuals_of=lambda kept: kept[0])
 
 
-def mlp(
-    sizes: Sequence[int],
-    activation: Layer | Op = relu,
-    output: Layer | Op = identity,
-) -> Serial:
-    """Multilayer perceptron: Linear → activation → … → Linear → output.
+def batch_first(layer: Layer) -> Layer:
+    """A layer of sequences (T, N, …), such as `LSTM`, as one of (N, T, …).
+
+    Whatever counts examples by the first axis (`fit`, the minibatches) needs them there. Backward:
+    dx and dy have their first two axes swapped as x and y have.
 
     Args:
-        sizes: the numbers of units (inputs, hidden …, outputs), at least two.
-        activation: what follows each linear layer but the last.
-        output: what follows the last one.
+        layer: a layer, or an op of one argument.
 
     Raises:
-        ValueError: there are fewer than two sizes, or one is not a positive integer.
+        TypeError: it is neither.
+        ValueError: x has fewer than two axes.
 
     Example:
-        >>> net = jaxnn.mlp((64, 128, 10))
-        >>> sum(p.size for p in jax.tree.leaves(net.init(jax.random.key(0))))
-        9610
+        >>> layer = jaxnn.batch_first(jaxnn.LSTM(4, 3))
+        >>> layer.apply(layer.init(jax.random.key(0)), jnp.ones((5, 7, 4))).shape
+        (5, 7, 3)
     """
-    if len(sizes) < 2:
-        raise ValueError(f"mlp: sizes must hold inputs and outputs, got {tuple(sizes)}")
-    layers = []
-    for n_in, n_out in pairwise(sizes):
-        layers += [Linear(n_in, n_out), activation]
-    return serial(*layers[:-1], output)
+    layer = as_layer(layer)
+
+    def swapped(x):
+        if x.ndim < 2:
+            raise ValueError(f"batch_first: x has shape {x.shape}; it must be (N, T, …)")
+        return jnp.swapaxes(x, 0, 1)
+
+    def apply(params, x, state=None):
+        return swapped(run(layer, params, swapped(x), state))
+
+    def fwd(params, x, key=None):
+        y, kept = layer.fwd(params, swapped(x), key)
+        return swapped(y), kept
+
+    def bwd(residuals, dy):
+        dparams, dx = layer.bwd(residuals, swapped(dy))
+        return dparams, swapped(dx)
+
+    return Layer(layer.init, apply, fwd, bwd, layer.init_state, layer.update_state)
 
 
 @jax.tree_util.register_static

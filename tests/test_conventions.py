@@ -6,19 +6,32 @@ import numpy as np
 import pytest
 
 import jaxnn
+from jaxnn.ops.activations import mish
+from jaxnn.ops.gated import geglu, glu, swiglu
+from jaxnn.ops.rectifiers import celu, hard_sigmoid, hard_swish, relu6, selu
 
 KINKS = [
-    (jaxnn.relu, 0.0),
-    (jaxnn.leaky_relu.bind(slope=0.3), 0.3),
-    (jaxnn.elu.bind(alpha=0.5), 0.5),
+    (jaxnn.relu, 0.0, 0.0),
+    (jaxnn.relu, -0.0, 0.0),
+    (jaxnn.leaky_relu.bind(slope=0.3), 0.0, 0.3),
+    (jaxnn.leaky_relu.bind(slope=0.3), -0.0, 0.3),
+    (jaxnn.elu.bind(alpha=0.5), 0.0, 0.5),
+    (jaxnn.elu.bind(alpha=0.5), -0.0, 0.5),
+    (selu, 0.0, 1.0507009873554805 * 1.6732632423543772),
+    (selu, -0.0, 1.0507009873554805 * 1.6732632423543772),
+    (relu6, 0.0, 0.0),
+    (relu6, 6.0, 0.0),
+    (hard_sigmoid, -3.0, 0.0),
+    (hard_sigmoid, 3.0, 0.0),
+    (hard_swish, -3.0, 0.0),
+    (hard_swish, 3.0, 1.0),
 ]
 
 
-@pytest.mark.parametrize(("op", "slope"), KINKS, ids=str)
-@pytest.mark.parametrize("zero", [0.0, -0.0])
-def test_the_derivative_at_zero_is_a_convention(op, slope, zero):
-    assert jax.grad(op)(zero) == slope
-    assert jax.grad(op.definition)(zero) == slope
+@pytest.mark.parametrize(("op", "x", "slope"), KINKS, ids=str)
+def test_the_derivative_at_a_kink_is_a_convention(op, x, slope):
+    assert jax.grad(op)(x) == slope
+    assert jax.grad(op.definition)(x) == slope
 
 
 @pytest.mark.parametrize("function", [lambda loss: loss, lambda loss: loss.definition])
@@ -48,11 +61,22 @@ def test_huber_has_the_slope_delta_on_its_edge(function, error, slope):
         jaxnn.silu,
         jaxnn.gelu,
         jaxnn.gelu.bind(approximate=False),
+        mish,
+        selu,
+        celu,
+        relu6,
+        hard_sigmoid,
+        hard_swish,
     ],
     ids=str,
 )
 def test_a_nan_stays_a_nan(op):
     assert jnp.isnan(op(jnp.nan))
+
+
+@pytest.mark.parametrize("op", [glu, swiglu, geglu], ids=str)
+def test_a_nan_in_either_half_stays_a_nan(op):
+    assert jnp.isnan(op(jnp.array([jnp.nan, 1, 1, jnp.nan]))).all()
 
 
 @pytest.mark.parametrize(

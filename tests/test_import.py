@@ -8,7 +8,7 @@ from pathlib import Path
 import jaxnn
 
 PACKAGE = Path(jaxnn.__file__).parent
-LAYERS = ["op", "ops", "layer", "layers", "combinators", "data", "train", "metrics", "fitting"]
+LAYERS = ["op", "ops", "layer", "combinators", "layers", "data", "train", "metrics", "fitting"]
 
 
 def imports(path):

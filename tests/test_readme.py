@@ -1,5 +1,6 @@
 """Every code block of the README runs or is what it says it shows."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -65,6 +66,30 @@ def test_the_table_of_ops_is_the_catalogue():
         f"| {entry.op.__doc__.splitlines()[0].replace('|', chr(92) + '|')} |"
         for entry in ENTRIES
     ]
+    assert "\n".join(table) in README
+
+
+def layers():
+    """The functions that return a layer, and what they must be given."""
+    for name in jaxnn.__all__:
+        function = getattr(jaxnn, name)
+        if inspect.isfunction(function) and function is not jaxnn.as_layer:
+            signature = inspect.signature(function)
+            made = signature.return_annotation
+            if isinstance(made, type) and issubclass(made, jaxnn.Layer):
+                yield name, function, signature.parameters.values()
+
+
+def test_the_table_of_layers_is_complete():
+    table = []
+    for name, function, parameters in layers():
+        given = [
+            ("*" if parameter.kind is parameter.VAR_POSITIONAL else "") + parameter.name
+            for parameter in parameters
+            if parameter.default is parameter.empty
+            and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.VAR_POSITIONAL)
+        ]
+        table.append(f"| `{name}({', '.join(given)})` | {function.__doc__.splitlines()[0]} |")
     assert "\n".join(table) in README
 
 

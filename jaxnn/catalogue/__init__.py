@@ -5,9 +5,19 @@ A new op is one function triple and one entry here, in the file of its family.
 
 from jaxnn.catalogue import (
     activations,
+    attention,
     classification_losses,
+    convolution,
+    dropout,
+    embedding,
+    gated,
     linear,
+    linear_softmax_cross_entropy,
+    normalisation,
+    pooling,
+    recurrence,
     regression_losses,
+    shape,
     softmax,
 )
 from jaxnn.catalogue.case import Case, Entry
@@ -20,4 +30,14 @@ ENTRIES = (
     *softmax.ENTRIES,
     *regression_losses.ENTRIES,
     *classification_losses.ENTRIES,
+    *normalisation.ENTRIES,
+    *gated.ENTRIES,
+    *attention.ENTRIES,
+    *linear_softmax_cross_entropy.ENTRIES,
+    *dropout.ENTRIES,
+    *embedding.ENTRIES,
+    *pooling.ENTRIES,
+    *shape.ENTRIES,
+    *recurrence.ENTRIES,
+    *convolution.ENTRIES,
 )

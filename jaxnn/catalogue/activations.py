@@ -1,8 +1,18 @@
 """Activations in the catalogue."""
 
-import jaxnn
 from jaxnn.catalogue.case import Entry, case, constant, normal
 from jaxnn.op import Op
+from jaxnn.ops.activations import gelu, identity, mish, sigmoid, silu, softplus, tanh
+from jaxnn.ops.rectifiers import (
+    celu,
+    elu,
+    hard_sigmoid,
+    hard_swish,
+    leaky_relu,
+    relu,
+    relu6,
+    selu,
+)
 
 EXTREMES = [-1e30, -1e4, -100.0, -20.0, -1e-30, -0.0, 0.0, 1e-30, 20.0, 100.0, 1e4, 1e30]
 
@@ -26,13 +36,19 @@ def _activation(op: Op, *option_sets: dict) -> Entry:
 
 
 ENTRIES = (
-    _activation(jaxnn.identity),
-    _activation(jaxnn.sigmoid),
-    _activation(jaxnn.tanh),
-    _activation(jaxnn.relu),
-    _activation(jaxnn.leaky_relu, {}, {"slope": 0.2}, {"slope": 0.0}),
-    _activation(jaxnn.elu, {}, {"alpha": 0.5}),
-    _activation(jaxnn.softplus),
-    _activation(jaxnn.silu),
-    _activation(jaxnn.gelu, {"approximate": True}, {"approximate": False}),
+    _activation(identity),
+    _activation(sigmoid),
+    _activation(tanh),
+    _activation(softplus),
+    _activation(silu),
+    _activation(mish),
+    _activation(gelu, {"approximate": True}, {"approximate": False}),
+    _activation(relu),
+    _activation(leaky_relu, {}, {"slope": 0.2}, {"slope": 0.0}),
+    _activation(elu, {}, {"alpha": 0.5}),
+    _activation(selu),
+    _activation(celu, {"alpha": 0.5}),
+    _activation(relu6),
+    _activation(hard_sigmoid),
+    _activation(hard_swish),
 )

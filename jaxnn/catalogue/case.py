@@ -78,6 +78,10 @@ def params(**makers):
     return make
 
 
+def left_out(key, dtype):
+    """No argument, where an op has one that may be left out."""
+
+
 def case(name, *makers, **options) -> Case:
     """A case of one maker for each positional argument."""
 

@@ -3,6 +3,7 @@
 import jaxnn
 from jaxnn.catalogue.case import Entry, case, constant, normal
 from jaxnn.op import Op
+from jaxnn.ops.regression_losses import log_cosh
 
 
 def _regression_loss(op: Op, *option_sets: dict) -> Entry:
@@ -36,4 +37,5 @@ ENTRIES = (
     _regression_loss(jaxnn.half_squared_error),
     _regression_loss(jaxnn.absolute_error),
     _regression_loss(jaxnn.huber, {}, {"delta": 0.25}),
+    _regression_loss(log_cosh),
 )

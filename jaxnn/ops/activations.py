@@ -1,33 +1,20 @@
-"""Activations that work element by element: y = f(x), dx = f'(x)·dy."""
+"""Smooth activations that work element by element: y = f(x), dx = f'(x)·dy."""
 
 import math
-from typing import NamedTuple
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
-from jaxnn.arguments import require_floating, require_number
-from jaxnn.op import Op
+from jaxnn.ops.elementwise import (
+    BothKept,
+    Elements,
+    InputKept,
+    NothingKept,
+    OutputKept,
+    elementwise,
+)
 from jaxnn.ops.precision import at_least_float32
-
-Elements = Float[Array, "*shape"]
-
-
-class NothingKept(NamedTuple):
-    """The backward needs neither the input nor the output."""
-
-
-class OutputKept(NamedTuple):
-    """The output: the next layer keeps the same array as its input, so it costs nothing more."""
-
-    y: Elements
-
-
-class InputKept(NamedTuple):
-    """The input, where the derivative cannot be read off the output."""
-
-    x: Elements
 
 
 def identity_definition(x: Elements) -> Elements:
@@ -139,126 +126,6 @@ def tanh_bwd(residuals, dy):
     return ((1 - y) * (1 + y) * dy,)
 
 
-def relu_definition(x: Elements) -> Elements:
-    """Rectified linear unit, y = max(0, x).
-
-    Shapes:
-        x, y, dx, dy: any, all the same
-
-    Backward:
-        y' = 1 where x > 0, else 0, with y'(0) = 0 by convention, so
-        dx = dy where y > 0, else 0
-
-    Keeps y: y > 0 exactly where x > 0. A NaN stays a NaN; it is not read as "not positive".
-
-    Raises:
-        TypeError: x is not floating point.
-
-    Source: S. Shamsi, "Neural Nets From Scratch", SHALA 2020, slide "ReLU".
-
-    Example:
-        >>> print(jaxnn.relu(jnp.array([-1.0, 0.0, 2.0])))
-        [0. 0. 2.]
-    """
-    return jnp.where(x <= 0, 0, x)
-
-
-def relu_fwd(x):
-    """y = max(0, x)."""
-    y = jnp.where(x <= 0, 0, x)
-    return y, OutputKept(y)
-
-
-def relu_bwd(residuals, dy):
-    """dx = dy where y > 0, else 0."""
-    (y,) = residuals
-    return (jnp.where(y <= 0, 0, dy),)
-
-
-def leaky_relu_definition(x: Elements, *, slope: float = 0.01) -> Elements:
-    """Leaky ReLU, y = x where x > 0, else slope·x.
-
-    Shapes:
-        x, y, dx, dy: any, all the same
-
-    Backward:
-        y' = 1 where x > 0, else slope, with y'(0) = slope by convention, so
-        dx = dy where y > 0, else slope·dy
-
-    Keeps y: with slope ≥ 0, y > 0 exactly where x > 0.
-
-    Args:
-        x: the input.
-        slope: y' where x ≤ 0, at least 0.
-
-    Raises:
-        TypeError: x is not floating point.
-        ValueError: slope is negative.
-
-    Source: A. Maas, A. Hannun and A. Ng, "Rectifier Nonlinearities Improve Neural Network
-    Acoustic Models", 2013, equation 2.
-
-    Example:
-        >>> print(jaxnn.leaky_relu(jnp.array([-1.0, 0.0, 2.0]), slope=0.5))
-        [-0.5  0.   2. ]
-    """
-    return jnp.where(x > 0, x, slope * x)
-
-
-def leaky_relu_fwd(x, *, slope=0.01):
-    """y = x where x > 0, else slope·x."""
-    y = jnp.where(x > 0, x, slope * x)
-    return y, OutputKept(y)
-
-
-def leaky_relu_bwd(residuals, dy, *, slope=0.01):
-    """dx = dy where y > 0, else slope·dy."""
-    (y,) = residuals
-    return (jnp.where(y > 0, dy, slope * dy),)
-
-
-def elu_definition(x: Elements, *, alpha: float = 1.0) -> Elements:
-    """Exponential linear unit, y = x where x > 0, else α·(eˣ − 1).
-
-    Shapes:
-        x, y, dx, dy: any, all the same
-
-    Backward:
-        y' = 1 where x > 0, else α·eˣ = y + α, with y'(0) = α by convention, so
-        dx = dy where y > 0, else (y + α)·dy
-
-    Keeps y: with α > 0, y > 0 exactly where x > 0, and no exponential is needed again.
-
-    Args:
-        x: the input.
-        alpha: −y for x → −∞, above 0.
-
-    Raises:
-        TypeError: x is not floating point.
-        ValueError: alpha is not positive.
-
-    Source: D.-A. Clevert, T. Unterthiner and S. Hochreiter, "Fast and Accurate Deep Network
-    Learning by Exponential Linear Units", 2016, equation 15.
-
-    Example:
-        >>> print(jaxnn.elu(jnp.array([-100.0, 0.0, 2.0]), alpha=0.5))
-        [-0.5  0.   2. ]
-    """
-    return jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x)))
-
-
-def elu_fwd(x, *, alpha=1.0):
-    """y = x where x > 0, else α·(eˣ − 1)."""
-    y = jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x)))
-    return y, OutputKept(y)
-
-
-def elu_bwd(residuals, dy, *, alpha=1.0):
-    """dx = dy where y > 0, else (y + α)·dy."""
-    (y,) = residuals
-    return (jnp.where(y > 0, dy, (y + alpha) * dy),)
-
-
 def softplus_definition(x: Elements) -> Elements:
     """Softplus, y = log(1 + eˣ), the smooth ReLU.
 
@@ -338,6 +205,56 @@ def silu_bwd(residuals, dy):
     return ((s * (1 + x * (1 - s)) * at_least_float32(dy)).astype(dy.dtype),)
 
 
+def mish_definition(x: Elements) -> Elements:
+    """Mish, y = x·tanh(log(1 + eˣ)).
+
+    Shapes:
+        x, y, dx, dy: any, all the same
+
+    With e = eˣ and n = (1 + e)² − 1 = e·(e + 2), the gate w needs no logarithm:
+        w = tanh(log(1 + e)) = ((1 + e)² − 1)/((1 + e)² + 1) = n/(n + 2)
+
+    Backward, with n' = 2·e·(1 + e):
+        w' = 2·n'/(n + 2)² = 4·e·(1 + e)/(n + 2)²
+        y' = w + x·w', so
+        dx = (w + x·w')·dy
+
+    Beyond x = 20, where w is 1 and x·w' is 0 to the last digit, both are taken at 20: e² must not
+    overflow.
+
+    Keeps x: y falls and rises again, so x cannot be read off it.
+
+    Raises:
+        TypeError: x is not floating point.
+
+    Source: D. Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", 2020,
+    section 3.
+
+    Example:
+        >>> print(jaxnn.mish(jnp.array([-1000.0, 0.0, 1000.0])))
+        [  -0.    0. 1000.]
+    """
+    return x * jnp.tanh(softplus_definition(x))
+
+
+def mish_fwd(x):
+    """y = x·n/(n + 2)."""
+    z = at_least_float32(x)
+    e = jnp.exp(jnp.minimum(z, 20))
+    n = e * (e + 2)
+    return (z * (n / (n + 2))).astype(x.dtype), InputKept(x)
+
+
+def mish_bwd(residuals, dy):
+    """dx = (w + x·w')·dy."""
+    x = jnp.minimum(at_least_float32(residuals.x), 20)
+    e = jnp.exp(x)
+    n = e * (e + 2)
+    per_total = 1 / (n + 2)
+    slope = (n + x * (4 * e * (1 + e) * per_total)) * per_total
+    return ((slope * at_least_float32(dy)).astype(dy.dtype),)
+
+
 def gelu_definition(x: Elements, *, approximate: bool = True) -> Elements:
     """Gaussian error linear unit, y = x·Φ(x), Φ the normal distribution function.
 
@@ -346,16 +263,17 @@ def gelu_definition(x: Elements, *, approximate: bool = True) -> Elements:
     Shapes:
         x, y, dx, dy: any, all the same
 
-    Backward, exact, with φ(x) = Φ'(x) = e^(−x²/2)/√(2π):
-        y' = Φ(x) + x·φ(x)
-    Backward, approximate, with t = tanh u and t' = (1 − t²)·u':
-        y' = ½·(1 + t) + ½·x·(1 − t²)·u',   u' = √(2/π)·(1 + 3·0.044715·x²)
-    and in both
-        dx = y'·dy
+    Backward:
+        y' = Φ(x) + x·Φ'(x), so
+        dx = (Φ(x) + x·Φ'(x))·dy
+    with Φ'(x) = e^(−x²/2)/√(2π) or, approximate, with t = tanh u, 1 − t² = 4·Φ·(1 − Φ):
+        Φ'(x) = ½·(1 − t²)·u' = 2·Φ·(1 − Φ)·u',   u' = √(2/π)·(1 + 3·0.044715·x²)
 
     Beyond |x| = 10, where 1 − t² is 0 to the last digit, x² is taken as 100: it must not overflow.
 
-    Keeps x: y falls and rises again, so x cannot be read off it.
+    Keeps x and y: Φ(x) = y/x, where a tanh or an error function would cost more than to read y,
+    which the next layer keeps as its input anyway. Near 0, where |x|³ is below the rounding of
+    a 1, Φ(x) is ½ + x/√(2π) to the last digit; y/x would be 0/0.
 
     Args:
         x: the input.
@@ -378,77 +296,46 @@ def gelu_definition(x: Elements, *, approximate: bool = True) -> Elements:
 def gelu_fwd(x, *, approximate=True):
     """y = x·Φ(x)."""
     z = at_least_float32(x)
-    if approximate:
-        y = 0.5 * z * (1 + jnp.tanh(_gelu_u(z)))
-    else:
-        y = 0.5 * z * jax.lax.erfc(-z / math.sqrt(2))
-    return y.astype(x.dtype), InputKept(x)
+    y = (z * normal_cdf(z, approximate)).astype(x.dtype)
+    return y, BothKept(x, y)
 
 
 def gelu_bwd(residuals, dy, *, approximate=True):
-    """dx = (Φ(x) + x·Φ'(x))·dy."""
-    x = at_least_float32(residuals.x)
+    """dx = (Φ(x) + x·Φ'(x))·dy with Φ(x) = y/x."""
+    x, y = map(at_least_float32, residuals)
+    small = jnp.abs(x) ** 3 < float(jnp.finfo(dy.dtype).eps)
+    cdf = jnp.where(small, 0.5 + x / math.sqrt(2 * math.pi), y / jnp.where(small, 1, x))
+    slope = cdf + x * normal_pdf(x, cdf, approximate)
+    return ((slope * at_least_float32(dy)).astype(dy.dtype),)
+
+
+def normal_cdf(x: Elements, approximate: bool) -> Elements:
+    """Φ(x), the normal distribution function; see `gelu`."""
     if approximate:
-        t = jnp.tanh(_gelu_u(x))
-        cdf = 0.5 * (1 + t)
-        slope_u = _GELU_SCALE * (1 + 3 * 0.044715 * jnp.minimum(x * x, 100))
-        pdf = 0.5 * (1 - t * t) * slope_u
-    else:
-        cdf = 0.5 * jax.lax.erfc(-x / math.sqrt(2))
-        pdf = jnp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-    return (((cdf + x * pdf) * at_least_float32(dy)).astype(dy.dtype),)
+        return 0.5 * (1 + jnp.tanh(_GELU_SCALE * x * (1 + 0.044715 * x * x)))
+    return 0.5 * jax.lax.erfc(-x / math.sqrt(2))
+
+
+def normal_pdf(x: Elements, cdf: Elements, approximate: bool) -> Elements:
+    """Φ'(x), from x and Φ(x); see `gelu`."""
+    if approximate:
+        return 2 * cdf * (1 - cdf) * _GELU_SCALE * (1 + 3 * 0.044715 * jnp.minimum(x * x, 100))
+    return jnp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
 
 
 _GELU_SCALE = math.sqrt(2 / math.pi)
 
 
-def _gelu_u(x):
-    return _GELU_SCALE * x * (1 + 0.044715 * x * x)
-
-
-def _activation(definition, fwd, bwd, check_options=lambda: None) -> Op:
-    """The op of a triple that works element by element and keeps one array like x."""
-    name = definition.__name__.removesuffix("_definition")
-
-    def check(x, **options):
-        require_floating(name, x=x)
-        check_options(**options)
-
-    return Op(
-        definition,
-        fwd,
-        bwd,
-        residual_bytes=lambda x, **options: math.prod(x.shape) * x.dtype.itemsize,
-        check=check,
-        output_shape=lambda residuals: residuals[0].shape,
-    )
-
-
-def _check_slope(*, slope):
-    require_number("leaky_relu", "slope", slope, at_least=0)
-
-
-def _check_alpha(*, alpha):
-    require_number("elu", "alpha", alpha, above=0)
-
-
-def _check_approximate(*, approximate):
+def check_approximate(op: str, approximate) -> None:
+    """The option `approximate` is a bool."""
     if not isinstance(approximate, bool):
-        raise TypeError(f"gelu: option approximate must be True or False, got {approximate!r}")
+        raise TypeError(f"{op}: option approximate must be True or False, got {approximate!r}")
 
 
-identity = Op(
-    identity_definition,
-    identity_fwd,
-    identity_bwd,
-    residual_bytes=lambda x: 0,
-    check=lambda x: require_floating("identity", x=x),
-)
-sigmoid = _activation(sigmoid_definition, sigmoid_fwd, sigmoid_bwd)
-tanh = _activation(tanh_definition, tanh_fwd, tanh_bwd)
-relu = _activation(relu_definition, relu_fwd, relu_bwd)
-leaky_relu = _activation(leaky_relu_definition, leaky_relu_fwd, leaky_relu_bwd, _check_slope)
-elu = _activation(elu_definition, elu_fwd, elu_bwd, _check_alpha)
-softplus = _activation(softplus_definition, softplus_fwd, softplus_bwd)
-silu = _activation(silu_definition, silu_fwd, silu_bwd)
-gelu = _activation(gelu_definition, gelu_fwd, gelu_bwd, _check_approximate)
+identity = elementwise(identity_definition, identity_fwd, identity_bwd, kept=0)
+sigmoid = elementwise(sigmoid_definition, sigmoid_fwd, sigmoid_bwd)
+tanh = elementwise(tanh_definition, tanh_fwd, tanh_bwd)
+softplus = elementwise(softplus_definition, softplus_fwd, softplus_bwd)
+silu = elementwise(silu_definition, silu_fwd, silu_bwd)
+mish = elementwise(mish_definition, mish_fwd, mish_bwd)
+gelu = elementwise(gelu_definition, gelu_fwd, gelu_bwd, partial(check_approximate, "gelu"), kept=2)

@@ -1,5 +1,6 @@
 """The linear layer, y = x·W + b."""
 
+from functools import partial
 from math import prod
 from typing import NamedTuple
 
@@ -97,21 +98,22 @@ def linear_bwd(residuals, dy):
     return dparams, dx.astype(x.dtype)
 
 
-def _check(params, x):
-    require_keys("linear", params, ["w"], ["b"])
+def require_linear(op: str, params, x) -> None:
+    """`params` are those of a linear map, and `x` fits it."""
+    require_keys(op, params, ["w"], ["b"])
     named = {f"params[{name!r}]": array for name, array in params.items()}
-    require_floating("linear", **named, x=x)
+    require_floating(op, **named, x=x)
     w_shape = params["w"].shape
     if len(w_shape) != 2:
-        raise ValueError(f"linear: params['w'] must be (inputs, outputs), got shape {w_shape}")
+        raise ValueError(f"{op}: params['w'] must be (inputs, outputs), got shape {w_shape}")
     if "b" in params and params["b"].shape != w_shape[1:]:
         raise ValueError(
-            f"linear: params['b'] has shape {params['b'].shape} but params['w'] has shape "
+            f"{op}: params['b'] has shape {params['b'].shape} but params['w'] has shape "
             f"{w_shape}: b must be ({w_shape[1]},)"
         )
     if x.ndim == 0 or x.shape[-1] != w_shape[0]:
         raise ValueError(
-            f"linear: x is {describe(x)} but params['w'] has shape {w_shape}: the last axis of x "
+            f"{op}: x is {describe(x)} but params['w'] has shape {w_shape}: the last axis of x "
             f"must be {w_shape[0]}"
         )
 
@@ -125,6 +127,6 @@ linear = Op(
     linear_fwd,
     linear_bwd,
     residual_bytes=_residual_bytes,
-    check=_check,
+    check=partial(require_linear, "linear"),
     output_shape=lambda residuals: residuals.x.shape[:-1] + residuals.params["w"].shape[1:],
 )

@@ -44,7 +44,12 @@ def test_ranges(result):
 def test_kinks(result):
     assert result["relu"]["kinks"] == [{"x": 0, "left": 0, "right": 1, "convention": 0}]
     assert result["leaky_relu"]["kinks"] == [{"x": 0, "left": 0.01, "right": 1, "convention": 0.01}]
-    for name in ("identity", "sigmoid", "tanh", "elu", "softplus", "silu", "gelu"):
+    assert [(kink["x"], kink["convention"]) for kink in result["relu6"]["kinks"]] == [
+        (0, 0),
+        (6, 0),
+    ]
+    assert [(k["x"], k["convention"]) for k in result["hard_swish"]["kinks"]] == [(-3, 0), (3, 1)]
+    for name in ("identity", "sigmoid", "tanh", "elu", "softplus", "silu", "gelu", "mish", "celu"):
         assert result[name]["kinks"] == []
 
 

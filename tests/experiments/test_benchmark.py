@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from experiments import benchmark
+from jaxnn.catalogue import ENTRIES
 
 
 def test_training(python, tmp_path):
@@ -17,6 +18,20 @@ def test_training(python, tmp_path):
     assert all(row["seconds"][side] > 0 for side in ("jaxnn", "autodiff"))
     assert all(row["temporary_bytes"][side] > 0 for side in ("jaxnn", "autodiff"))
     assert 0 < row["ratio"]["q1"] <= row["ratio"]["median"] <= row["ratio"]["q3"]
+
+
+def test_every_op_has_a_row():
+    assert len(benchmark.ops(0)) == len(ENTRIES)
+
+
+def test_an_op(monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark, "LEAST_SECONDS", 1e-9)
+    benchmark.main(
+        ["ops", "--only", "elu (4096, 3072)", "--pairs", "15", "--output", str(tmp_path)]
+    )
+    rows = json.loads((tmp_path / "result.json").read_text())["rows"]
+    assert "elu (4096, 3072)" in rows
+    assert all("elu" in name for name in rows)
 
 
 def test_the_sides_take_turns_in_going_first(monkeypatch):

@@ -13,12 +13,8 @@ from jaxnn.gradcheck.memory import residual_bytes, temporary_bytes
 from jaxnn.gradcheck.subject import subject_of
 from jaxnn.gradcheck.trial import Trial
 from jaxnn.op import Op
-from jaxnn.ops.activations import (
-    OutputKept,
-    sigmoid_bwd,
-    sigmoid_definition,
-    sigmoid_fwd,
-)
+from jaxnn.ops.activations import sigmoid_bwd, sigmoid_definition, sigmoid_fwd
+from jaxnn.ops.elementwise import OutputKept
 from jaxnn.ops.linear import linear_bwd, linear_definition, linear_fwd
 
 

@@ -1,0 +1,163 @@
+"""Convolution on digits: convolution, batch norm, pooling and dropout against the plain network.
+
+python -m experiments.cnn
+"""
+
+from argparse import Namespace
+
+import jax
+import numpy as np
+import optax
+
+import jaxnn
+from experiments import common
+from experiments.digits import DIGITS, Split, draw_misread, load
+
+plt = common.pyplot()
+tabulate = common.require("tabulate").tabulate
+
+SIDE = 8  # pixels of an image
+
+
+def convolutional(channels: int, rate: float) -> jaxnn.Layer:
+    """Two times convolution, batch norm, ReLU and pooling; then dropout and a linear layer.
+
+    The convolutions have no bias: the batch norm takes the mean away, and a bias with it.
+    """
+    pool = jaxnn.max_pool.bind(window=2)
+    stages = [
+        (jaxnn.Conv(n_in, n_out, (3, 3), use_bias=False), jaxnn.BatchNorm(n_out), jaxnn.relu, pool)
+        for n_in, n_out in ((1, channels), (channels, 2 * channels))
+    ]
+    features = 2 * channels * (SIDE // 4) ** 2
+    return jaxnn.serial(
+        jaxnn.reshape.bind(shape=(-1, SIDE, SIDE, 1)),
+        *stages[0],
+        *stages[1],
+        jaxnn.flatten,
+        jaxnn.Dropout(rate),
+        jaxnn.Linear(features, len(DIGITS)),
+    )
+
+
+def draw_curves(histories: dict[str, jaxnn.History]):
+    """Accuracy on the test images by epoch."""
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for (name, history), line in zip(histories.items(), (".-", ".--"), strict=True):
+        error = 100 * (1 - np.array(history.validation_metric))
+        axes.plot(range(1, len(error) + 1), error, line, label=f"{name}: {error[-1]:.1f}%")
+    axes.set(xlabel="epoch", ylabel="test images misread (%)", yscale="log")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    first, second = (history.validation_metric[-1] for history in histories.values())
+    axes.set_title(f"Convolution reads {first:.1%} of the test images right, plain {second:.1%}")
+    axes.legend()
+    return figure
+
+
+def draw_filters(w: np.ndarray):
+    """The first layer's kernels (h, w, 1, channels)."""
+    largest = abs(w).max()
+    channels = w.shape[-1]
+    rows = -(-channels // 8)
+    figure, panels = plt.subplots(rows, 8, figsize=(8, 1.05 * rows + 0.8), squeeze=False)
+    for panel in panels.flat:
+        panel.set_axis_off()
+    for i, panel in zip(range(channels), panels.flat, strict=False):
+        shown = panel.imshow(w[:, :, 0, i], cmap="RdBu_r", vmin=-largest, vmax=largest)
+    figure.colorbar(shown, ax=panels, label="weight", shrink=0.8)
+    figure.suptitle(
+        f"The {channels} kernels of the first layer, {w.shape[0]}×{w.shape[1]} weights each"
+    )
+    return figure
+
+
+def run(args: Namespace, data: Split) -> None:
+    """Train both networks in the same way, check the gradients and write everything."""
+    loss = jaxnn.softmax_cross_entropy
+    nets = {
+        "convolution": convolutional(args.channels, args.dropout),
+        "plain": jaxnn.mlp((SIDE * SIDE, 128, len(DIGITS))),
+    }
+    steps = args.epochs * -(-len(data.x) // args.batch_size)
+    batch, key = (data.x[: args.batch_size], data.labels[: args.batch_size]), jax.random.key(1)
+    trained, states, histories, rows, result = {}, {}, {}, [], {}
+    for name, net in nets.items():
+        params = net.init(jax.random.key(args.seed))
+        errors = common.relative_errors(*common.both_gradients(net, loss, params, *batch, key))
+        trained[name], *states[name], histories[name] = jaxnn.fit(
+            net,
+            loss,
+            params,
+            (data.x, data.labels),
+            epochs=args.epochs,
+            batch_size=args.batch_size,
+            optimizer=optax.adam(optax.cosine_decay_schedule(args.learning_rate, steps)),
+            seed=args.seed,
+            validation_data=(data.test_x, data.test_labels),
+            metric=jaxnn.accuracy,
+        )
+        result[name] = {
+            "test_accuracy": histories[name].validation_metric[-1],
+            "train_loss": histories[name].loss,
+            "gradient_error": errors,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        }
+        rows.append(
+            (
+                name,
+                result[name]["parameters"],
+                f"{result[name]['test_accuracy']:.4f}",
+                f"{1e3 * np.median(histories[name].seconds):.0f}",
+                f"{max(errors.values()):.0e}",
+            )
+        )
+    headers = ("network", "parameters", "test accuracy", "ms per epoch", "gradient error")
+    print("\n" + tabulate(rows, headers) + "\n")
+
+    net, params, (state,) = nets["convolution"], trained["convolution"], states["convolution"]
+    probabilities = np.asarray(jaxnn.softmax(net.apply(params, data.test_x, state)))
+    jaxnn.save_params(args.output / "convolution.safetensors", {"params": params, "state": state})
+    common.write_result(args.output, args, result)
+    common.save_pictures(
+        args.output,
+        curves=draw_curves(histories),
+        filters=draw_filters(np.asarray(params[1]["w"])),
+        misread=draw_misread(probabilities, data.test_x, data.test_labels, DIGITS),
+    )
+    print(f"wrote result.json, convolution.safetensors and the pictures to {args.output}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = common.Parser("cnn", __doc__.splitlines()[0])
+    parser.add_integers(
+        channels=(16, "channels of the first convolution; the second has twice as many"),
+        epochs=(30, "passes over the images"),
+        batch_size=(64, "images in each minibatch"),
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=common.positive_float,
+        default=3e-3,
+        metavar="RATE",
+        help="of Adam, falling along a cosine (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--dropout",
+        type=common.share,
+        default=0.3,
+        metavar="SHARE",
+        help="share of the features left out in training (default: %(default)s)",
+    )
+    args = parser.parse_args(arguments)
+    parser.make_folder(args.output)
+    data = load("digits")
+    if args.batch_size > len(data.x):
+        parser.error(f"--batch-size is {args.batch_size} but there are {len(data.x)} images")
+    try:
+        run(args, data)
+    except jaxnn.NonFiniteError as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Dropout in the catalogue."""
+
+from jaxnn.catalogue.case import Entry, case, constant, normal
+from jaxnn.ops.dropout import dropout
+
+
+def _key(key, dtype):
+    return key
+
+
+ENTRIES = (
+    Entry(
+        dropout,
+        cases=(
+            case("three axes", normal(7, 3, 5), _key, rate=0.3),
+            case("rate 0", normal(7, 5), _key, rate=0.0),
+        ),
+        hard=(
+            case("extremes", constant([[1e30, -1e30, 1e-30, 0.0, 1e4]]), _key, rate=0.5),
+            case("nearly all left out", normal(7, 5), _key, rate=0.9),
+            case("one number", constant(0.5), _key, rate=0.5),
+            case("empty batch", normal(0, 5), _key, rate=0.5),
+        ),
+        benchmark=case("(4096, 1024)", normal(4096, 1024), _key, rate=0.1),
+    ),
+)

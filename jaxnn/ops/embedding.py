@@ -1,0 +1,107 @@
+"""Embedding: the rows of a table."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Integer
+
+from jaxnn.arguments import require_floating, require_keys
+from jaxnn.op import Op
+from jaxnn.ops.precision import accumulator
+from jaxnn.ops.shape import Shape
+
+Params = dict[str, Float[Array, "V D"]]
+
+
+class EmbeddingResiduals(NamedTuple):
+    """The ids, and the shape of the table."""
+
+    ids: Integer[Array, "*N"]
+    w: Shape
+
+
+def embedding_definition(params: Params, ids: Integer[Array, "*N"]) -> Float[Array, "*N D"]:
+    """Embedding, y = w[ids]: one row of a table for each id.
+
+    Shapes (V rows, D numbers in each; N any number of axes, also none):
+        params: {"w": (V, D)}
+        ids:    (N,) integers 0 … V − 1
+        y, dy:  (N, D)
+
+    Backward, with y = E·w where Eₙᵥ = 1 if idsₙ = v and else 0:
+        dw = Eᵀ·dy,  dwᵥ = Σ dyₙ over the places n with idsₙ = v
+    The matrix E is never built: each row of dy is added to its row of dw, which starts at zero.
+    A row that no id asks for has gradient 0. Ids have no gradient.
+
+    Keeps the ids: of the table only the shape is needed. Sums of float16 and bfloat16 are in
+    float32.
+
+    Raises:
+        TypeError: w is not floating point, or ids are not integers.
+        ValueError: params has not the one key "w", or w is not a table with a row; an id is out
+            of range (under `jit`, where ids are not known, such an id gives a row of NaN, and
+            its dy goes nowhere).
+
+    Source: Y. Bengio et al., "A Neural Probabilistic Language Model", 2003, section 2: the
+    matrix C.
+
+    Example:
+        >>> params = {"w": jnp.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])}
+        >>> print(jaxnn.embedding(params, jnp.array([2, 0])))
+        [[4. 5.]
+         [0. 1.]]
+    """
+    return params["w"].at[_wide(ids)].get(mode="fill", wrap_negative_indices=False)
+
+
+def embedding_fwd(params, ids):
+    """y = w[ids], and the ids."""
+    return embedding_definition(params, ids), EmbeddingResiduals(ids, Shape(params["w"].shape))
+
+
+def embedding_bwd(residuals, dy):
+    """dwᵥ = Σ dyₙ over the places n with idsₙ = v."""
+    ids, shape = residuals
+    summed = accumulator(dy.dtype)
+    rows = jnp.zeros(shape.sizes, summed).at[_wide(ids)]
+    dw = rows.add(dy.astype(summed), mode="drop", wrap_negative_indices=False)
+    return {"w": dw.astype(dy.dtype)}, None
+
+
+def _wide(ids):
+    """Ids in an integer dtype that the number of rows does not overflow."""
+    return ids.astype(jnp.int32) if ids.dtype.itemsize < 4 else ids
+
+
+def _check(params, ids):
+    require_keys("embedding", params, ["w"])
+    require_floating("embedding", **{"params['w']": params["w"]})
+    shape = params["w"].shape
+    if len(shape) != 2 or shape[0] == 0:
+        raise ValueError(
+            f"embedding: params['w'] must be (rows, numbers in each) with at least one row, got "
+            f"shape {shape}"
+        )
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(f"embedding: ids must be integers, got {ids.dtype}")
+    if isinstance(ids, jax.core.Tracer):
+        return  # not known yet: at run time an id out of range gives NaN
+    ids = np.asarray(ids)
+    wrong = (ids < 0) | (ids >= shape[0])
+    if wrong.any():
+        raise ValueError(
+            f"embedding: id {ids[wrong][0]} is out of range; params['w'] has {shape[0]} rows, so "
+            f"the ids are 0 … {shape[0] - 1}"
+        )
+
+
+embedding = Op(
+    embedding_definition,
+    embedding_fwd,
+    embedding_bwd,
+    residual_bytes=lambda params, ids: ids.size * ids.dtype.itemsize,
+    check=_check,
+    output_shape=lambda residuals: residuals.ids.shape + residuals.w.sizes[1:],
+)

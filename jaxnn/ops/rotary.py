@@ -1,0 +1,119 @@
+"""Rotary embedding of positions."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxnn.arguments import describe, require_floating, require_number
+from jaxnn.op import Op
+from jaxnn.ops.precision import accumulator, at_least_float32
+
+Heads = Float[Array, "B T H D"]
+Positions = Int[Array, "T"] | Int[Array, "B T"]
+
+
+class RotaryResiduals(NamedTuple):
+    """The positions that were given, or `None`."""
+
+    positions: Positions | None
+
+
+def rotary_definition(
+    x: Heads, positions: Positions | None = None, *, base: float = 10000.0
+) -> Heads:
+    """Rotary embedding: each pair of a head's components is turned by an angle ∝ the position.
+
+    Shapes (B batch, T positions, H heads, D components, an even number):
+        x, y, dx, dy: (B, T, H, D)
+        positions:    integers (T,) or (B, T), by default 0 … T − 1; they have no gradient
+
+    Component i of the first half and component i of the second half are a pair, and at position t
+    they are turned by the angle θ = t·base^(−2i/D):
+        (y₁, y₂) = (x₁·cos θ − x₂·sin θ, x₁·sin θ + x₂·cos θ)
+    so the product of a query and a key depends on the distance of their positions alone. (Others
+    pair neighbours, 2i with 2i + 1: the same up to the order of the components.)
+
+    Backward: a rotation is linear, y = R(θ)·x, and its transpose is the rotation back:
+        dx = R(θ)ᵀ·dy = R(−θ)·dy
+
+    Keeps the positions that were given: the angles are quickly computed again. They are computed
+    in at least float32.
+
+    Args:
+        x: queries or keys.
+        positions: which positions they have.
+        base: of the wavelengths.
+
+    Raises:
+        TypeError: x is not floating point, positions are not integers, base is not a number.
+        ValueError: D is odd, the shapes do not fit, or base is not positive.
+
+    Source: J. Su et al., "RoFormer", 2021, equation 34.
+
+    Example:
+        >>> x = jnp.ones((1, 2, 1, 2))
+        >>> print(jaxnn.rotary(x).reshape(2, 2))
+        [[ 1.          1.        ]
+         [-0.30116868  1.3817732 ]]
+    """
+    half = x.shape[-1] // 2
+    cos, sin = _cos_sin(x.shape, positions, base, accumulator(x.dtype))
+    cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
+    x1, x2 = x[..., :half], x[..., half:]
+    return jnp.concatenate([x1 * cos - x2 * sin, x1 * sin + x2 * cos], axis=-1)
+
+
+def rotary_fwd(x, positions=None, *, base=10000.0):
+    """y = R(θ)·x."""
+    cos, sin = _cos_sin(x.shape, positions, base, accumulator(x.dtype))
+    return _rotated(x, cos, sin), RotaryResiduals(positions)
+
+
+def rotary_bwd(residuals, dy, *, base=10000.0):
+    """dx = R(−θ)·dy."""
+    cos, sin = _cos_sin(dy.shape, residuals.positions, base, accumulator(dy.dtype))
+    return _rotated(dy, cos, -sin), None
+
+
+def _rotated(x, cos, sin):
+    x1, x2 = jnp.split(at_least_float32(x), 2, axis=-1)
+    return jnp.concatenate([x1 * cos - x2 * sin, x1 * sin + x2 * cos], axis=-1).astype(x.dtype)
+
+
+def _cos_sin(shape, positions, base, dtype):
+    """Cosine and sine of the angles, (B|1, T, 1, D/2)."""
+    _, t, _, d = shape
+    if positions is None:
+        positions = jnp.arange(t)
+    frequencies = base ** (-jnp.arange(0, d, 2).astype(dtype) / d)
+    angles = positions.reshape(-1, t, 1, 1).astype(dtype) * frequencies[None, None, None, :]
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def _check(x, positions, *, base):
+    require_floating("rotary", x=x)
+    require_number("rotary", "base", base, above=0)
+    if x.ndim != 4:
+        raise ValueError(f"rotary: x must be (B, T, H, D), got shape {x.shape}")
+    if x.shape[-1] % 2:
+        raise ValueError(
+            f"rotary: x has shape {x.shape}; its components are turned in pairs, so the last axis "
+            "must be even"
+        )
+    if positions is None:
+        return
+    if not jnp.issubdtype(positions.dtype, jnp.integer):
+        raise TypeError(f"rotary: positions must be integers, got {describe(positions)}")
+    if positions.shape not in (x.shape[1:2], x.shape[:2]):
+        raise ValueError(
+            f"rotary: positions has shape {positions.shape}; it must be {x.shape[1:2]} or "
+            f"{x.shape[:2]}, one for each position of x"
+        )
+
+
+def _residual_bytes(x, positions, *, base) -> int:
+    return 0 if positions is None else positions.size * positions.dtype.itemsize
+
+
+rotary = Op(rotary_definition, rotary_fwd, rotary_bwd, residual_bytes=_residual_bytes, check=_check)

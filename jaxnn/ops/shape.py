@@ -1,0 +1,141 @@
+"""Ops that change the shape alone."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array, Float
+
+from jaxnn.arguments import describe, require_floating
+from jaxnn.op import Op
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Shape:
+    """A shape as a residual: known when the backward is traced, and without any array."""
+
+    sizes: tuple[int, ...]
+
+
+class ShapeKept(NamedTuple):
+    """The shape of the input."""
+
+    x: Shape
+
+
+def flatten_definition(x: Float[Array, "N ..."]) -> Float[Array, "N I"]:
+    """Each example's numbers in one row: all axes but the first become one.
+
+    Shapes (N batch, I the product of the other sizes):
+        x, dx: (N, …)
+        y, dy: (N, I)
+
+    Backward: y holds the numbers of x in the same order, so
+        dx = dy in the shape of x
+
+    Keeps no array.
+
+    Raises:
+        TypeError: x is not floating point.
+        ValueError: x has no axis.
+
+    Source: M. Abadi et al., "TensorFlow", 2016; Keras `Flatten`.
+
+    Example:
+        >>> jaxnn.flatten(jnp.ones((7, 5, 3))).shape
+        (7, 15)
+    """
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
+
+
+def flatten_fwd(x):
+    """y = x in the shape (N, I)."""
+    return flatten_definition(x), ShapeKept(Shape(x.shape))
+
+
+def flatten_bwd(residuals, dy):
+    """dx = dy in the shape of x."""
+    return (dy.reshape(residuals.x.sizes),)
+
+
+def reshape_definition(x: Float[Array, "*shape"], *, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """The same numbers in another shape.
+
+    Shapes:
+        x, dx: any
+        y, dy: `shape`
+
+    Backward: y holds the numbers of x in the same order (the last axis runs fastest), so
+        dx = dy in the shape of x
+
+    Keeps no array.
+
+    Args:
+        x: the numbers.
+        shape: the shape of y, the batch axis included. One size may be −1: it becomes whatever
+            is left, so that the op works for batches of any size.
+
+    Raises:
+        TypeError: x is not floating point, or shape is not a tuple of integers.
+        ValueError: the shape does not hold as many numbers as x.
+
+    Source: C. R. Harris et al., "Array programming with NumPy", 2020; `numpy.reshape`.
+
+    Example:
+        >>> to_images = jaxnn.reshape.bind(shape=(-1, 8, 8, 1))
+        >>> to_images(jnp.ones((7, 64))).shape
+        (7, 8, 8, 1)
+    """
+    return x.reshape(shape)
+
+
+def reshape_fwd(x, *, shape):
+    """y = x in the new shape."""
+    return x.reshape(shape), ShapeKept(Shape(x.shape))
+
+
+def reshape_bwd(residuals, dy, *, shape):
+    """dx = dy in the shape of x."""
+    return (dy.reshape(residuals.x.sizes),)
+
+
+def _check_flatten(x):
+    require_floating("flatten", x=x)
+    if x.ndim == 0:
+        raise ValueError("flatten: x is a single number; its first axis must be the batch")
+
+
+def _check_reshape(x, *, shape):
+    require_floating("reshape", x=x)
+    if not isinstance(shape, tuple) or not all(type(size) is int for size in shape):
+        raise TypeError(f"reshape: option shape must be a tuple of integers, got {shape!r}")
+    known = math.prod(size for size in shape if size != -1)
+    free = shape.count(-1)
+    fits = x.size == known if free == 0 else known > 0 and x.size % known == 0
+    if min(shape, default=0) < -1 or free > 1 or not fits:
+        raise ValueError(
+            f"reshape: x is {describe(x)}, {x.size} numbers, which do not fit the shape {shape}"
+        )
+
+
+flatten = Op(
+    flatten_definition,
+    flatten_fwd,
+    flatten_bwd,
+    residual_bytes=lambda x: 0,
+    check=_check_flatten,
+    output_shape=lambda residuals: (
+        residuals.x.sizes[0],
+        math.prod(residuals.x.sizes[1:]),
+    ),
+)
+
+reshape = Op(
+    reshape_definition,
+    reshape_fwd,
+    reshape_bwd,
+    residual_bytes=lambda x, *, shape: 0,
+    check=_check_reshape,
+)

@@ -1,0 +1,62 @@
+import json
+
+import jax
+import pytest
+
+import jaxnn
+from experiments import cnn, digits
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cnn")
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        settings = ("--channels", "8", "--epochs", "3", "--output", str(folder))
+        cnn.main(list(settings))
+    return folder
+
+
+def test_result(output):
+    result = json.loads((output / "result.json").read_text())
+    for name in ("convolution", "plain"):
+        assert result[name]["test_accuracy"] > 0.8
+        assert all(error <= 1e-5 for error in result[name]["gradient_error"].values())
+        assert result[name]["train_loss"][-1] < result[name]["train_loss"][0]
+    assert len(result["convolution"]["gradient_error"]) == 8
+
+
+def test_the_saved_state_gives_the_stated_accuracy(output):
+    net = cnn.convolutional(8, 0.3)
+    with jax.enable_x64(False):
+        like = jax.eval_shape(
+            lambda key: {"params": net.init(key), "state": net.init_state()}, jax.random.key(0)
+        )
+        saved = jaxnn.load_params(output / "convolution.safetensors", like)
+        data = digits.load("digits")
+        _, accuracy = jaxnn.evaluate(
+            net,
+            jaxnn.softmax_cross_entropy,
+            saved["params"],
+            (data.test_x, data.test_labels),
+            state=saved["state"],
+            metric=jaxnn.accuracy,
+        )
+    result = json.loads((output / "result.json").read_text())
+    assert accuracy == result["convolution"]["test_accuracy"]
+
+
+def test_pictures(output):
+    for name in ("curves", "filters", "misread"):
+        data = (output / f"{name}.png").read_bytes()
+        assert data.startswith(b"\x89PNG")
+        assert len(data) < 200_000
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--dropout", "1"), ("--dropout", "much"), ("--channels", "0"), ("--batch-size", "9999")],
+)
+def test_a_bad_option(leaves_with_one_line, tmp_path, option, value):
+    line = leaves_with_one_line(cnn.main, "--output", tmp_path, option, value)
+    assert option in line
+    assert value in line

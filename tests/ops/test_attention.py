@@ -1,0 +1,225 @@
+"""Attention, rotary positions and the layers made of them, beyond what the battery covers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnn
+from jaxnn.gradcheck import check
+from jaxnn.layers.attention import MultiHeadAttention, TransformerBlock
+from jaxnn.layers.normalisation import RMSNorm
+from jaxnn.ops.attention import attention
+from jaxnn.ops.gated import swiglu
+from jaxnn.ops.rotary import rotary
+
+B, T, S, H, K, D = 3, 7, 8, 6, 2, 4
+
+
+def random(seed, *shape, dtype=jnp.float64):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def qkv(dtype=jnp.float64, s=S):
+    return (
+        random(1, B, T, H, D, dtype=dtype),
+        random(2, B, s, K, D, dtype=dtype),
+        random(3, B, s, K, D, dtype=dtype),
+    )
+
+
+def pulled_back(function, args):
+    """The value and the gradients for a random cotangent."""
+
+    @jax.jit
+    def value_and_gradients(*args):
+        y, pullback = jax.vjp(function, *args)
+        return y, *pullback(random(9, *y.shape, dtype=y.dtype))
+
+    return value_and_gradients(*args)
+
+
+def assert_close(ours, theirs, rtol=1e-11, atol=1e-12):
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+
+
+def test_it_is_the_attention_of_jax(standard_promotion):
+    lengths = jnp.array([7, 3, 5], jnp.int32), jnp.array([2, 8, 6], jnp.int32)
+    bias = random(4, B, 1, T, S, dtype=jnp.float32)
+    mask = random(5, 1, H, T, S) < 1
+    mask = mask.at[..., 0].set(True)
+    arguments = (*qkv(jnp.float32), bias)
+    ours = pulled_back(
+        lambda *a: attention(*a, mask, *lengths, causal=True, scale=0.7, block=3), arguments
+    )
+    with jax.numpy_rank_promotion("allow"):
+        theirs = pulled_back(
+            lambda *a: jax.nn.dot_product_attention(
+                *a,
+                mask,
+                is_causal=True,
+                scale=0.7,
+                query_seq_lengths=lengths[0],
+                key_value_seq_lengths=lengths[1],
+            ),
+            arguments,
+        )
+    assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("block", [1, None])
+def test_blocks_change_nothing(block):
+    op = attention.bind(causal=True, block=block)
+    arguments = (*qkv(), random(4, B, 1, T, 1))  # a bias that is the same for all keys
+    assert_close(pulled_back(op, arguments), pulled_back(op.definition, arguments))
+
+
+@pytest.mark.parametrize("function", [attention, attention.definition])
+def test_a_query_that_sees_nothing_has_output_and_gradient_zero(function):
+    mask = jnp.ones((1, 1, T, 1), bool).at[0, 0, 2].set(False)
+    bias = jnp.zeros((1, 1, T, S)).at[0, 0, 4].set(-jnp.inf)
+    y, dq, dk, dv, dbias = pulled_back(lambda *a: function(*a, mask), (*qkv(), bias))
+    for row in (2, 4):
+        assert not y[:, row].any()
+        assert not dq[:, row].any()
+        assert not dbias[:, :, row].any()
+    assert all(jnp.isfinite(a).all() for a in (y, dq, dk, dv, dbias))
+    assert y[:, 3].any()
+
+
+def test_without_keys_the_output_is_zero_and_without_queries_empty():
+    assert not attention(*qkv(s=0)).any()
+    _, k, v = qkv()
+    assert attention(jnp.zeros((B, 0, H, D)), k, v).shape == (B, 0, H, D)
+
+
+def test_lengths_beyond_the_end_mean_the_end_where_they_are_not_known():
+    lengths = jnp.full(B, 100)
+    y = jax.jit(attention.bind(block=3))(*qkv(), q_lengths=lengths, kv_lengths=lengths)
+    np.testing.assert_allclose(y, attention(*qkv()), rtol=1e-12)
+
+
+def test_scores_of_any_size_lose_no_digits():
+    _, k, v = qkv(jnp.float32)
+    shifted = jnp.full((1, 1, 1, S), 1e6, jnp.float32)
+    y, _, _, dv, _ = pulled_back(attention, (jnp.zeros((B, T, H, D), jnp.float32), k, v, shifted))
+    mean = jnp.repeat(v.mean(1, keepdims=True), H // K, axis=2)
+    np.testing.assert_allclose(y, jnp.broadcast_to(mean, y.shape), rtol=1e-6, atol=1e-7)
+    dy = random(9, *y.shape, dtype=y.dtype).reshape(B, T, K, H // K, D).sum((1, 3))
+    np.testing.assert_allclose(
+        dv, jnp.broadcast_to(dy[:, None] / S, dv.shape), rtol=1e-6, atol=1e-6
+    )
+
+
+def test_memory_grows_with_the_length_and_not_with_its_square():
+    def gradients(q, k, v, dy):
+        return attention.bwd(attention.fwd(q, k, v, causal=True)[1], dy, causal=True)[:3]
+
+    def bytes_of(t):
+        shapes = [jax.ShapeDtypeStruct((1, t, 4, 16), jnp.float32)] * 4
+        return jax.jit(gradients).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+
+    short, long, longer = map(bytes_of, (1024, 2048, 4096))
+    assert long <= 2.1 * short
+    assert longer <= 2.1 * long
+
+
+@pytest.mark.usefixtures("unannotated")
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"q": jnp.zeros((T, H, D))}, ValueError, "q must be"),
+        ({"q": jnp.zeros((B, T, 5, D))}, ValueError, "k has 2 heads, which do not divide the 5"),
+        ({"q": jnp.zeros((B, T, H, 3))}, ValueError, "components"),
+        ({"v": jnp.zeros((B, S, K, 3))}, ValueError, "v has shape"),
+        ({"k": jnp.zeros((B, S, K, D), jnp.float32)}, TypeError, "convert them to one dtype"),
+        ({"bias": jnp.zeros((B, H, S, T))}, ValueError, "bias has shape"),
+        ({"mask": jnp.zeros((1, 1, T, S))}, TypeError, "mask must be boolean"),
+        ({"q_lengths": jnp.array([1, 2, 8])}, ValueError, "q_lengths holds 8; .* 0 … 7"),
+        ({"kv_lengths": jnp.array([1, -2, 8])}, ValueError, "kv_lengths holds -2; .* 0 … 8"),
+        ({"kv_lengths": jnp.array([1, 2])}, ValueError, "one for each of 3"),
+        ({"kv_lengths": jnp.ones(3)}, TypeError, "must be integers"),
+        ({"causal": 1}, TypeError, "causal must be True or False"),
+        ({"scale": "1"}, TypeError, "scale must be a number"),
+        ({"block": 0}, ValueError, "block must be a positive integer"),
+    ],
+)
+def test_bad_arguments_of_attention(change, error, words):
+    with pytest.raises(error, match=f"attention: .*{words}"):
+        attention(**dict(zip("qkv", qkv(), strict=True)) | change)
+
+
+def test_rotary_multiplies_complex_numbers():
+    x, positions = random(1, 2, 3, 1, 6), jnp.array([[0, 5, 2], [7, 1, 1]])
+    y = rotary(x, positions, base=100.0)
+    angle = np.asarray(positions)[..., None, None] * 100.0 ** (-np.arange(3) / 3)
+    turned = (np.asarray(x[..., :3]) + 1j * np.asarray(x[..., 3:])) * np.exp(1j * angle)
+    np.testing.assert_allclose(y, np.concatenate([turned.real, turned.imag], -1), rtol=1e-12)
+
+
+def test_rotary_makes_products_depend_on_the_distance():
+    q, k = random(1, 1, 1, 1, 6), random(2, 1, 1, 1, 6)
+    products = [jnp.vdot(rotary(q, jnp.array([t])), rotary(k, jnp.array([t - 3]))) for t in (3, 50)]
+    np.testing.assert_allclose(*products, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("unannotated")
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ([jnp.zeros((2, 3, 1, 5))], ValueError, "the last axis must be even"),
+        ([jnp.zeros((2, 3, 4))], ValueError, "x must be"),
+        ([jnp.zeros((2, 3, 1, 4)), jnp.zeros(3)], TypeError, "positions must be integers"),
+        ([jnp.zeros((2, 3, 1, 4)), jnp.zeros(2, int)], ValueError, "positions has shape"),
+    ],
+)
+def test_bad_arguments_of_rotary(arguments, error, words):
+    with pytest.raises(error, match=f"rotary: .*{words}"):
+        rotary(*arguments)
+
+
+def test_multi_head_attention_has_the_gradient_of_its_definition():
+    layer = MultiHeadAttention(12, 6, kv_heads=3, causal=True, rotary=True)
+    params = jax.tree.map(lambda a: a + 0.1, layer.init(jax.random.key(0)))
+    check(layer, params, random(1, 5, 4, 12), laws=("value", "gradient")).raise_if_failed()
+
+
+def test_a_transformer_block_has_the_gradient_of_its_definition():
+    block = TransformerBlock(
+        6, 3, hidden=5, use_bias=False, norm=RMSNorm, activation=swiglu, dropout=0.3
+    )
+    params, x = block.init(jax.random.key(0)), random(1, 5, 4, 6)
+    report = check(block, params, x, jax.random.key(2), laws=("value", "gradient"))
+    report.raise_if_failed()
+    widths = [p["w"].shape for p in params[1] if isinstance(p, dict) and "w" in p]
+    assert widths == [(6, 10), (5, 6)]
+
+
+def test_a_causal_block_does_not_see_what_comes_later():
+    block = TransformerBlock(6, 3, causal=True, activation=jaxnn.relu)
+    params, x = block.init(jax.random.key(0)), random(1, 2, 5, 6)
+    apply = jax.jit(block.apply)
+    y, changed = apply(params, x), apply(params, x.at[:, 3].multiply(-2.0))
+    np.testing.assert_array_equal(y[:, :3], changed[:, :3])
+    assert (y[:, 3:] != changed[:, 3:]).any(-1).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"dim": 0, "heads": 1}, "dim must be a positive integer"),
+        ({"dim": 6, "heads": 4}, "4 heads do not divide dim 6"),
+        ({"dim": 6, "heads": 3, "kv_heads": 2}, "2 kv_heads do not divide 3 heads"),
+        ({"dim": 9, "heads": 3, "rotary": True}, "the size of a head, dim/heads = 3, must be even"),
+    ],
+)
+def test_bad_sizes_of_a_layer(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        MultiHeadAttention(**arguments)
+
+
+def test_a_layer_wants_batch_time_and_dim():
+    layer = MultiHeadAttention(6, 3)
+    with pytest.raises(ValueError, match=r"x has shape \(5, 6\); it must be \(B, T, 6\)"):
+        layer.apply(layer.init(jax.random.key(0)), jnp.ones((5, 6)))

@@ -1,0 +1,206 @@
+"""Convolutions against plain loops, their transposes, a batch in parts, bad input."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnn.layers.convolution import Conv, ConvTranspose
+from jaxnn.ops.convolution import conv, conv_transpose
+from jaxnn.ops.convolve import transposed
+
+
+def random(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+def by_loops(x, w, stride, before, dilation, groups, size):
+    """y[n, p, o] = Σₖᵢ x[n, s·p + d·k − l, i]·W[k, i, o], one product after the other."""
+    *kernel, per_group, n_out = w.shape
+    y = np.zeros((x.shape[0], *size, n_out))
+    for p in itertools.product(*map(range, size)):
+        for k in itertools.product(*map(range, kernel)):
+            at = [
+                s * a + d * b - z
+                for s, a, d, b, z in zip(stride, p, dilation, k, before, strict=True)
+            ]
+            if all(0 <= q < n for q, n in zip(at, x.shape[1:-1], strict=True)):
+                for o in range(n_out):
+                    first = o // (n_out // groups) * per_group
+                    entries = x[(slice(None), *at, slice(first, first + per_group))]
+                    y[(slice(None), *p, o)] += entries @ w[(*k, slice(None), o)]
+    return y
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "kernel", "groups", "options", "before", "size"),
+    [
+        ((3, 5, 4), (3,), 1, {}, (1,), (5,)),
+        ((3, 7, 4), (4,), 2, {"stride": 3}, (1,), (3,)),
+        ((3, 9, 4), (3,), 4, {"padding": "VALID", "dilation": 2, "stride": 2}, (0,), (3,)),
+        ((2, 5, 6, 4), (2, 4), 2, {}, (0, 1), (5, 6)),
+        (
+            (2, 6, 5, 4),
+            (3, 2),
+            4,
+            {"stride": (2, 1), "padding": ((0, 3), (2, 0)), "dilation": (1, 3)},
+            (0, 2),
+            (4, 4),
+        ),
+    ],
+)
+def test_conv_is_its_sum(x_shape, kernel, groups, options, before, size):
+    x, w = random(1, *x_shape), random(2, *kernel, 4 // groups, 8)
+    steps = [options.get(name, 1) for name in ("stride", "dilation")]
+    stride, dilation = ((s,) * len(kernel) if isinstance(s, int) else s for s in steps)
+    expected = by_loops(np.asarray(x), np.asarray(w), stride, before, dilation, groups, size)
+    y = conv({"w": w}, x, groups=groups, **options)
+    np.testing.assert_allclose(y, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "kernel", "size"),
+    [
+        ({"stride": 2}, 3, 8),
+        ({"stride": 3}, 2, 9),
+        ({"stride": 2, "dilation": 3, "padding": "VALID"}, 3, 9),
+    ],
+)
+def test_conv_transpose_is_the_adjoint_of_conv(options, kernel, size):
+    x, w = random(1, 3, size, 4), random(2, kernel, 4, 5)
+    y = conv({"w": w}, x, **options)
+    dy = random(3, *y.shape)
+    back = conv_transpose({"w": transposed(w)}, dy, **options)
+    np.testing.assert_allclose(jnp.vdot(y, dy), jnp.vdot(x, back), rtol=1e-12)
+
+
+@pytest.mark.parametrize("reach", [(1, 1), (2, 1), (4, 1), (3, 2)])
+@pytest.mark.parametrize("stride", [1, 2, 5])
+def test_conv_transpose_has_the_sizes_of_lax(reach, stride):
+    kernel, dilation = reach
+    for padding in ("SAME", "VALID", ((4, 7),)):
+        options = {"stride": stride, "padding": padding, "dilation": dilation}
+        args = {"w": random(1, kernel, 3, 4)}, random(2, 2, 6, 3)
+        y = conv_transpose(*args, **options)
+        np.testing.assert_allclose(y, conv_transpose.definition(*args, **options), atol=1e-12)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_a_batch_that_is_summed_by_parts(groups):
+    """28 images and 5, also under vmap and twice differentiated."""
+    params, x = {"w": random(1, 3, 6 // groups, 9)}, random(2, 33, 1300, 6)
+    op = conv.bind(groups=groups, stride=2)
+    dy = random(3, 33, 650, 9)
+
+    def gradients(function):
+        def first(params, x):
+            return jax.vjp(function, params, x)[1](dy)
+
+        def both(params, x):
+            grads, pullback = jax.vjp(first, params, x)
+            return grads, pullback(jax.tree.map(jnp.cos, grads))
+
+        return jax.jit(both)(params, x)
+
+    ours, theirs = gradients(op), gradients(op.definition)
+    for mine, true in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(mine, true, rtol=1e-9, atol=1e-9)
+    bwd = jax.vmap(lambda x, dy: op.bwd(op.fwd(params, x)[1], dy)[0]["w"])
+    mapped = bwd(jnp.stack([x, 2 * x]), jnp.stack([dy, dy]))
+    np.testing.assert_allclose(mapped[0], ours[0][0]["w"], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(mapped[1], 2 * mapped[0], rtol=1e-9, atol=1e-9)
+
+
+def test_temporary_memory_does_not_grow_with_the_batch():
+    def temporary(n):
+        shapes = jax.eval_shape(lambda: (jnp.zeros((3, 3, 8, 8)), jnp.zeros((n, 56, 56, 8))))
+
+        def dw(w, x):
+            return conv.bwd(conv.fwd({"w": w}, x)[1], x)[0]["w"]
+
+        return jax.jit(dw).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(64) <= 1.1 * temporary(16)
+
+
+def test_no_cotangent_of_another_shape():
+    params, x = {"w": random(1, 3, 4, 5)}, random(2, 6, 7, 4)
+    for op in (conv, conv_transpose):
+        with pytest.raises(ValueError, match=rf"{op.__name__}: dy has shape \(6, 1, 5\)"):
+            op.bwd(op.fwd(params, x)[1], jnp.ones((6, 1, 5)))
+
+
+W = jnp.zeros((3, 3, 4, 6))
+X = jnp.zeros((2, 8, 8, 4))
+
+
+@pytest.mark.parametrize(
+    ("params", "x", "options", "error", "words"),
+    [
+        ({"w": W}, X[:, :2], {"padding": "VALID"}, ValueError, "kernel covers 3 entries"),
+        ({"w": W}, X, {"padding": "VALID", "dilation": 4}, ValueError, "kernel covers 9 entries"),
+        ({"w": W}, X[:, :, :0], {}, ValueError, "x has no entries in space"),
+        ({"w": W}, X[..., :3], {}, ValueError, "its axis -2 must be 3"),
+        ({"w": W}, X[0], {}, ValueError, r"params\['w'\] must be \(w, inputs, outputs\)"),
+        ({"w": W}, X[0, 0], {}, ValueError, "x must be"),
+        ({"w": W[:0]}, X, {}, ValueError, r"params\['w'\] is empty"),
+        ({"w": W, "b": jnp.zeros(4)}, X, {}, ValueError, r"b must be \(6,\)"),
+        ({"w": W}, X, {"stride": 0}, ValueError, "option stride must be at least 1"),
+        ({"w": W}, X, {"stride": (1, 1, 1)}, TypeError, "option stride must be an integer or"),
+        ({"w": W}, X, {"dilation": 1.5}, TypeError, "option dilation must be an integer or"),
+        ({"w": W}, X, {"padding": "same"}, ValueError, "option padding must be 'SAME'"),
+        ({"w": W}, X, {"padding": 1}, ValueError, "option padding must be 'SAME'"),
+        ({"w": W}, X, {"padding": ((1, -1), (0, 0))}, ValueError, "option padding must be 'SAME'"),
+        ({"w": W}, X.astype(int), {}, TypeError, "x must be floating point"),
+    ],
+)
+@pytest.mark.usefixtures("unannotated")
+def test_bad_input_is_told_in_words(params, x, options, error, words):
+    with pytest.raises(error, match=f"conv: .*{words}"):
+        conv(params, x, **options)
+    if words.startswith("kernel"):  # a transposed convolution makes room
+        words, options = "kernel covers 3 entries", {"padding": ((0, 0), (0, 0))}
+    x = x[:, :1] if "kernel" in words else x
+    with pytest.raises(error, match=f"conv_transpose: .*{words}"):
+        conv_transpose(params, x, **options)
+
+
+@pytest.mark.usefixtures("unannotated")
+def test_groups_divide():
+    with pytest.raises(ValueError, match="groups is 3; it must divide the 4 channels"):
+        conv({"w": W}, X, groups=3)
+    with pytest.raises(ValueError, match="in 2 groups its axis -2 must be 2"):
+        conv({"w": W}, X, groups=2)
+    with pytest.raises(TypeError, match="groups must be an integer"):
+        conv({"w": W}, X, groups=1.0)
+
+
+def test_layers():
+    layer = Conv(4, 6, (3, 5), stride=2, groups=2)
+    params = layer.init(jax.random.key(0))
+    assert jax.tree.map(jnp.shape, params) == {"w": (3, 5, 2, 6), "b": (6,)}
+    y, residuals = layer.fwd(params, X)
+    assert y.shape == layer.apply(params, X).shape == (2, 4, 4, 6)
+    dparams, dx = layer.bwd(residuals, y)
+    assert jax.tree.map(jnp.shape, (dparams, dx)) == jax.tree.map(jnp.shape, (params, X))
+    layer = ConvTranspose(4, 6, (3,), stride=2, use_bias=False)
+    params = layer.init(jax.random.key(0))
+    assert jax.tree.map(jnp.shape, params) == {"w": (3, 4, 6)}
+    assert layer.apply(params, X[0]).shape == (8, 16, 6)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Conv(4, 0, (3,)), "Conv: n_out must be a positive integer"),
+        (lambda: Conv(4, 6, (3,), groups=3), "Conv: groups is 3; it must divide"),
+        (lambda: Conv(4, 6, 3), r"Conv: kernel must be \(w,\)"),
+        (lambda: ConvTranspose(4, 6, (3, 0)), "kernel must hold positive integers"),
+    ],
+)
+@pytest.mark.usefixtures("unannotated")
+def test_bad_sizes_of_a_layer(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

@@ -1,0 +1,106 @@
+"""Dropout: what the mask depends on and what it does not, the layer, bad input."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnn
+from jaxnn.layers.dropout import Dropout
+from jaxnn.ops.dropout import dropout
+
+KEY = jax.random.key(3)
+ONES = jnp.ones((400, 251), jnp.float32)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_a_share_of_the_numbers_is_left_out_and_the_rest_scaled(rate):
+    y = np.asarray(dropout(ONES, KEY, rate=rate))
+    share = (y == 0).mean()
+    assert abs(share - rate) < 5 * np.sqrt(rate * (1 - rate) / y.size)
+    np.testing.assert_allclose(y[y != 0], 1 / (1 - rate), rtol=1e-6)
+
+
+def test_neighbours_are_left_out_independently():
+    left_out = np.asarray(dropout(ONES, KEY, rate=0.5)) == 0
+    for other in (left_out[:, ::-1], np.roll(left_out, 1, 1), np.roll(left_out, 126, 1)):
+        assert abs((left_out == other)[:, :125].mean() - 0.5) < 0.02
+
+
+def test_the_mask_is_the_same_for_every_dtype_and_without_float64():
+    masks = [
+        dropout(ONES.astype(dtype), KEY, rate=0.3) == 0
+        for dtype in (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
+    ]
+    with jax.enable_x64(False):
+        masks.append(dropout(ONES, KEY, rate=0.3) == 0)
+    masks.append(jax.jit(partial(dropout, rate=0.3))(ONES, KEY) == 0)
+    assert all(jnp.array_equal(mask, masks[0]) for mask in masks)
+
+
+def test_each_key_has_its_own_mask_and_old_keys_will_do():
+    y = dropout(ONES, KEY, rate=0.5)
+    assert not jnp.array_equal(y, dropout(ONES, jax.random.key(4), rate=0.5))
+    assert jnp.array_equal(y, dropout(ONES, jax.random.key_data(KEY), rate=0.5))
+
+
+def test_the_gradient_of_the_key_is_none_and_the_backward_draws_the_same_mask():
+    y, residuals = dropout.fwd(ONES, KEY, rate=0.3)
+    dx, dkey = dropout.bwd(residuals, ONES, rate=0.3)
+    assert dkey is None
+    assert jnp.array_equal(dx, y)
+    assert jax.tree.leaves(residuals) == [KEY]
+
+
+def test_keys_may_be_mapped_over():
+    keys = jax.random.split(KEY, 3)
+    mapped = jax.vmap(lambda key: dropout(ONES, key, rate=0.3))(keys)
+    assert jnp.array_equal(mapped[1], dropout(ONES, keys[1], rate=0.3))
+
+
+def test_what_is_left_out_is_zero_whatever_it_was():
+    y = dropout(ONES * jnp.nan, KEY, rate=0.5)
+    assert set(np.unique(np.isnan(y))) == {False, True}
+
+
+def test_rate_0_changes_nothing():
+    y, residuals = dropout.fwd(ONES, KEY, rate=0.0)
+    assert jnp.array_equal(y, ONES)
+    assert jnp.array_equal(dropout.bwd(residuals, ONES, rate=0.0)[0], ONES)
+
+
+def test_the_layer_is_random_in_training_only():
+    net = jaxnn.serial(Dropout(0.5), jaxnn.identity, Dropout(0.25))
+    params = net.init(KEY)
+    assert params == ((), (), ())
+    assert jnp.array_equal(net.apply(params, ONES), ONES)
+    y, residuals = net.fwd(params, ONES, KEY)
+    np.testing.assert_allclose(np.unique(y), [0, 8 / 3], rtol=1e-6)
+    assert jnp.array_equal(net.bwd(residuals, ONES)[1], y)
+
+
+X = jnp.ones(3)
+BAD = [
+    (lambda: dropout(X, KEY, rate=1.0), ValueError, "rate must be below 1, got 1.0"),
+    (lambda: dropout(X, KEY, rate=-0.1), ValueError, "rate must be at least 0, got -0.1"),
+    (lambda: dropout(X, KEY, rate="half"), TypeError, "rate must be a number, got 'half'"),
+    (lambda: dropout(jnp.arange(3), KEY, rate=0.5), TypeError, "x must be floating point"),
+    (lambda: dropout(X, X, rate=0.5), TypeError, r"key must be a PRNG key .* got float64\[3\]"),
+    (
+        lambda: dropout(X, jax.random.split(KEY, 3), rate=0.5),
+        ValueError,
+        r"key must be one PRNG key, got key<fry>\[3\]",
+    ),
+    (lambda: Dropout(1), ValueError, "Dropout: option rate must be below 1, got 1"),
+    (lambda: Dropout(0.5).fwd((), X), ValueError, "training needs a key"),
+]
+
+
+@pytest.mark.usefixtures("unannotated")
+@pytest.mark.parametrize(("call", "error", "words"), BAD, ids=[words for *_, words in BAD])
+def test_bad_input_gets_one_clear_sentence(call, error, words):
+    with pytest.raises(error, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,90 @@
+"""Embedding: ids out of range, ids of every dtype, sums in half precision, the layer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnn
+from jaxnn.layers.embedding import Embedding
+from jaxnn.ops.embedding import embedding
+from jaxnn.ops.shape import flatten
+
+W = jnp.asarray(np.random.default_rng(0).normal(size=(300, 5)))
+PARAMS = {"w": W}
+
+
+@pytest.mark.parametrize("function", [embedding, embedding.definition])
+def test_under_jit_an_id_out_of_range_is_loud_and_has_no_gradient(function):
+    ids = jnp.array([-1, 300, 299, -300])
+    y, pullback = jax.jit(lambda w, ids: jax.vjp(lambda w: function({"w": w}, ids), w))(W, ids)
+    assert jnp.isnan(y).all(axis=1).tolist() == [True, True, False, True]
+    assert jnp.array_equal(y[2], W[299])
+    (dw,) = pullback(jnp.ones((4, 5)))
+    assert jnp.array_equal(dw, jnp.zeros((300, 5)).at[299].set(1))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint32", "int64", "uint64"])
+def test_ids_of_every_integer_dtype(dtype):
+    ids = jnp.array([[3, 127], [0, 3]], dtype)
+    y, residuals = embedding.fwd(PARAMS, ids)
+    assert jnp.array_equal(y, W[ids.astype("int64")])
+    dparams, dids = embedding.bwd(residuals, y)
+    assert dids is None
+    np.testing.assert_allclose(dparams["w"][3], 2 * W[3])
+    np.testing.assert_allclose(dparams["w"].sum(), y.sum())
+
+
+def test_sums_of_half_precision_are_in_float32():
+    params, ids = {"w": jnp.zeros((3, 1), jnp.bfloat16)}, jnp.ones(1000, int)
+    _, residuals = embedding.fwd(params, ids)
+    dparams, _ = embedding.bwd(residuals, jnp.ones((1000, 1), jnp.bfloat16))
+    assert dparams["w"].dtype == jnp.bfloat16
+    assert dparams["w"].ravel().tolist() == [0, 1000, 0]
+
+
+def test_only_the_ids_are_kept():
+    _, residuals = embedding.fwd(PARAMS, jnp.arange(7))
+    assert [leaf.shape for leaf in jax.tree.leaves(residuals)] == [(7,)]
+
+
+def test_the_layer_in_a_network():
+    net = jaxnn.serial(Embedding(11, 3), flatten, jaxnn.Linear(12, 2))
+    params = net.init(jax.random.key(0))
+    assert params[0]["w"].shape == (11, 3)
+    ids, labels = jnp.array([[0, 3, 1, 3], [9, 9, 10, 1]]), jnp.array([0, 1])
+    gradient = jaxnn.value_and_grad(net, jaxnn.softmax_cross_entropy)
+    value, grads = gradient(params, ids, labels)
+
+    def objective(params):
+        y = params[0]["w"][ids].reshape(2, 12) @ params[2]["w"] + params[2]["b"][None, :]
+        return jnp.mean(jaxnn.softmax_cross_entropy.definition(y, labels))
+
+    true_value, true_grads = jax.value_and_grad(objective)(params)
+    np.testing.assert_allclose(value, true_value, rtol=1e-12)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), grads, true_grads)
+
+
+BAD = [
+    (
+        lambda: embedding(PARAMS, jnp.array([3, 300])),
+        ValueError,
+        "id 300 is out of range; .* 0 … 299",
+    ),
+    (lambda: embedding(PARAMS, jnp.array(-1)), ValueError, "id -1 is out of range"),
+    (lambda: embedding(PARAMS, jnp.ones(3)), TypeError, "ids must be integers, got float64"),
+    (lambda: embedding({"w": W[0]}, jnp.array(0)), ValueError, r"got shape \(5,\)"),
+    (lambda: embedding({"w": W[:0]}, jnp.array(0)), ValueError, "at least one row"),
+    (lambda: embedding({"v": W}, jnp.array(0)), ValueError, "params has no 'w'"),
+    (lambda: embedding({"w": W.astype(int)}, jnp.array(0)), TypeError, "must be floating point"),
+    (lambda: Embedding(0, 3), ValueError, "Embedding: n must be a positive integer, got 0"),
+    (lambda: Embedding(3, 2.0), ValueError, "Embedding: dim must be a positive integer, got 2.0"),
+]
+
+
+@pytest.mark.usefixtures("unannotated")
+@pytest.mark.parametrize(("call", "error", "words"), BAD, ids=[words for *_, words in BAD])
+def test_bad_input_gets_one_clear_sentence(call, error, words):
+    with pytest.raises(error, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)

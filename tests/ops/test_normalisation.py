@@ -1,0 +1,219 @@
+"""Normalisation: the formulas in NumPy, a large mean, running statistics, layers, bad input."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnn
+from jaxnn.gradcheck import check
+from jaxnn.layers.normalisation import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from jaxnn.ops.batch_norm import batch_norm, batch_norm_inference
+from jaxnn.ops.normalisation import group_norm, layer_norm, rms_norm
+
+KEY = jax.random.key(0)
+X = 2 + jax.random.normal(KEY, (7, 5, 6))
+AFFINE = {"scale": jnp.linspace(-1.0, 2.0, 6), "bias": jnp.linspace(3.0, 1.0, 6)}
+
+
+def standardised(x, axis):
+    return (x - x.mean(axis, keepdims=True)) / np.sqrt(x.var(axis, keepdims=True) + 0.1)
+
+
+def in_groups(x):
+    return standardised(x.reshape(7, 5, 3, 2), (1, 3)).reshape(x.shape)
+
+
+FORMULAS = {
+    layer_norm.bind(eps=0.1): lambda x: standardised(x, -1),
+    group_norm.bind(eps=0.1, groups=3): in_groups,
+    batch_norm.bind(eps=0.1): lambda x: standardised(x, (0, 1)),
+}
+
+
+@pytest.mark.parametrize(("op", "formula"), FORMULAS.items(), ids=str)
+def test_the_formula(op, formula):
+    scale, bias = (np.asarray(p)[None, None] for p in AFFINE.values())
+    expected = formula(np.asarray(X))
+    np.testing.assert_allclose(op(AFFINE, X), scale * expected + bias, rtol=1e-12)
+    np.testing.assert_allclose(op({}, X), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_the_formulas_without_a_mean_of_their_own():
+    x, scale, bias = np.asarray(X), *(np.asarray(p)[None, None] for p in AFFINE.values())
+    expected = scale * x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(rms_norm({"scale": AFFINE["scale"]}, X), expected, rtol=1e-12)
+    statistics = {"mean": jnp.arange(6.0), "var": jnp.arange(6.0)}
+    mean, var = (np.arange(6.0)[None, None] for _ in range(2))
+    expected = scale * (x - mean) / np.sqrt(var + 1e-5) + bias
+    np.testing.assert_allclose(batch_norm_inference(AFFINE, statistics, X), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("op", FORMULAS, ids=str)
+def test_a_large_mean_takes_no_digits(op):
+    """In float32 two neighbours of 1e4 are 1e-3 apart: the spread of these numbers is 1e-2."""
+    x = (1e4 + 0.01 * X).astype(jnp.float32)
+    op, dy = op.bind(eps=1e-6), jax.random.normal(jax.random.key(1), X.shape)
+    true, pullback = jax.vjp(lambda x: op.definition({}, x), x.astype(jnp.float64))
+    y, residuals = op.fwd({}, x)
+    np.testing.assert_allclose(y, true, atol=2e-6)
+    _, dx = op.bwd(residuals, dy.astype(jnp.float32))
+    (true,) = pullback(dy)
+    np.testing.assert_allclose(dx, true, atol=2e-6 * np.abs(true).max())
+
+
+def test_what_does_not_vary_becomes_the_bias():
+    constant = jnp.full((3, 6), 1e4)
+    for op in (layer_norm, group_norm.bind(groups=3), batch_norm):
+        np.testing.assert_array_equal(op(AFFINE, constant), np.tile(AFFINE["bias"], (3, 1)))
+    np.testing.assert_array_equal(rms_norm({}, jnp.zeros((3, 6))), np.zeros((3, 6)))
+
+
+def test_one_group_of_a_row_is_a_layer_norm():
+    np.testing.assert_allclose(group_norm(AFFINE, X[0], groups=1), layer_norm(AFFINE, X[0]))
+
+
+def test_statistics_may_be_more_precise_than_the_input():
+    statistics = {"mean": jnp.zeros(6, jnp.float32), "var": jnp.ones(6, jnp.float32)}
+    params, x = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (AFFINE, X))
+    y, residuals = batch_norm_inference.fwd(params, statistics, x)
+    grads = batch_norm_inference.bwd(residuals, y)
+    dtypes = jax.tree.map(lambda a: a.dtype, grads)
+    assert dtypes == jax.tree.map(lambda a: a.dtype, (params, statistics, x))
+
+
+def test_layers():
+    for layer in (LayerNorm(6), RMSNorm(6), GroupNorm(3, 6), BatchNorm(6)):
+        params = layer.init(KEY)
+        assert set(params) <= {"scale", "bias"}
+        assert jnp.array_equal(params["scale"], jnp.ones(6))
+        y, residuals = layer.fwd(params, X)
+        dparams, dx = layer.bwd(residuals, y)
+        assert jax.tree.map(jnp.shape, (dparams, dx)) == jax.tree.map(jnp.shape, (params, X))
+
+
+def test_batch_norm_is_checked_in_its_training_form():
+    check(BatchNorm(6), AFFINE, X, laws=("value", "gradient")).raise_if_failed()
+
+
+def test_scale_and_bias_are_optional_and_have_initialisers():
+    assert LayerNorm(6, use_scale=False, use_bias=False).init(KEY) == {}
+    params = GroupNorm(3, 6, use_scale=False, bias_init=jax.nn.initializers.ones).init(KEY)
+    assert jax.tree.map(jnp.sum, params) == {"bias": 6}
+
+
+class TestRunningStatistics:
+    """The state of `BatchNorm`."""
+
+    layer = BatchNorm(6, momentum=0.75)
+
+    def state_after(self, x):
+        _, residuals = self.layer.fwd(self.layer.init(KEY), x)
+        return self.layer.update_state(self.layer.init_state(), residuals)
+
+    def test_a_step_moves_them_towards_those_of_the_batch(self):
+        state = self.state_after(X)
+        np.testing.assert_allclose(state["mean"], 0.25 * X.mean((0, 1)))
+        np.testing.assert_allclose(state["var"], 0.75 + 0.25 * X.var((0, 1), ddof=1))
+
+    def test_a_batch_that_tells_nothing_changes_nothing(self):
+        state = self.state_after(X[0, :1])
+        np.testing.assert_allclose(state["mean"], 0.25 * X[0, 0])
+        np.testing.assert_array_equal(state["var"], np.ones(6))
+        jax.tree.map(
+            np.testing.assert_array_equal, self.state_after(X[0, :0]), self.layer.init_state()
+        )
+
+    def test_inference_with_those_of_the_batch_is_the_training_form(self):
+        state = {"mean": X.mean((0, 1)), "var": X.var((0, 1))}
+        np.testing.assert_allclose(
+            self.layer.apply(AFFINE, X, state), self.layer.fwd(AFFINE, X)[0], rtol=1e-10
+        )
+
+    @pytest.mark.usefixtures("standard_promotion")
+    def test_fit_gathers_those_of_the_data_and_weight_decay_leaves_them(self, tmp_path):
+        x = 3 + 2 * jax.random.normal(KEY, (32, 6))
+        net = jaxnn.serial(self.layer, jaxnn.Linear(6, 1))
+        params, state, _ = jaxnn.fit(
+            net,
+            jaxnn.squared_error,
+            net.init(KEY),
+            (x, x[:, :1]),
+            optimizer=optax.adamw(1e-2, weight_decay=0.5),
+            batch_size=32,
+            epochs=80,
+        )
+        np.testing.assert_allclose(state[0]["mean"], x.mean(0), rtol=1e-8)
+        np.testing.assert_allclose(state[0]["var"], x.var(0, ddof=1), rtol=1e-8)
+        saved = {"params": params, "state": state}
+        jaxnn.save_params(tmp_path / "net.safetensors", saved)
+        loaded = jaxnn.load_params(tmp_path / "net.safetensors", like=saved)
+        np.testing.assert_array_equal(
+            net.apply(loaded["params"], x, loaded["state"]), net.apply(params, x, state)
+        )
+
+
+BAD = [
+    (lambda: layer_norm(AFFINE, X, eps=0), ValueError, "option eps must be above 0, got 0"),
+    (lambda: layer_norm({"w": X}, X), ValueError, "layer_norm: params has a key 'w' that is not"),
+    (
+        lambda: rms_norm({"scale": jnp.ones(5)}, X),
+        ValueError,
+        r"rms_norm: params\['scale'\] has shape \(5,\) but x has shape \(7, 5, 6\): it must be "
+        r"\(6,\)",
+    ),
+    (lambda: rms_norm(AFFINE, X), ValueError, "rms_norm: params has a key 'bias' that is not"),
+    (
+        lambda: layer_norm({}, jnp.array(1.0)),
+        ValueError,
+        r"layer_norm: x is float64\[\]; it must have at least one axis",
+    ),
+    (
+        lambda: batch_norm(AFFINE, X[0, 0]),
+        ValueError,
+        r"batch_norm: x is float64\[6\]; it must have at least two axes, examples and channels",
+    ),
+    (
+        lambda: group_norm(AFFINE, X, groups=4),
+        ValueError,
+        "group_norm: 4 groups do not divide 6 channels",
+    ),
+    (lambda: group_norm(AFFINE, X, groups=2.0), TypeError, "groups must be an integer, got 2.0"),
+    (
+        lambda: layer_norm(AFFINE, X.astype(jnp.float32)),
+        TypeError,
+        "x is float32; convert them to one dtype",
+    ),
+    (
+        lambda: batch_norm_inference(AFFINE, {"mean": X[0, 0]}, X),
+        ValueError,
+        r"statistics must have the keys 'mean' and 'var'; its keys are \['mean'\]",
+    ),
+    (
+        lambda: batch_norm_inference(AFFINE, {"mean": X[0, 0], "var": jnp.ones(5)}, X),
+        ValueError,
+        r"statistics\['var'\] has shape \(5,\) but x has shape \(7, 5, 6\)",
+    ),
+    (
+        lambda: batch_norm_inference(AFFINE, None, X),
+        TypeError,
+        "statistics must be a dict of arrays, got NoneType",
+    ),
+    (
+        lambda: BatchNorm(6).apply(AFFINE, X),
+        ValueError,
+        r"BatchNorm: inference needs the running statistics: apply\(params, x, state\)",
+    ),
+    (lambda: BatchNorm(6, momentum=1.5), ValueError, "momentum must be at least 0 and at most 1"),
+    (lambda: LayerNorm(0), ValueError, "LayerNorm: n must be a positive integer, got 0"),
+    (lambda: RMSNorm(6, eps=-1.0), ValueError, "RMSNorm: option eps must be above 0, got -1.0"),
+    (lambda: GroupNorm(4, 6), ValueError, "GroupNorm: 4 groups do not divide 6 channels"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "words"), BAD, ids=[words for *_, words in BAD])
+@pytest.mark.usefixtures("unannotated")
+def test_bad_input_gets_one_clear_sentence(call, error, words):
+    with pytest.raises(error, match=words):
+        call()

@@ -1,0 +1,165 @@
+"""Pooling: against plain loops, at ties, NaN and infinity; changes of shape; bad input."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import jaxnn
+from jaxnn.ops.pooling import avg_pool, global_avg_pool, max_pool
+from jaxnn.ops.shape import flatten, reshape
+
+
+def column(*numbers):
+    """One sequence of one channel."""
+    return jnp.array(numbers, jnp.float32).reshape(1, -1, 1)
+
+
+def gradient(op, x, dy, **options):
+    _, residuals = op.fwd(x, **options)
+    return op.bwd(residuals, jnp.asarray(dy, x.dtype), **options)[0]
+
+
+def looped(x, dy, window, stride, before, after):
+    """Max and mean of the windows of a sequence and the gradients of both, entry by entry."""
+    starts = range(-before, len(x) + after - window + 1, stride)
+    values, d_max, d_mean = [], np.zeros_like(x), np.zeros_like(x)
+    for start, d in zip(starts, dy, strict=True):
+        inside = [i for i in range(start, start + window) if 0 <= i < len(x)]
+        best = max(inside, key=lambda i: x[i])
+        values.append((x[best], x[inside].mean()))
+        d_max[best] += d
+        d_mean[inside] += d / len(inside)
+    return *np.transpose(values), d_max, d_mean
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(*(st.integers(1, n) for n in (9, 6, 6)), *(st.integers(0, 3) for _ in range(2)))
+def test_pooling_agrees_with_loops(size, window, stride, before, after):
+    n_windows = (size + before + after - window) // stride + 1
+    start = stride * (n_windows - 1) - before
+    assume(n_windows > 0 and before < window and start < size)
+    random = np.random.default_rng(size)
+    x, dy = random.integers(-3, 3, size).astype(float), random.normal(size=n_windows)
+    truth = looped(x, dy, window, stride, before, after)
+    options = {"window": window, "stride": stride, "padding": ((before, after),)}
+    sequence, dys = x.reshape(1, -1, 1), dy.reshape(1, -1, 1)
+    got = [op(sequence, **options) for op in (max_pool, avg_pool)]
+    got += [gradient(op, jnp.asarray(sequence), dys, **options) for op in (max_pool, avg_pool)]
+    for mine, true in zip(got, truth, strict=True):
+        np.testing.assert_allclose(np.ravel(mine), true, atol=1e-12)
+
+
+def test_same_padding_and_what_the_average_is_divided_by():
+    x = column(1, 2, 3, 4, 5)
+    options = {"window": 4, "stride": 2, "padding": "SAME"}
+    assert max_pool(x, **options).ravel().tolist() == [3, 5, 5]
+    assert avg_pool(x, **options).ravel().tolist() == [2, 3.5, 4.5]
+    assert avg_pool(x, count_padding=True, **options).ravel().tolist() == [1.5, 3.5, 2.25]
+
+
+def test_the_stride_is_the_window_unless_given():
+    x = jnp.arange(120.0).reshape(1, 6, 4, 5)
+    for op in (max_pool, avg_pool):
+        assert jnp.array_equal(op(x, window=(3, 2)), op(x, window=(3, 2), stride=(3, 2)))
+
+
+def test_any_number_of_axes_may_be_pooled():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 4, 6, 5)))
+    y = max_pool(x, window=(2, 4, 3))
+    assert jnp.array_equal(y, x.reshape(3, 2, 2, 4, 2, 3, 5).max((2, 3, 5))[:, :, None])
+
+
+@pytest.mark.parametrize("function", [lambda op: op, lambda op: op.definition])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_of_equal_numbers_the_first_counts(function, stride):
+    pool = function(max_pool.bind(window=2, stride=stride))
+    for places in itertools.combinations(range(4), 2):
+        x = jnp.zeros(4).at[jnp.array(places)].set(1).reshape(1, 2, 2, 1)
+        dx = jax.grad(lambda x: pool(x).sum())(x)
+        assert dx.ravel().nonzero()[0].tolist() == [places[0]]
+
+
+def test_a_nan_stays_a_nan_and_gets_the_gradient():
+    x = column(1, jnp.nan, 5, jnp.nan, 2, 3)
+    y = max_pool(x, window=3, stride=1)
+    assert jnp.isnan(y).all()
+    assert gradient(max_pool, x, jnp.ones((1, 4, 1)), window=3, stride=1).ravel().tolist() == [
+        *(0, 2, 0, 2, 0, 0)
+    ]
+    assert jnp.isnan(avg_pool(x, window=3)).ravel().tolist() == [True, True]
+
+
+def test_padding_never_wins():
+    x = jnp.full((1, 3, 1), -jnp.inf)
+    options = {"window": 3, "stride": 2, "padding": ((2, 2),)}
+    assert jnp.isneginf(max_pool(x, **options)).all()
+    dx = gradient(max_pool, x, column(1, 2, 4), **options)
+    assert dx.ravel().tolist() == [3, 0, 4]
+
+
+def test_what_no_window_holds_has_gradient_zero():
+    for op in (max_pool, avg_pool):
+        dx = gradient(op, column(1, 2, 3, 4, 5), column(1, 1), window=1, stride=3)
+        assert dx.ravel().tolist() == [1, 0, 0, 1, 0]
+
+
+def test_sums_of_half_precision_are_in_float32():
+    x = jnp.ones((1, 300, 1), jnp.bfloat16)
+    assert jax.jit(avg_pool.bind(window=300))(x) == 1
+    assert global_avg_pool(x) == 1
+
+
+def test_a_network_of_bound_ops():
+    images = reshape.bind(shape=(-1, 6, 4, 1))
+    net = jaxnn.serial(images, max_pool.bind(window=2), avg_pool.bind(window=(3, 1)), flatten)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(7, 24)))
+    y, residuals = net.fwd(net.init(jax.random.key(0)), x)
+    _, dx = net.bwd(residuals, jnp.ones((7, 2)))
+    assert y.shape == (7, 2)
+    np.testing.assert_allclose(dx.sum(), 14)
+    assert (dx != 0).sum() == 7 * 6
+
+
+X = jnp.ones((3, 5, 4, 6))
+BAD = [
+    (
+        lambda: max_pool(X[0, 0], window=2),
+        ValueError,
+        r"x is float64\[4,6\]; it must have at least",
+    ),
+    (lambda: max_pool(X, window=(2, 2, 2)), ValueError, "each of the 2 pooled axes, got"),
+    (lambda: avg_pool(X, window=0), ValueError, "option window must be positive"),
+    (lambda: max_pool(X, window=2.0), TypeError, "option window must be an integer or a tuple"),
+    (lambda: max_pool(X, window=2, stride=[2, 2]), TypeError, "option stride must be an integer"),
+    (lambda: max_pool(X, window=2, padding="FULL"), ValueError, "padding must be 'SAME', 'VALID'"),
+    (lambda: avg_pool(X, window=2, padding=((0, 1),)), ValueError, "a tuple of 2 pairs"),
+    (lambda: max_pool(X, window=2, padding=((0, -1),) * 2), ValueError, "are not negative"),
+    (lambda: max_pool(X, window=(5, 5)), ValueError, "length 5 along axis 2 but x is float64"),
+    (lambda: max_pool(X[:, :0], window=1), ValueError, "length 1 along axis 1 but x is"),
+    (
+        lambda: avg_pool(X, window=2, padding=((0, 0), (2, 0))),
+        ValueError,
+        r"axis 2 lies in the padding \(2, 0\) altogether",
+    ),
+    (lambda: max_pool(X.astype(int), window=2), TypeError, "x must be floating point"),
+    (lambda: avg_pool(X, window=2, count_padding=1), TypeError, "must be a bool, got 1"),
+    (lambda: global_avg_pool(X[0, 0]), ValueError, "there must be something to average"),
+    (lambda: global_avg_pool(X[:, :0]), ValueError, "there must be something to average"),
+    (lambda: flatten(jnp.float32(1)), ValueError, "first axis must be the batch"),
+    (lambda: reshape(X, shape=(-1, 7)), ValueError, r"360 numbers, .* the shape \(-1, 7\)"),
+    (lambda: reshape(X, shape=(-1, -1)), ValueError, "do not fit the shape"),
+    (lambda: reshape(X, shape=360), TypeError, "must be a tuple of integers, got 360"),
+]
+
+
+@pytest.mark.usefixtures("unannotated")
+@pytest.mark.parametrize(("call", "error", "words"), BAD, ids=[words for *_, words in BAD])
+def test_bad_input_gets_one_clear_sentence(call, error, words):
+    with pytest.raises(error, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,133 @@
+"""Ops inside other people's modules: the gradients are those of the native layers."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import jaxnn
+from jaxnn.ops.linear_softmax_cross_entropy import linear_softmax_cross_entropy
+
+N, N_IN, HIDDEN, K = 7, 5, 6, 3
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+
+class NnxNative(nnx.Module):
+    """Two layers of Flax and the loss of optax."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.hidden = nnx.Linear(N_IN, HIDDEN, rngs=rngs)
+        self.out = nnx.Linear(HIDDEN, K, rngs=rngs)
+
+    def loss(self, x, labels):
+        logits = self.out(nnx.gelu(self.hidden(x)))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+class NnxByHand(NnxNative):
+    """The same parameters, with the ops of jaxnn."""
+
+    def loss(self, x, labels):
+        h = jaxnn.gelu(jaxnn.linear(nnx_params(self.hidden), x))
+        logits = jaxnn.linear(nnx_params(self.out), h)
+        return jaxnn.softmax_cross_entropy(logits, labels).mean()
+
+
+class NnxFused(NnxNative):
+    """The same parameters, with the last layer and the loss in one."""
+
+    def loss(self, x, labels):
+        h = jaxnn.gelu(jaxnn.linear(nnx_params(self.hidden), x))
+        return linear_softmax_cross_entropy(nnx_params(self.out), h, labels).mean()
+
+
+class EquinoxNative(eqx.Module):
+    """Two layers of Equinox, which takes one example at a time, and the loss of optax."""
+
+    hidden: eqx.nn.Linear
+    out: eqx.nn.Linear
+
+    def __init__(self):
+        keys = jax.random.split(jax.random.key(0))
+        self.hidden = eqx.nn.Linear(N_IN, HIDDEN, dtype=jnp.float32, key=keys[0])
+        self.out = eqx.nn.Linear(HIDDEN, K, dtype=jnp.float32, key=keys[1])
+
+    def loss(self, x, labels):
+        logits = jax.vmap(lambda x: self.out(jax.nn.gelu(self.hidden(x))))(x)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+class EquinoxByHand(EquinoxNative):
+    """The same parameters, with the ops of jaxnn, also one example at a time."""
+
+    def loss(self, x, labels):
+        def one(x, label):
+            h = jaxnn.gelu(jaxnn.linear(equinox_params(self.hidden), x))
+            logits = jaxnn.linear(equinox_params(self.out), h)
+            return jaxnn.softmax_cross_entropy(logits, label)
+
+        return jax.vmap(one)(x, labels).mean()
+
+
+class EquinoxFused(EquinoxNative):
+    """The same parameters, with the last layer and the loss in one."""
+
+    def loss(self, x, labels):
+        h = jaxnn.gelu(jaxnn.linear(equinox_params(self.hidden), x))
+        return linear_softmax_cross_entropy(equinox_params(self.out), h, labels).mean()
+
+
+def nnx_params(linear):
+    return {"w": linear.kernel[...], "b": linear.bias[...]}
+
+
+def equinox_params(linear):
+    return {"w": linear.weight.T, "b": linear.bias}
+
+
+def loss(model, x, labels):
+    return model.loss(x, labels)
+
+
+@pytest.fixture
+def batch():
+    x = jax.random.normal(jax.random.key(1), (N, N_IN), jnp.float32)
+    return x, jax.random.randint(jax.random.key(2), (N,), 0, K)
+
+
+def assert_same(mine, native, n_leaves):
+    mine, native = jax.tree.leaves(mine), jax.tree.leaves(native)
+    assert len(mine) == len(native) == n_leaves
+    for a, b in zip(mine, native, strict=True):
+        assert a.dtype == b.dtype == jnp.float32
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("module", [NnxByHand, NnxFused])
+def test_flax_nnx(module, batch):
+    gradient = nnx.jit(nnx.value_and_grad(loss))
+    assert_same(gradient(module(), *batch), gradient(NnxNative(), *batch), 1 + 4)
+
+
+def test_flax_nnx_under_jax_grad(batch):
+    def gradient(model):
+        graph, state = nnx.split(model)
+        return jax.jit(jax.grad(lambda state: nnx.merge(graph, state).loss(*batch)))(state)
+
+    assert_same(gradient(NnxByHand()), gradient(NnxNative()), 4)
+
+
+@pytest.mark.parametrize("module", [EquinoxByHand, EquinoxFused])
+def test_equinox(module, batch):
+    gradient = eqx.filter_jit(eqx.filter_value_and_grad(loss))
+    assert_same(gradient(module(), *batch), gradient(EquinoxNative(), *batch), 1 + 4)
+
+
+def test_equinox_under_jax_grad(batch):
+    gradient = jax.jit(jax.grad(loss))
+    assert_same(gradient(EquinoxByHand(), *batch), gradient(EquinoxNative(), *batch), 4)
