@@ -28,14 +28,18 @@ from jaxnn.op import Op, definitions
 from jaxnn.ops.activations import gelu, identity, mish, sigmoid, silu, softplus, tanh
 from jaxnn.ops.attention import attention
 from jaxnn.ops.batch_norm import batch_norm, batch_norm_inference
+from jaxnn.ops.class_losses import multiclass_hinge, negative_log_likelihood
 from jaxnn.ops.convolution import conv, conv_transpose
 from jaxnn.ops.cross_entropy import (
     binary_cross_entropy,
     cross_entropy,
     sigmoid_cross_entropy,
 )
+from jaxnn.ops.ctc import ctc
+from jaxnn.ops.divergences import cosine_distance, kl_divergence
 from jaxnn.ops.dropout import dropout
 from jaxnn.ops.embedding import embedding
+from jaxnn.ops.focal import focal
 from jaxnn.ops.gated import geglu, glu, swiglu
 from jaxnn.ops.gru import gru
 from jaxnn.ops.linear import linear
@@ -92,7 +96,9 @@ __all__ = [
     "conv",
     "conv_transpose",
     "convert_convention",
+    "cosine_distance",
     "cross_entropy",
+    "ctc",
     "definitions",
     "dropout",
     "elu",
@@ -101,6 +107,7 @@ __all__ = [
     "evaluate",
     "fit",
     "flatten",
+    "focal",
     "geglu",
     "gelu",
     "global_avg_pool",
@@ -113,6 +120,7 @@ __all__ = [
     "huber",
     "identity",
     "jacobians",
+    "kl_divergence",
     "layer_norm",
     "leaky_relu",
     "least_squares",
@@ -125,6 +133,8 @@ __all__ = [
     "max_pool",
     "mish",
     "mlp",
+    "multiclass_hinge",
+    "negative_log_likelihood",
     "parallel",
     "recurrent_from_flax",
     "recurrent_from_keras",

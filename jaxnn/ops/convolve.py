@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxnn.ops.precision import accumulator
 
-CACHE_BYTES = 3 * 2**20  # of x and dy together, which the caches of a CPU hold
+CACHE_BYTES = 2**22  # of x and dy together, which the caches of a CPU hold
 
 Inputs = Float[Array, "N *x_space I"]
 Outputs = Float[Array, "N *y_space O"]
@@ -88,7 +88,7 @@ def gradient_of_w(x: Inputs, dy: Outputs, window: Window, kernel: tuple[int, ...
     x is convolved with dy as the kernel: p and k, and so stride and dilation, change places.
 
     On a CPU it is summed over a few images at a time: the whole batch does not fit the caches. And
-    over one group after the other: there XLA is a hundred times slower on all of them at once.
+    over one group after the other: there XLA can be a hundred times slower on all of them at once.
 
     Args:
         x: what was convolved.
@@ -114,7 +114,8 @@ def _along_axes(window, kernel, x_space, y_space):
 @partial(jax.jit, static_argnums=2)
 def _dw(x, dy, window):
     entries = prod(x.shape[1:]) + prod(dy.shape[1:])
-    images = max(1, CACHE_BYTES // (entries * accumulator(x.dtype).itemsize))
+    at_most = max(1, CACHE_BYTES // (entries * accumulator(x.dtype).itemsize))
+    images = 1 << (at_most.bit_length() - 1)  # a power of two, for the sake of vector instructions
     at_once = partial(_dw_at_once, window=window)
     if window.groups == 1 and images >= x.shape[0]:
         return at_once(x, dy)

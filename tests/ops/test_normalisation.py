@@ -32,7 +32,7 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize(("op", "formula"), FORMULAS.items(), ids=str)
+@pytest.mark.parametrize(("op", "formula"), FORMULAS.items(), ids=map(str, FORMULAS))
 def test_the_formula(op, formula):
     scale, bias = (np.asarray(p)[None, None] for p in AFFINE.values())
     expected = formula(np.asarray(X))
