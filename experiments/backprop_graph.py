@@ -328,12 +328,8 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--hidden takes at most {MOST_HIDDEN} layers, got {len(args.hidden)}")
     parser.make_folder(args.output)
     data = load("digits")
-    if args.batch_size > len(data.x):
-        parser.error(f"--batch-size is {args.batch_size} but there are {len(data.x)} images")
-    try:
-        run(args, data)
-    except jaxnn.NonFiniteError as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+    parser.check_batch_size(args.batch_size, len(data.x), "images")
+    parser.run(run, args, data)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def ops(seed: int) -> dict[str, Callable[[], Sides]]:
     """Forward and backward of every op of the catalogue at its benchmark shape, in float32."""
     return {
         f"{entry.op.__name__} {entry.benchmark.name}": partial(
-            _forward_and_backward, entry.op, entry.benchmark, jax.random.key(seed)
+            _forward_and_backward, entry.op, entry.benchmark, seed
         )
         for entry in ENTRIES
     }
@@ -55,11 +55,11 @@ def ops(seed: int) -> dict[str, Callable[[], Sides]]:
 SUITES = {"ops": ops, "training": training}
 
 
-def _forward_and_backward(op, case, key) -> Sides:
+def _forward_and_backward(op, case, seed) -> Sides:
     op = op.bind(**case.options)
-    args = case.arguments(key, jnp.float32)
+    args = case.arguments(seed, jnp.float32)
     dy = jax.tree.map(
-        lambda y: jax.random.normal(jax.random.fold_in(key, 1), y.shape, y.dtype),
+        lambda y: jax.random.normal(jax.random.key(seed), y.shape, y.dtype),
         jax.eval_shape(op.definition, *args),
     )
 

@@ -87,6 +87,18 @@ class Parser(argparse.ArgumentParser):
         except OSError as error:
             self.error(f"cannot write to the folder {folder}: {error.strerror}")
 
+    def check_batch_size(self, batch_size: int, n: int, examples: str) -> None:
+        """Leave with an error if a minibatch is larger than all the n examples together."""
+        if batch_size > n:
+            self.error(f"--batch-size is {batch_size} but there are {n} {examples}")
+
+    def run(self, program: Callable[..., None], *arguments: Any) -> None:
+        """Call the program, and leave with one line if its training diverges."""
+        try:
+            program(*arguments)
+        except jaxnn.NonFiniteError as error:
+            self.exit(1, f"{self.prog}: {error}\n")
+
 
 def integer(least: int, most: int | None = None) -> Callable[[str], int]:
     """The type of an argument that is an integer within these bounds."""

@@ -271,12 +271,8 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(
             f"{args.dataset} is not in scikit-learn's cache and cannot be downloaded: {error}"
         )
-    if args.batch_size > len(data.x):
-        parser.error(f"--batch-size is {args.batch_size} but there are {len(data.x)} images")
-    try:
-        run(args, data)
-    except jaxnn.NonFiniteError as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+    parser.check_batch_size(args.batch_size, len(data.x), "images")
+    parser.run(run, args, data)
 
 
 if __name__ == "__main__":

@@ -244,13 +244,9 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     parser.make_folder(args.output)
     x, y = load()
-    if args.batch_size > len(x):
-        parser.error(f"--batch-size is {args.batch_size} but there are {len(x)} patients")
-    try:
-        with jax.enable_x64(True):
-            run(args, x, y)
-    except jaxnn.NonFiniteError as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+    parser.check_batch_size(args.batch_size, len(x), "patients")
+    with jax.enable_x64(True):
+        parser.run(run, args, x, y)
 
 
 if __name__ == "__main__":

@@ -230,10 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.noise > math.pi:
         parser.error(f"--noise is {args.noise:g} radians, more than half a turn")
     parser.make_folder(args.output)
-    try:
-        run(args)
-    except jaxnn.NonFiniteError as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+    parser.run(run, args)
 
 
 if __name__ == "__main__":

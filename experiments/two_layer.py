@@ -344,10 +344,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.batch_size > most:
         parser.error(f"--batch-size is {args.batch_size} but there are {most} examples to train on")
     parser.make_folder(args.output)
-    try:
-        run(args, data)
-    except jaxnn.NonFiniteError as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+    parser.run(run, args, data)
 
 
 if __name__ == "__main__":

@@ -333,11 +333,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     args = parser.parse_args(arguments)
     parser.make_folder(args.output)
-    try:
-        with jax.enable_x64(True):
-            run(args)
-    except jaxnn.NonFiniteError as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+    with jax.enable_x64(True):
+        parser.run(run, args)
 
 
 if __name__ == "__main__":

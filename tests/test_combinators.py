@@ -19,7 +19,7 @@ LAYERS = {
     "parallel, concatenate": jaxnn.parallel(
         jaxnn.Linear(5, 3), jaxnn.identity, FIVE, combine="concatenate"
     ),
-    "batch first": jaxnn.batch_first(jaxnn.serial(jaxnn.Linear(7, 3), jaxnn.softmax.bind(axis=0))),
+    "batch first": jaxnn.batch_first(jaxnn.serial(jaxnn.Linear(7, 3), jaxnn.softmax)),
     "nested": jaxnn.serial(jaxnn.residual(jaxnn.parallel(FIVE, jaxnn.tanh)), jaxnn.Linear(5, 3)),
 }
 

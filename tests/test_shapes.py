@@ -21,11 +21,22 @@ def random(seed, *shape):
 def assert_agrees(op, *args, **options):
     """Every gradient leaf of `bwd` is that of the definition."""
     op = op.bind(**options)
-    y, residuals = op.fwd(*args)
-    true_y, pullback = jax.vjp(op.definition, *args)
-    dy = random(9, *true_y.shape)
+    op.check(*args)
+    dy = random(9, *jax.eval_shape(op.definition, *args).shape)
+
+    @jax.jit
+    def by_hand(args, dy):
+        y, residuals = op.fwd(*args)
+        return y, op.bwd(residuals, dy)
+
+    @jax.jit
+    def by_autodiff(args, dy):
+        y, pullback = jax.vjp(op.definition, *args)
+        return y, pullback(dy)
+
+    (y, grads), (true_y, true_grads) = by_hand(args, dy), by_autodiff(args, dy)
     np.testing.assert_allclose(y, true_y, rtol=1e-12, atol=1e-14)
-    for mine, true in zip(op.bwd(residuals, dy), pullback(dy), strict=True):
+    for mine, true in zip(grads, true_grads, strict=True):
         if mine is not None:
             assert jax.tree.structure(mine) == jax.tree.structure(true)
             for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(true), strict=True):

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxnn.op import Op
 
@@ -14,12 +14,12 @@ class Case(NamedTuple):
 
     Attributes:
         name: what the case is about.
-        arguments: `(key, dtype) -> args`.
+        arguments: `(seed, dtype) -> args`.
         options: the op's options.
     """
 
     name: str
-    arguments: Callable[[jax.Array, Any], tuple]
+    arguments: Callable[[int, Any], tuple]
     options: dict[str, Any] = {}  # noqa: RUF012
 
 
@@ -40,25 +40,35 @@ class Entry(NamedTuple):
     benchmark: Case
 
 
-def normal(*shape, scale=1.0):
-    """Standard normal numbers times `scale`."""
-    return lambda key, dtype: (scale * jax.random.normal(key, shape)).astype(dtype)
+def drawn(draw: Callable[[np.random.Generator], np.ndarray]):
+    """Floating-point numbers drawn by NumPy, for which nothing has to be compiled."""
+    return lambda random, dtype: jnp.asarray(draw(random).astype(dtype))
 
 
-def probabilities(*shape):
-    """Rows of positive numbers that sum to 1."""
-    return lambda key, dtype: jax.nn.softmax(jax.random.normal(key, shape)).astype(dtype)
+def normal(*shape, scale=1.0, offset=0.0):
+    """Standard normal numbers times `scale`, plus `offset`."""
+    return drawn(lambda random: offset + scale * random.standard_normal(shape))
+
+
+def probabilities(*shape, total=1.0):
+    """Rows of positive numbers that sum to `total`."""
+
+    def draw(random):
+        sizes = np.exp(random.standard_normal(shape))
+        return total * sizes / sizes.sum(axis=-1, keepdims=True)
+
+    return drawn(draw)
 
 
 def labels(n, n_classes):
     """Integer labels in 0 … n_classes − 1."""
-    return lambda key, dtype: jax.random.randint(key, (n,), 0, n_classes)
+    return lambda random, dtype: jnp.asarray(random.integers(0, n_classes, n))
 
 
 def constant(values):
-    """The same numbers whatever the key, bounded by what the dtype can hold."""
+    """The same numbers always, bounded by what the dtype can hold."""
 
-    def make(key, dtype):
+    def make(random, dtype):
         array = jnp.asarray(values)
         if not jnp.issubdtype(array.dtype, jnp.floating):
             return array
@@ -71,22 +81,21 @@ def constant(values):
 def params(**makers):
     """A dict of arrays."""
 
-    def make(key, dtype):
-        keys = jax.random.split(key, len(makers))
-        return {name: m(k, dtype) for (name, m), k in zip(makers.items(), keys, strict=True)}
+    def make(random, dtype):
+        return {name: maker(random, dtype) for name, maker in makers.items()}
 
     return make
 
 
-def left_out(key, dtype):
+def left_out(random, dtype):
     """No argument, where an op has one that may be left out."""
 
 
 def case(name, *makers, **options) -> Case:
     """A case of one maker for each positional argument."""
 
-    def arguments(key, dtype):
-        keys = jax.random.split(key, len(makers))
-        return tuple(make(k, dtype) for make, k in zip(makers, keys, strict=True))
+    def arguments(seed, dtype):
+        random = np.random.default_rng(seed)
+        return tuple(make(random, dtype) for make in makers)
 
     return Case(name, arguments, options)

@@ -54,7 +54,7 @@ ENTRIES = (
             case("smoothed labels", normal(7, 3), labels(7, 3), label_smoothing=0.1),
             case("smoothed distribution", normal(7, 3), probabilities(7, 3), label_smoothing=0.3),
             case("ignored label", normal(7, 3), constant([0, 1, -1, 2, -1, 0, 2]), ignore_label=-1),
-            case("rows sum to 2", normal(7, 3), lambda k, d: 2 * probabilities(7, 3)(k, d)),
+            case("rows sum to 2", normal(7, 3), probabilities(7, 3, total=2.0)),
         ),
         hard=(
             case("confident", constant(CONFIDENT), constant([0, 1, 2, 0, 1])),

@@ -1,11 +1,13 @@
 """Dropout in the catalogue."""
 
+import jax
+
 from jaxnn.catalogue.case import Entry, case, constant, normal
 from jaxnn.ops.dropout import dropout
 
 
-def _key(key, dtype):
-    return key
+def _key(random, dtype):
+    return jax.random.key(random.integers(2**32))
 
 
 ENTRIES = (

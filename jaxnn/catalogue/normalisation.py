@@ -1,20 +1,13 @@
 """The normalisations in the catalogue."""
 
-import jax
-
-from jaxnn.catalogue.case import Entry, case, constant, normal, params
+from jaxnn.catalogue.case import Entry, case, constant, drawn, normal, params
 from jaxnn.ops.batch_norm import batch_norm, batch_norm_inference
 from jaxnn.ops.normalisation import group_norm, layer_norm, rms_norm
 
 
 def positive(*shape):
     """Numbers above 0, some of them tiny."""
-    return lambda key, dtype: (jax.random.normal(key, shape) ** 2).astype(dtype)
-
-
-def offset(*shape, scale=1.0):
-    """1e4 and standard normal numbers times `scale`."""
-    return lambda key, dtype: (1e4 + scale * jax.random.normal(key, shape)).astype(dtype)
+    return drawn(lambda random: random.standard_normal(shape) ** 2)
 
 
 def affine(n):
@@ -30,7 +23,7 @@ ENTRIES = (
             case("no batch axis, no scale", params(bias=normal(6)), normal(6)),
         ),
         hard=(
-            case("offset 1e4", affine(7), offset(5, 7)),
+            case("offset 1e4", affine(7), normal(5, 7, offset=1e4)),
             case("tiny variance", affine(5), normal(7, 5, scale=1e-4)),
             case("constant rows", affine(4), constant([[0.0] * 4, [3.0] * 4, [1e4, 0, 0, -1e4]])),
             case("one feature, empty batch", affine(1), normal(0, 1)),
@@ -57,7 +50,7 @@ ENTRIES = (
             case("no places, no bias", params(scale=normal(8)), normal(5, 8), groups=2),
         ),
         hard=(
-            case("offset 1e4", affine(6), offset(3, 5, 6), groups=2),
+            case("offset 1e4", affine(6), normal(3, 5, 6, offset=1e4), groups=2),
             case("one group, tiny", affine(6), normal(3, 5, 6, scale=1e-4), groups=1),
             case(
                 "constant groups",
@@ -76,7 +69,7 @@ ENTRIES = (
             case("rows, no scale", params(bias=normal(5)), normal(7, 5)),
         ),
         hard=(
-            case("offset 1e4", affine(5), offset(7, 5)),
+            case("offset 1e4", affine(5), normal(7, 5, offset=1e4)),
             case("constant channels", affine(3), constant([[0.0, 3, 1e4]] * 2 + [[0, 3, -1e4]])),
             case("a batch of one", affine(5), normal(1, 5)),
             case("empty batch", affine(5), normal(0, 5)),
@@ -104,8 +97,8 @@ ENTRIES = (
             case(
                 "offset 1e4, no variance",
                 affine(5),
-                params(mean=offset(5), var=constant([0.0, 1e-4, 1.0, 3.0, 1e4])),
-                offset(7, 5),
+                params(mean=normal(5, offset=1e4), var=constant([0.0, 1e-4, 1.0, 3.0, 1e4])),
+                normal(7, 5, offset=1e4),
             ),
             case("empty batch", affine(5), params(mean=normal(5), var=positive(5)), normal(0, 5)),
         ),

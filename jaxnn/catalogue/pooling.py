@@ -20,7 +20,7 @@ def _pool(op, **options):
         ),
         hard=(
             case("ties and extremes", constant(TIED), window=2, stride=1, padding="SAME"),
-            case("offset 1e4", lambda k, d: normal(3, 5, 4)(k, d) + 10**4, window=5),
+            case("offset 1e4", normal(3, 5, 4, offset=1e4), window=5),
             case("windows of one", normal(1, 1, 1, 1), window=1),
             case("empty batch", normal(0, 4, 4, 3), window=2),
         ),

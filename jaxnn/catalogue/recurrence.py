@@ -23,7 +23,7 @@ def _params(n_in, n_hidden, gates, candidate_bias, scale=1.0):
 
 def _pair(maker):
     """A tuple of two arrays of the same kind."""
-    return lambda key, dtype: (maker(key, dtype), -maker(key, dtype))
+    return lambda random, dtype: (maker(random, dtype), maker(random, dtype))
 
 
 def _recurrent(op: Op, gates: int, state=lambda maker: maker, candidate_bias=False) -> Entry:

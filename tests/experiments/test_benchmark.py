@@ -26,12 +26,10 @@ def test_every_op_has_a_row():
 
 def test_an_op(monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark, "LEAST_SECONDS", 1e-9)
-    benchmark.main(
-        ["ops", "--only", "elu (4096, 3072)", "--pairs", "15", "--output", str(tmp_path)]
-    )
-    rows = json.loads((tmp_path / "result.json").read_text())["rows"]
-    assert "elu (4096, 3072)" in rows
-    assert all("elu" in name for name in rows)
+    settings = ("--only", "global_avg_pool", "--pairs", "15", "--output", str(tmp_path))
+    benchmark.main(["ops", *settings])
+    (name,) = json.loads((tmp_path / "result.json").read_text())["rows"]
+    assert name.startswith("global_avg_pool (")
 
 
 def test_the_sides_take_turns_in_going_first(monkeypatch):
