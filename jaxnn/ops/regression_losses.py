@@ -91,7 +91,7 @@ def half_squared_error_definition(prediction: Components, target: Components) ->
 def half_squared_error_fwd(prediction, target):
     """L = ½·Σₖ eₖ²."""
     e = prediction - target
-    return _sum_components(lambda e: 0.5 * e * e, e), ErrorKept(e)
+    return _sum_components(lambda e: e * e, e, times=0.5), ErrorKept(e)
 
 
 def half_squared_error_bwd(residuals, dy):
@@ -254,9 +254,9 @@ def _absolute(e):
     return jnp.sign(e) * e
 
 
-def _sum_components(h, e):
-    """Σₖ h(eₖ) in at least float32, returned in the dtype of e."""
-    return jnp.sum(h(at_least_float32(e)), axis=-1).astype(e.dtype)
+def _sum_components(h, e, times=1.0):
+    """times·Σₖ h(eₖ) in at least float32, returned in the dtype of e."""
+    return (times * jnp.sum(h(at_least_float32(e)), axis=-1)).astype(e.dtype)
 
 
 def _both_sides(d_prediction):
