@@ -68,6 +68,36 @@ def require_number(op: str, name: str, value, *, above=None, at_least=None, at_m
         raise ValueError(f"{op}: option {name} must be {wanted}, got {value!r}")
 
 
+def require_for_each_axis(op: str, name: str, value, n_axes: int) -> None:
+    """An option is a positive integer, or a tuple of one for each of the axes."""
+    each = value if isinstance(value, tuple) else (value,) * n_axes
+    if not all(type(size) is int for size in each):
+        raise TypeError(
+            f"{op}: option {name} must be an integer or a tuple of integers, got {value!r}"
+        )
+    if len(each) != n_axes or min(each) < 1:
+        raise ValueError(
+            f"{op}: option {name} must be positive, one number or one for each of the {n_axes} "
+            f"axes between the first and the last, got {value!r}"
+        )
+
+
+def require_padding(op: str, padding, n_axes: int) -> None:
+    """The option padding is "SAME", "VALID" or a pair of sizes for each of the axes."""
+    if padding in ("SAME", "VALID"):
+        return
+    if (
+        not isinstance(padding, tuple)
+        or len(padding) != n_axes
+        or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in padding)
+        or not all(type(size) is int and size >= 0 for pair in padding for size in pair)
+    ):
+        raise ValueError(
+            f"{op}: option padding must be 'SAME', 'VALID' or a tuple of {n_axes} pairs (before, "
+            f"after) of integers that are not negative, got {padding!r}"
+        )
+
+
 def require_keys(op: str, params, required: Iterable[str], optional: Iterable[str] = ()) -> None:
     """`params` is a dict with exactly these keys."""
     required, optional = set(required), set(optional)
@@ -77,6 +107,33 @@ def require_keys(op: str, params, required: Iterable[str], optional: Iterable[st
         raise ValueError(f"{op}: params has no {missing[0]!r}; its keys are {sorted(params)}")
     if unknown := sorted(set(params) - required - optional):
         raise ValueError(f"{op}: params has a key {unknown[0]!r} that is not used")
+
+
+def require_integers(op: str, name: str, array) -> None:
+    """An array is of an integer dtype."""
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"{op}: {name} must be integers, got {describe(array)}")
+
+
+def require_lengths(op: str, name: str, lengths, shape: tuple[int, ...], longest: int) -> None:
+    """Lengths, if any are given, have this shape and, where they are known, are in 0 … longest."""
+    if lengths is None:
+        return
+    require_integers(op, name, lengths)
+    if lengths.shape != shape:
+        raise ValueError(
+            f"{op}: {name} has shape {lengths.shape}; there must be one for each example, shape "
+            f"{shape}"
+        )
+    if isinstance(lengths, jax.core.Tracer):
+        return  # not known yet
+    lengths = np.asarray(lengths)
+    wrong = (lengths < 0) | (lengths > longest)
+    if wrong.any():
+        raise ValueError(
+            f"{op}: {name} holds {lengths[wrong][0]}, which is out of range: a length is "
+            f"0 … {longest}"
+        )
 
 
 def require_labels(op: str, labels, shape: tuple[int, ...], n_classes: int, ignore=None) -> None:

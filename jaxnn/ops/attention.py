@@ -6,11 +6,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxnn.arguments import describe, require_floating, require_number
+from jaxnn.arguments import describe, require_floating, require_lengths, require_number
 from jaxnn.op import Op
 from jaxnn.ops.precision import accumulator, at_least_float32
 from jaxnn.ops.tiles import Tiles, tiles_of
@@ -299,34 +298,14 @@ def _check(q, k, v, bias, mask, q_lengths, kv_lengths, *, causal, scale, block):
         raise TypeError(
             f"{op}: mask must be boolean, got {describe(mask)}; what is added to the scores is bias"
         )
-    for name, a, n in (
-        ("q_lengths", q_lengths, q.shape[1]),
-        ("kv_lengths", kv_lengths, k.shape[1]),
-    ):
-        if a is not None:
-            _check_lengths(op, name, a, q.shape[0], n)
+    require_lengths(op, "q_lengths", q_lengths, q.shape[:1], q.shape[1])
+    require_lengths(op, "kv_lengths", kv_lengths, q.shape[:1], k.shape[1])
     if not isinstance(causal, bool):
         raise TypeError(f"{op}: option causal must be True or False, got {causal!r}")
     if scale is not None:
         require_number(op, "scale", scale)
     if block is not None and (type(block) is not int or block < 1):
         raise ValueError(f"{op}: option block must be a positive integer or None, got {block!r}")
-
-
-def _check_lengths(op, name, lengths, batch, n):
-    if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise TypeError(f"{op}: {name} must be integers, got {describe(lengths)}")
-    if lengths.shape != (batch,):
-        raise ValueError(
-            f"{op}: {name} has shape {lengths.shape}; there must be one for each of {batch} "
-            "examples"
-        )
-    if isinstance(lengths, jax.core.Tracer):
-        return  # not known yet
-    lengths = np.asarray(lengths)
-    wrong = (lengths < 0) | (lengths > n)
-    if wrong.any():
-        raise ValueError(f"{op}: {name} holds {lengths[wrong][0]}; a length must be 0 … {n}")
 
 
 def _residual_bytes(q, k, v, bias, mask, q_lengths, kv_lengths, **options) -> int:

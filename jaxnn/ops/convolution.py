@@ -7,7 +7,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxnn.arguments import describe, require_floating, require_keys
+from jaxnn.arguments import (
+    describe,
+    require_floating,
+    require_for_each_axis,
+    require_keys,
+    require_padding,
+)
 from jaxnn.op import Op
 from jaxnn.ops.convolve import (
     Inputs,
@@ -321,30 +327,9 @@ def _check_arrays(op, params, x):
 
 
 def _check_options(op, x, padding, **steps):
-    axes = x.ndim - 2
     for name, value in steps.items():
-        values = value if isinstance(value, tuple) else (value,) * axes
-        if any(type(v) is not int for v in values) or len(values) != axes:
-            raise TypeError(
-                f"{op}: option {name} must be an integer or a tuple of {axes}, one for each axis "
-                f"in space, got {value!r}"
-            )
-        if min(values) < 1:
-            raise ValueError(f"{op}: option {name} must be at least 1, got {value!r}")
-    if padding not in ("SAME", "VALID") and not _are_pairs(padding, axes):
-        raise ValueError(
-            f"{op}: option padding must be 'SAME', 'VALID' or a tuple of {axes} pairs (before, "
-            f"after) of integers that are not negative, got {padding!r}"
-        )
-
-
-def _are_pairs(padding, axes):
-    return (
-        isinstance(padding, tuple)
-        and len(padding) == axes
-        and all(isinstance(pair, tuple) and len(pair) == 2 for pair in padding)
-        and all(type(n) is int and n >= 0 for pair in padding for n in pair)
-    )
+        require_for_each_axis(op, name, value, x.ndim - 2)
+    require_padding(op, padding, x.ndim - 2)
 
 
 def _check_channels(op, w, x, groups):

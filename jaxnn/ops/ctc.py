@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Integer
 
-from jaxnn.arguments import describe, require_floating
+from jaxnn.arguments import require_floating, require_integers, require_lengths
 from jaxnn.op import Op
 from jaxnn.ops.precision import accumulator, at_least_float32
 from jaxnn.ops.targets import bytes_of, one_hot
@@ -285,42 +285,15 @@ def _check(logits, labels, logit_lengths, label_lengths, *, blank_id):
             f"ctc: option blank_id is {blank_id}; with {n_classes} classes it must be "
             f"0 … {n_classes - 1}"
         )
-    _require_integers("labels", labels)
+    require_integers("ctc", "labels", labels)
     if labels.ndim == 0 or labels.shape[:-1] != tuple(rows):
         raise ValueError(
             f"ctc: labels have shape {labels.shape} but logits have shape {logits.shape}; there "
             f"must be one sequence of labels for each of frames, shape {(*rows, 'S')}"
         )
-    n_labels = labels.shape[-1]
-    _require_lengths("logit_lengths", logit_lengths, tuple(rows), n_frames, "frames")
-    _require_lengths("label_lengths", label_lengths, tuple(rows), n_labels, "labels")
+    require_lengths("ctc", "logit_lengths", logit_lengths, tuple(rows), n_frames)
+    require_lengths("ctc", "label_lengths", label_lengths, tuple(rows), labels.shape[-1])
     _require_labels(labels, label_lengths, n_classes, blank_id)
-
-
-def _require_integers(name, array):
-    if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise TypeError(f"ctc: {name} must be integers, got {describe(array)}")
-
-
-def _require_lengths(name, lengths, shape, longest, of_what):
-    """One length for each example and, where they are known, between 0 and the longest."""
-    if lengths is None:
-        return
-    _require_integers(name, lengths)
-    if lengths.shape != shape:
-        raise ValueError(
-            f"ctc: {name} have shape {lengths.shape}; there must be one for each example, shape "
-            f"{shape}"
-        )
-    if isinstance(lengths, jax.core.Tracer):
-        return
-    known = np.asarray(lengths)
-    wrong = (known < 0) | (known > longest)
-    if wrong.any():
-        raise ValueError(
-            f"ctc: {name} holds {known[wrong][0]}; with {longest} {of_what} a length is "
-            f"0 … {longest}"
-        )
 
 
 def _require_labels(labels, label_lengths, n_classes, blank_id):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer
 
-from jaxnn.arguments import require_floating, require_keys
+from jaxnn.arguments import require_floating, require_integers, require_keys
 from jaxnn.op import Op
 from jaxnn.ops.precision import accumulator
 from jaxnn.ops.shape import Shape
@@ -84,8 +84,7 @@ def _check(params, ids):
             f"embedding: params['w'] must be (rows, numbers in each) with at least one row, got "
             f"shape {shape}"
         )
-    if not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise TypeError(f"embedding: ids must be integers, got {ids.dtype}")
+    require_integers("embedding", "ids", ids)
     if isinstance(ids, jax.core.Tracer):
         return  # not known yet: at run time an id out of range gives NaN
     ids = np.asarray(ids)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jax import lax
 
-from jaxnn.arguments import describe, require_floating
+from jaxnn.arguments import describe, require_floating, require_for_each_axis, require_padding
 
 Lengths = int | tuple[int, ...]
 Padding = str | tuple[tuple[int, int], ...]
@@ -81,14 +81,10 @@ def require_windows(op: str, x, window, stride, padding) -> None:
             f"{op}: x is {describe(x)}; it must have at least three axes: the batch first, the "
             "channels last, and in between what is pooled"
         )
-    _require_lengths(op, "window", window, x.ndim - 2)
+    require_for_each_axis(op, "window", window, x.ndim - 2)
     if stride is not None:
-        _require_lengths(op, "stride", stride, x.ndim - 2)
-    if padding not in ("SAME", "VALID") and not _are_pairs(padding, x.ndim - 2):
-        raise ValueError(
-            f"{op}: option padding must be 'SAME', 'VALID' or a tuple of {x.ndim - 2} pairs "
-            f"(before, after) of integers that are not negative, got {padding!r}"
-        )
+        require_for_each_axis(op, "stride", stride, x.ndim - 2)
+    require_padding(op, padding, x.ndim - 2)
     for axis in pooled_axes(x.shape, window, stride, padding):
         padded = axis.size + axis.before + axis.after
         if axis.size == 0 or axis.n_windows < 1:
@@ -105,25 +101,3 @@ def require_windows(op: str, x, window, stride, padding) -> None:
 
 def _for_each(length: Lengths, sizes) -> tuple[int, ...]:
     return (length,) * len(sizes) if isinstance(length, int) else length
-
-
-def _require_lengths(op, name, lengths, n_axes):
-    each = lengths if isinstance(lengths, tuple) else (lengths,) * n_axes
-    if not all(type(length) is int for length in each):
-        raise TypeError(
-            f"{op}: option {name} must be an integer or a tuple of integers, got {lengths!r}"
-        )
-    if len(each) != n_axes or min(each) < 1:
-        raise ValueError(
-            f"{op}: option {name} must be positive, one number or one for each of the {n_axes} "
-            f"pooled axes, got {lengths!r}"
-        )
-
-
-def _are_pairs(padding, n_axes) -> bool:
-    return (
-        isinstance(padding, tuple)
-        and len(padding) == n_axes
-        and all(isinstance(pair, tuple) and len(pair) == 2 for pair in padding)
-        and all(type(length) is int and length >= 0 for pair in padding for length in pair)
-    )

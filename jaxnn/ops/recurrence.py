@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
-from jaxnn.arguments import describe, require_floating, require_keys
+from jaxnn.arguments import require_floating, require_keys, require_lengths
 from jaxnn.ops.linear import LinearResiduals, linear_bwd, linear_fwd
 from jaxnn.ops.precision import accumulator, at_least_float32
 from jaxnn.ops.targets import bytes_of
@@ -165,8 +164,8 @@ def valid_steps(x, lengths) -> Bool[Array, "T N 1"] | None:
     """Where a step is within its sequence; `None` where every step is."""
     if lengths is None:
         return None
-    steps = jnp.arange(x.shape[0], dtype=lengths.dtype)
-    return (steps[:, None] < lengths[None, :])[:, :, None]
+    steps = jnp.arange(x.shape[0], dtype=jnp.int32)
+    return (steps[:, None] < lengths.astype(jnp.int32)[None, :])[:, :, None]
 
 
 def without_padding(x, lengths):
@@ -234,25 +233,4 @@ def require_recurrence(op: str, params, x, states: dict, lengths, gates: int, ex
                 f"{op}: {name} has shape {state.shape}; with {n} sequences and {n_hidden} hidden "
                 f"units it must be {(n, n_hidden)}"
             )
-    require_lengths(op, x, lengths)
-
-
-def require_lengths(op: str, x, lengths) -> None:
-    """A length of 0 … T for each sequence, as far as they are known."""
-    if lengths is None:
-        return
-    if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise TypeError(f"{op}: lengths must be integers, got {describe(lengths)}")
-    t, n = x.shape[:2]
-    if lengths.shape != (n,):
-        raise ValueError(
-            f"{op}: lengths has shape {lengths.shape}; there must be one for each of {n} sequences"
-        )
-    if isinstance(lengths, jax.core.Tracer):
-        return  # not known yet: one beyond T counts as T
-    lengths = np.asarray(lengths)
-    wrong = (lengths < 0) | (lengths > t)
-    if wrong.any():
-        raise ValueError(
-            f"{op}: length {lengths[wrong][0]} is out of range; with {t} steps lengths are 0 … {t}"
-        )
+    require_lengths(op, "lengths", lengths, (n,), x.shape[0])

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxnn.arguments import require_floating
+from jaxnn.arguments import require_floating, require_lengths
 from jaxnn.op import Op
-from jaxnn.ops.recurrence import Lengths, require_lengths
+from jaxnn.ops.recurrence import Lengths
 from jaxnn.ops.targets import bytes_of
 
 Sequences = Float[Array, "T N *shape"]
@@ -51,8 +51,8 @@ def reverse_definition(x: Sequences, lengths: Lengths | None = None) -> Sequence
     """
     if lengths is None:
         return x[::-1]
-    steps = jnp.arange(x.shape[0], dtype=lengths.dtype)[:, None]
-    lengths = jnp.minimum(lengths, x.shape[0])[None, :]
+    steps = jnp.arange(x.shape[0], dtype=jnp.int32)[:, None]
+    lengths = jnp.minimum(lengths.astype(jnp.int32), x.shape[0])[None, :]
     source = jnp.where(steps < lengths, lengths - 1 - steps, steps)
     source = source.reshape(source.shape + (1,) * (x.ndim - 2))
     return jnp.take_along_axis(x, source, axis=0, mode="clip")
@@ -72,7 +72,7 @@ def _check(x, lengths):
     require_floating("reverse", x=x)
     if x.ndim < 2:
         raise ValueError(f"reverse: x must be (steps, batch, …), got shape {x.shape}")
-    require_lengths("reverse", x, lengths)
+    require_lengths("reverse", "lengths", lengths, x.shape[1:2], x.shape[0])
 
 
 def _residual_bytes(x, lengths):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxnn.arguments import describe, require_floating, require_number
+from jaxnn.arguments import require_floating, require_integers, require_number
 from jaxnn.op import Op
 from jaxnn.ops.precision import accumulator, at_least_float32
 
@@ -103,8 +103,7 @@ def _check(x, positions, *, base):
         )
     if positions is None:
         return
-    if not jnp.issubdtype(positions.dtype, jnp.integer):
-        raise TypeError(f"rotary: positions must be integers, got {describe(positions)}")
+    require_integers("rotary", "positions", positions)
     if positions.shape not in (x.shape[1:2], x.shape[:2]):
         raise ValueError(
             f"rotary: positions has shape {positions.shape}; it must be {x.shape[1:2]} or "
