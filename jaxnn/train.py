@@ -137,10 +137,8 @@ def train_epoch(
         TypeError, ValueError: as `value_and_grad`, and where batch_size is not between 1 and the
             number of examples.
     """
-    epoch = _epoch(_gradient(net, loss, reduction), optimizer, batch_size, reduction)
-    if as_layer(net).init_state:
-        return jax.jit(epoch, donate_argnums=(0, 1, 2))
-    return jax.jit(_stateless(epoch), donate_argnums=(0, 1))
+    gradient, stateful = value_and_grad(net, loss, reduction), bool(as_layer(net).init_state)
+    return epoch_of(gradient, optimizer, batch_size, reduction, stateful=stateful)
 
 
 def epoch_of(
@@ -148,18 +146,25 @@ def epoch_of(
     optimizer: optax.GradientTransformation,
     batch_size: int,
     reduction: str = "mean",
+    *,
+    stateful: bool = False,
 ) -> Callable:
     """`train_epoch` with a gradient function of one's own.
 
     Args:
-        gradient: `(params, x, target, key) -> (value, grads)`.
+        gradient: `(params, x, target, key) -> (value, grads)`; stateful,
+            `(params, state, x, target, key) -> (value, grads, state)`.
         optimizer: any optax gradient transformation.
         batch_size: examples in each minibatch.
         reduction: "mean" or "sum", as the gradient function has it.
+        stateful: whether the gradient function, and with it the epoch, takes and returns a state.
 
     Raises:
         ValueError: batch_size is not between 1 and the number of examples.
     """
+    if stateful:
+        epoch = _epoch(gradient, optimizer, batch_size, reduction)
+        return jax.jit(epoch, donate_argnums=(0, 1, 2))
 
     def with_state(params, state, x, target, key):
         return *gradient(params, x, target, key), state

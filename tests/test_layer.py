@@ -7,6 +7,7 @@ import pytest
 
 import jaxnn
 from jaxnn.catalogue.case import labels, normal, probabilities
+from jaxnn.layers.initialisation import lecun_normal
 
 FLOAT64_TOLERANCE, FLOAT32_TOLERANCE = 1e-10, 1e-5
 ACTIVATIONS = [
@@ -185,3 +186,12 @@ def test_bad_input_gets_one_clear_sentence(call, error, words):
     with pytest.raises(error, match=words) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (3, 4, 5, 6)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64, jnp.bfloat16])
+def test_initial_weights_are_those_of_jax(shape, dtype):
+    key = jax.random.key(3)
+    expected = jax.nn.initializers.lecun_normal()(key, shape, dtype)
+    np.testing.assert_array_equal(lecun_normal(key, shape, dtype), expected)
+    assert lecun_normal(key, shape).dtype == jnp.float64  # JAX's own, which the tests widen

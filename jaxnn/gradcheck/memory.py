@@ -1,5 +1,7 @@
 """What a backward costs in memory: figures that are the same on every run."""
 
+from collections.abc import Callable
+
 import jax
 
 from jaxnn.op import Op
@@ -24,17 +26,28 @@ def temporary_bytes(op: Op, *args) -> tuple[int, int]:
         *args: its arguments, or their shapes and dtypes.
     """
     dy = jax.eval_shape(op.definition, *args)
+    ours, theirs = (
+        jax.jit(both).lower(args, dy).compile().memory_analysis().temp_size_in_bytes
+        for both in (forward_and_backward(op), forward_and_backward_by_autodiff(op.definition))
+    )
+    return ours, theirs
+
+
+def forward_and_backward(op: Op) -> Callable:
+    """`(args, dy) -> (y, gradients)` of an op, by its own `fwd` and `bwd`."""
 
     def by_hand(args, dy):
         y, residuals = op.fwd(*args)
         return y, op.bwd(residuals, dy)
 
+    return by_hand
+
+
+def forward_and_backward_by_autodiff(function: Callable) -> Callable:
+    """`(args, dy) -> (y, gradients)` of a function, by `jax.vjp`."""
+
     def by_autodiff(args, dy):
-        y, pullback = jax.vjp(op.definition, *args)
+        y, pullback = jax.vjp(function, *args)
         return y, pullback(dy)
 
-    return _temporary(by_hand, args, dy), _temporary(by_autodiff, args, dy)
-
-
-def _temporary(function, *shapes) -> int:
-    return jax.jit(function).lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+    return by_autodiff

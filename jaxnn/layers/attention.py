@@ -9,6 +9,7 @@ from jaxnn.arguments import require_keys
 from jaxnn.combinators import residual, serial
 from jaxnn.layer import Layer, as_layer
 from jaxnn.layers.dropout import Dropout
+from jaxnn.layers.initialisation import lecun_normal
 from jaxnn.layers.linear import Linear
 from jaxnn.layers.normalisation import LayerNorm
 from jaxnn.op import Op
@@ -26,7 +27,7 @@ def MultiHeadAttention(
     causal: bool = False,
     rotary: bool = False,
     use_bias: bool = True,
-    w_init: Callable = jax.nn.initializers.lecun_normal(),  # noqa: B008
+    w_init: Callable = lecun_normal,
     b_init: Callable = jax.nn.initializers.zeros,
 ) -> Layer:
     """Self-attention of several heads, from (B, T, dim) to the same; see `attention`.

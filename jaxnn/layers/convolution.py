@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 
 from jaxnn.layer import Layer, op_layer
+from jaxnn.layers.initialisation import lecun_normal
 from jaxnn.ops.convolution import Padding, conv, conv_transpose
 
 
@@ -17,7 +18,7 @@ def Conv(
     padding: Padding = "SAME",
     dilation: int | tuple[int, ...] = 1,
     groups: int = 1,
-    w_init: Callable = jax.nn.initializers.lecun_normal(),  # noqa: B008
+    w_init: Callable = lecun_normal,
     b_init: Callable = jax.nn.initializers.zeros,
     use_bias: bool = True,
 ) -> Layer:
@@ -63,7 +64,7 @@ def ConvTranspose(
     stride: int | tuple[int, ...] = 1,
     padding: Padding = "SAME",
     dilation: int | tuple[int, ...] = 1,
-    w_init: Callable = jax.nn.initializers.lecun_normal(),  # noqa: B008
+    w_init: Callable = lecun_normal,
     b_init: Callable = jax.nn.initializers.zeros,
     use_bias: bool = True,
 ) -> Layer:

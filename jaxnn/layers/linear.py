@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 
 from jaxnn.layer import Layer, op_layer
+from jaxnn.layers.initialisation import lecun_normal
 from jaxnn.ops.linear import linear
 
 
@@ -12,7 +13,7 @@ def Linear(
     n_in: int,
     n_out: int,
     *,
-    w_init: Callable = jax.nn.initializers.lecun_normal(),  # noqa: B008
+    w_init: Callable = lecun_normal,
     b_init: Callable = jax.nn.initializers.zeros,
     use_bias: bool = True,
 ) -> Layer:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxnn.combinators import parallel
 from jaxnn.layer import Layer
+from jaxnn.layers.initialisation import lecun_normal
 from jaxnn.op import Op
 from jaxnn.ops.gru import gru
 from jaxnn.ops.lstm import lstm
@@ -19,7 +20,7 @@ def RNN(
     n_hidden: int,
     *,
     reverse: bool = False,
-    w_init: Callable = jax.nn.initializers.lecun_normal(),  # noqa: B008
+    w_init: Callable = lecun_normal,
     u_init: Callable = jax.nn.initializers.orthogonal(),  # noqa: B008
     b_init: Callable = jax.nn.initializers.zeros,
 ) -> Layer:
@@ -51,7 +52,7 @@ def GRU(
     n_hidden: int,
     *,
     reverse: bool = False,
-    w_init: Callable = jax.nn.initializers.lecun_normal(),  # noqa: B008
+    w_init: Callable = lecun_normal,
     u_init: Callable = jax.nn.initializers.orthogonal(),  # noqa: B008
     b_init: Callable = jax.nn.initializers.zeros,
 ) -> Layer:
@@ -83,7 +84,7 @@ def LSTM(
     n_hidden: int,
     *,
     reverse: bool = False,
-    w_init: Callable = jax.nn.initializers.lecun_normal(),  # noqa: B008
+    w_init: Callable = lecun_normal,
     u_init: Callable = jax.nn.initializers.orthogonal(),  # noqa: B008
     b_init: Callable = jax.nn.initializers.zeros,
 ) -> Layer:
