@@ -11,14 +11,14 @@ HELPERS = {"__init__", "__main__", "common", "text"}
 
 def experiments() -> dict[str, str]:
     """The first line of each experiment's docstring, by the experiment's name."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    return {
-        source.stem: ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))).splitlines()[
-            0
-        ]
-        for source in sources
-        if source.stem not in HELPERS
-    }
+    folder = Path(__file__).parent
+    sources = {path.stem: path for path in folder.glob("*.py") if path.stem not in HELPERS}
+    sources |= {path.parent.name: path for path in folder.glob("*/__init__.py")}
+    return {name: _first_line(source) for name, source in sorted(sources.items())}
+
+
+def _first_line(source: Path) -> str:
+    return ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))).splitlines()[0]
 
 
 def main() -> None:

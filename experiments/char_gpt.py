@@ -3,8 +3,6 @@
 python -m experiments.char_gpt
 """
 
-from argparse import Namespace
-
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,16 +14,16 @@ plt = common.pyplot()
 SHOWN = 28  # characters in the picture of the attention
 
 
-def network(vocabulary: int, args: Namespace) -> jaxnn.Layer:
+def network(vocabulary: int, dim: int, heads: int, blocks: int) -> jaxnn.Layer:
     """From numbers (N, T) to the logits of the character after each, (N, T, K)."""
     block = jaxnn.TransformerBlock(
-        args.dim, args.heads, causal=True, rotary=True, use_bias=False, norm=jaxnn.RMSNorm
+        dim, heads, causal=True, rotary=True, use_bias=False, norm=jaxnn.RMSNorm
     )
     return jaxnn.serial(
-        jaxnn.Embedding(vocabulary, args.dim),
-        *[block] * args.blocks,
-        jaxnn.RMSNorm(args.dim),
-        jaxnn.Linear(args.dim, vocabulary),
+        jaxnn.Embedding(vocabulary, dim),
+        *[block] * blocks,
+        jaxnn.RMSNorm(dim),
+        jaxnn.Linear(dim, vocabulary),
     )
 
 
@@ -84,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--dim {args.dim} is not a multiple of twice --heads {args.heads}")
     parser.make_folder(args.output)
     corpus = text.load(parser, args)
-    net = network(len(corpus.vocabulary), args)
+    net = network(len(corpus.vocabulary), args.dim, args.heads, args.blocks)
     trained, result = text.run(net, corpus, args)
     shown = corpus.passage[:SHOWN]
     maps = attention_maps(net, trained.params, shown, args.heads)

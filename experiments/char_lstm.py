@@ -3,8 +3,6 @@
 python -m experiments.char_lstm
 """
 
-from argparse import Namespace
-
 import numpy as np
 
 import jaxnn
@@ -15,12 +13,12 @@ plt = common.pyplot()
 SHOWN_CHARACTERS, SHOWN_UNITS = 48, 12  # in the picture of the hidden units
 
 
-def network(vocabulary: int, args: Namespace) -> jaxnn.Layer:
+def network(vocabulary: int, dim: int, hidden: int) -> jaxnn.Layer:
     """From numbers (N, T) to the logits of the character after each, (N, T, K)."""
     return jaxnn.serial(
-        jaxnn.Embedding(vocabulary, args.dim),
-        jaxnn.batch_first(jaxnn.LSTM(args.dim, args.hidden)),
-        jaxnn.Linear(args.hidden, vocabulary),
+        jaxnn.Embedding(vocabulary, dim),
+        jaxnn.batch_first(jaxnn.LSTM(dim, hidden)),
+        jaxnn.Linear(hidden, vocabulary),
     )
 
 
@@ -54,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     parser.make_folder(args.output)
     corpus = text.load(parser, args)
-    net = network(len(corpus.vocabulary), args)
+    net = network(len(corpus.vocabulary), args.dim, args.hidden)
     trained, result = text.run(net, corpus, args)
     shown = corpus.passage[:SHOWN_CHARACTERS]
     common.write_result(args.output, args, result)

@@ -1,57 +1,158 @@
-import json
+"""What the suites share: turns, ratios, tables, processes and the command line."""
 
+import json
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import benchmark
+from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark import ops, peers, report, timing
+from experiments.benchmark.processes import measured_process
 from jaxnn.catalogue import ENTRIES
 
 
-def test_training(python, tmp_path):
-    settings = ("training", "--only", "64-128-10", "--pairs", 15, "--output", tmp_path)
-    finished = python("-m", "experiments.benchmark", *settings)
-    assert finished.returncode == 0, finished.stderr
-    assert "| 64-128-10 | " in finished.stdout
-    rows = json.loads((tmp_path / "result.json").read_text())["rows"]
-    assert list(rows) == ["64-128-10"]
-    row = rows["64-128-10"]
-    assert all(row["seconds"][side] > 0 for side in ("jaxnn", "autodiff"))
-    assert all(row["temporary_bytes"][side] > 0 for side in ("jaxnn", "autodiff"))
-    assert 0 < row["ratio"]["q1"] <= row["ratio"]["median"] <= row["ratio"]["q3"]
+@pytest.fixture
+def quick(monkeypatch):
+    """One run for each measurement, however short it is."""
+    monkeypatch.setattr(timing, "LEAST_SECONDS", 1e-9)
+
+
+def test_turns_are_turned_round_after_each():
+    calls = []
+    measured = timing.by_turns(
+        {name: lambda name=name: calls.append(name) or len(calls) for name in "ABC"}, 3, "calls"
+    )
+    assert "".join(calls) == "ABCCBAABC"
+    assert measured == {"A": [1, 6, 7], "B": [2, 5, 8], "C": [3, 4, 9]}
+
+
+def test_ratios_are_taken_round_by_round():
+    figures = timing.compared({"jaxnn": [1.0, 3.0, 4.0], "other": [2.0, 3.0, 2.0]})
+    assert figures == {
+        "seconds": {"jaxnn": 3.0, "other": 2.0},
+        "ratio": {"other": {"q1": 0.75, "median": 1.0, "q3": 1.5}},
+    }
+
+
+def test_a_contest(quick):
+    x = jnp.ones((30, 50))
+    programs = {
+        "jaxnn": timing.compiled(lambda x: x + 1, x),
+        "autodiff": timing.compiled(lambda x: jnp.cumsum(x, 0) @ jnp.cumsum(x, 1).T, x),
+    }
+    figures = timing.contest(programs, 2, "sums")
+    assert all(seconds > 0 for seconds in figures["seconds"].values())
+    assert figures["costs"]["jaxnn"] == {"flops": 1500, "bytes": 2 * x.nbytes, "temporary_bytes": 0}
+    assert figures["costs"]["autodiff"]["flops"] >= 2 * 30 * 30 * 50
+    assert figures["costs"]["autodiff"]["temporary_bytes"] > 0
+
+
+def test_a_short_run_is_repeated(monkeypatch):
+    monkeypatch.setattr(timing, "LEAST_SECONDS", 0.05)
+    runs = {"jaxnn": 0, "other": 0}
+
+    def contestant(name):
+        def run():
+            runs[name] += 1
+            time.sleep(0.01)
+
+        return timing.Contestant(run, {})
+
+    timing.contest({name: contestant(name) for name in runs}, 2, "naps")
+    assert runs["jaxnn"] == runs["other"] >= 8
+
+
+def test_platforms(monkeypatch):
+    assert timing.platforms() == ["cpu"]
+    monkeypatch.setattr(jax, "devices", lambda platform: [platform])
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert timing.platforms() == ["cpu", "gpu"]
+
+    def only_gpu(platform):
+        if platform == "cpu":
+            raise RuntimeError("Unknown backend cpu")
+        return [platform]
+
+    monkeypatch.setattr(jax, "devices", only_gpu)
+    assert timing.platforms() == ["gpu"]
+
+
+def test_a_table_has_columns_for_each_platform():
+    measured = {"one": {"cpu": {"ms": 3}, "gpu": {"ms": 1}}, "two": {"cpu": {"ms": 4}}}
+    table = report.table(measured, ("row", "ms"), lambda name, f: (name, str(f["ms"])))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert cells[0] == ["row", "cpu ms", "gpu ms"]
+    assert cells[2:] == [["one", "3", "1"], ["two", "4", ""]]
+
+
+@pytest.mark.parametrize(
+    ("ours", "autodiff", "ratio"), [(0, 0, 1), (0, 8, 0), (4, 8, 0.5), (8, 0, np.inf)]
+)
+def test_memory_ratio(ours, autodiff, ratio):
+    costs = {"jaxnn": {"temporary_bytes": ours}, "autodiff": {"temporary_bytes": autodiff}}
+    assert report.memory_ratio({"costs": costs}) == ratio
 
 
 def test_every_op_has_a_row():
-    assert len(benchmark.ops(0)) == len(ENTRIES)
+    assert len(ops.rows(0)) == len(ENTRIES)
 
 
-def test_an_op(monkeypatch, tmp_path):
-    monkeypatch.setattr(benchmark, "LEAST_SECONDS", 1e-9)
+def test_a_suite_writes_result_table_and_picture(quick, monkeypatch, tmp_path, capsys):
     settings = ("--only", "global_avg_pool", "--pairs", "15", "--output", str(tmp_path))
     benchmark.main(["ops", *settings])
-    (name,) = json.loads((tmp_path / "result.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "result.json").read_text())["rows"]
+    (name,) = rows
     assert name.startswith("global_avg_pool (")
+    figures = rows[name]["cpu"]
+    assert set(figures["costs"]) == {"jaxnn", "autodiff"}
+    printed = capsys.readouterr().out
+    assert (tmp_path / "table.md").read_text() == printed
+    assert "| `global_avg_pool` (64, 56, 56, 32) |" in printed
+    assert (tmp_path / "ops_cpu.png").stat().st_size > 10_000
 
 
-def test_the_sides_take_turns_in_going_first(monkeypatch):
-    monkeypatch.setattr(benchmark, "LEAST_SECONDS", 1e-9)
-    calls = []
-    sides = tuple(benchmark.Side(lambda name=name: calls.append(name), 0) for name in "AB")
-    seconds = benchmark.measure(sides, 3, "calls")
-    assert "".join(calls).endswith("ABBAAB")
-    assert seconds.shape == (3, 2)
+def test_what_is_not_installed_is_skipped_and_said_so(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(peers.MODULES, "PyTorch", "no_such_module")
+    benchmark.main(["peers", "--only", "PyTorch", "--output", str(tmp_path)])
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["rows"] == {}
+    assert "no_such_module is not installed: pip install" in result["skipped"]["PyTorch"]
+    assert "skipped: PyTorch" in capsys.readouterr().out
+    assert not list(tmp_path.glob("*.png"))
 
 
-def test_summary_and_table():
-    sides = benchmark.Side(None, 1024), benchmark.Side(None, 2048)
-    seconds = np.array([[0.01, 0.02], [0.03, 0.03], [0.04, 0.02]])
-    row = benchmark.summary(sides, seconds)
-    assert row == {
-        "seconds": {"jaxnn": 0.03, "autodiff": 0.02},
-        "ratio": {"q1": 0.75, "median": 1.0, "q3": 1.5},
-        "temporary_bytes": {"jaxnn": 1024, "autodiff": 2048},
-    }
-    *_, line = benchmark.markdown({"net": row}).splitlines()
-    assert line == "| net | 30.00 | 20.00 | 1.000 [0.750, 1.500] | 1.0 | 2.0 |"
+def test_a_measured_process_sees_no_accelerator_and_shares_the_clock():
+    code = (
+        "import json, os, time;"
+        "print('other output');"
+        "names = 'JAX_PLATFORMS', 'CUDA_VISIBLE_DEVICES', 'PYTHONDONTWRITEBYTECODE';"
+        "seen = {name: os.environ.get(name) for name in names};"
+        "print(json.dumps({'finished_at': time.monotonic()} | seen))"
+    )
+    start = time.monotonic()
+    figures = measured_process("cpu", "-c", code)
+    assert 0 < figures.pop("seconds_from_start") < time.monotonic() - start
+    assert list(figures.values()) == ["cpu", "", None]
+
+
+def test_a_measured_process_that_fails():
+    with pytest.raises(RuntimeError, match=r"(?s)failed:.*ValueError: too bad"):
+        measured_process("cpu", "-c", "raise ValueError('too bad')")
+
+
+def test_measured_programs_load_nothing_beside_what_they_measure():
+    """What a library's process imports before it is asked to train would count against it."""
+    code = (
+        "import sys, experiments.benchmark.peer, experiments.benchmark.processes;"
+        "print({'jax', 'matplotlib', 'sklearn', 'tqdm'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize(

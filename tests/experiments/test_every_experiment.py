@@ -13,7 +13,10 @@ REQUIRED = {"benchmark": ["training"]}
 
 
 def main_of(name):
-    return importlib.import_module(f"experiments.{name}").main
+    experiment = importlib.import_module(f"experiments.{name}")
+    if hasattr(experiment, "__path__"):
+        experiment = importlib.import_module(f"experiments.{name}.__main__")
+    return experiment.main
 
 
 def test_the_list_has_a_line_for_each(python):
@@ -40,8 +43,7 @@ def test_an_unknown_option(name, leaves_with_one_line):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "find_the_bug"])
 def test_a_folder_that_cannot_be_written(name, leaves_with_one_line, tmp_path):
-    main = importlib.import_module(f"experiments.{name}").main
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "folder"
-    line = leaves_with_one_line(main, *REQUIRED.get(name, ()), "--output", folder)
+    line = leaves_with_one_line(main_of(name), *REQUIRED.get(name, ()), "--output", folder)
     assert "cannot write" in line

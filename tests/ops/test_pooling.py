@@ -132,7 +132,11 @@ BAD = [
         ValueError,
         r"x is float64\[4,6\]; it must have at least",
     ),
-    (lambda: max_pool(X, window=(2, 2, 2)), ValueError, "each of the 2 axes between the first and the last, got"),
+    (
+        lambda: max_pool(X, window=(2, 2, 2)),
+        ValueError,
+        "each of the 2 axes between the first and the last, got",
+    ),
     (lambda: avg_pool(X, window=0), ValueError, "option window must be positive"),
     (lambda: max_pool(X, window=2.0), TypeError, "option window must be an integer or a tuple"),
     (lambda: max_pool(X, window=2, stride=[2, 2]), TypeError, "option stride must be an integer"),

@@ -1,0 +1,80 @@
+"""Command line of the benchmarks.
+
+python -m experiments.benchmark SUITE
+"""
+
+from argparse import Namespace
+from pathlib import Path
+from types import ModuleType
+
+import jax
+from tqdm import tqdm
+
+import experiments.benchmark
+from experiments import common
+from experiments.benchmark import ops, peers, report, scaling, startup, training
+from experiments.benchmark.processes import NotInstalled
+from experiments.benchmark.timing import platforms
+
+SUITES = {
+    suite.__name__.rpartition(".")[2]: suite for suite in (ops, training, peers, scaling, startup)
+}
+
+
+def run(args: Namespace, suite: ModuleType) -> None:
+    """Measure the rows asked for on every platform, print the table and write everything."""
+    measured, skipped = {}, {}
+    for name, measure in suite.rows(args.seed).items():
+        if args.only not in name:
+            continue
+        try:
+            measured[name] = {p: measure(p, args.pairs) for p in platforms()}
+        except NotInstalled as reason:
+            skipped[name] = str(reason)
+            tqdm.write(f"skipped: {name}: {reason}")
+    machine = common.machine()
+    heading = (
+        f"{suite.__doc__.splitlines()[0]}\n\n{machine['processor']}, {machine['cores']} cores, "
+        f"device {machine['device']}, jax {jax.__version__}; medians and quartiles of "
+        f"{args.pairs} pairs"
+    )
+    table = report.table(measured, suite.HEADERS, suite.cells) if measured else ""
+    print(f"{heading}\n\n{table}\n\n{suite.LEGEND}")
+    (args.output / "table.md").write_text(f"{heading}\n\n{table}\n\n{suite.LEGEND}\n")
+    common.write_result(args.output, args, {"rows": measured, "skipped": skipped})
+    found = dict.fromkeys(platform for row in measured.values() for platform in row)
+    common.save_pictures(
+        args.output,
+        **{
+            f"{args.suite}_{platform}": suite.draw(
+                {name: row[platform] for name, row in measured.items()}
+            )
+            for platform in found
+        },
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = common.Parser("benchmark", experiments.benchmark.__doc__.splitlines()[0])
+    parser.set_defaults(output=Path("results", "benchmark", "SUITE"))
+    parser.add_argument("suite", metavar="SUITE", choices=SUITES, help=", ".join(SUITES))
+    parser.add_argument(
+        "--pairs",
+        type=common.integer(15),
+        default=15,
+        metavar="N",
+        help="measurements of both sides, at least 15 (default: %(default)s)",
+    )
+    parser.add_argument("--only", default="", metavar="TEXT", help="the rows with this in the name")
+    args = parser.parse_args(arguments)
+    if args.output == parser.get_default("output"):
+        args.output = args.output.with_name(args.suite)
+    parser.make_folder(args.output)
+    suite = SUITES[args.suite]
+    if not any(args.only in name for name in suite.rows(args.seed)):
+        parser.error(f"no row of {args.suite} has {args.only!r} in its name")
+    run(args, suite)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""The digits network trained by jaxnn and by other libraries, each in its own process."""
+
+import importlib.util
+import json
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import common
+from experiments.benchmark import report
+from experiments.benchmark.processes import NotInstalled, measured_process
+from experiments.benchmark.timing import by_turns, compared
+from experiments.digits import DATASETS, load
+
+plt = common.pyplot()
+
+SETTINGS = {
+    "sizes": (64, 128, 10),
+    "epochs": 50,
+    "batch_size": 64,
+    "learning_rate": DATASETS["digits"].learning_rates["sgd"],
+}
+MODULES = {
+    "PyTorch": "torch",
+    "scikit-learn": "sklearn",
+    "Flax NNX": "flax",
+    "Equinox": "equinox",
+}
+
+HEADERS = (
+    "library",
+    "ms per epoch",
+    "to jaxnn",
+    "quartiles",
+    "start to end, s",
+    "to jaxnn",
+    "quartiles",
+    "peak MiB",
+    "jaxnn",
+    "test accuracy",
+    "jaxnn",
+)
+LEGEND = (
+    "ms per epoch: after a warm-up; start to end: from the start of the process to the end of the "
+    f"{SETTINGS['epochs']} epochs, imports and compilation included; to jaxnn: the library's time "
+    "divided by jaxnn's, run by turns; peak MiB: resident memory"
+)
+
+
+def rows(seed: int) -> dict[str, Callable[[str, int], dict[str, Any]]]:
+    """For each other library, what measures it and jaxnn on a platform for a number of rounds."""
+    return {library: partial(_measure, library, seed) for library in MODULES}
+
+
+def _measure(library, seed, platform, rounds):
+    module = MODULES[library]
+    if importlib.util.find_spec(module) is None:
+        raise NotInstalled(f"{module} is not installed: pip install 'jaxnn[peers]'")
+    settings = json.dumps(SETTINGS | {"seed": seed})
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder, "digits.npz")
+        np.savez(data, **load("digits")._asdict())
+
+        def train(which):
+            module = "experiments.benchmark.peer"
+            return measured_process(platform, "-m", module, which, str(data), settings)
+
+        contestants = {which: partial(train, which) for which in (library, "jaxnn")}
+        for contestant in contestants.values():  # fills the caches of files and of bytecode
+            contestant()
+        runs = by_turns(contestants, rounds, library)
+    measured = {
+        side: {name: [run[name] for run in measured] for name in measured[0]}
+        for side, measured in zip(("peer", "jaxnn"), (runs[library], runs["jaxnn"]), strict=True)
+    }
+
+    def by_side(name):
+        return {side: figures[name] for side, figures in measured.items()}
+
+    def of_sides(summarise, name):
+        return {side: float(summarise(numbers)) for side, numbers in by_side(name).items()}
+
+    return {
+        "epoch": compared(by_side("seconds_per_epoch")),
+        "start_to_end": compared(by_side("seconds_from_start")),
+        "peak_bytes": of_sides(np.median, "peak_bytes"),
+        "accuracy": of_sides(np.median, "accuracy"),
+    }
+
+
+def cells(name: str, figures: report.Figures) -> tuple:
+    """One line of the table."""
+    epoch, whole = figures["epoch"], figures["start_to_end"]
+    return (
+        name,
+        report.milliseconds(epoch["seconds"]["peer"]),
+        report.median(epoch["ratio"]["jaxnn"]),
+        report.spread(epoch["ratio"]["jaxnn"]),
+        f"{whole['seconds']['peer']:.2f}",
+        report.median(whole["ratio"]["jaxnn"]),
+        report.spread(whole["ratio"]["jaxnn"]),
+        *(f"{size / 2**20:.0f}" for size in figures["peak_bytes"].values()),
+        *(f"{accuracy:.3f}" for accuracy in figures["accuracy"].values()),
+    )
+
+
+def draw(measured: dict[str, report.Figures]):
+    """Each library's figures; those of jaxnn beside its last opponent."""
+    *_, last = measured.values()
+    figure, panels = plt.subplots(1, 3, figsize=(9, 0.9 + 0.35 * (1 + len(measured))), sharey=True)
+    for axes, title, form, figures_of in (
+        (panels[0], "an epoch, ms", "%.1f", lambda f: f["epoch"]["seconds"]),
+        (panels[1], "start to end, s", "%.1f", lambda f: f["start_to_end"]["seconds"]),
+        (panels[2], "peak memory, MiB", "%.0f", lambda f: f["peak_bytes"]),
+    ):
+        unit = {"%.0f": 2**-20}.get(form, 1e3 if title.endswith("ms") else 1)
+        numbers = [figures_of(last)["jaxnn"], *(figures_of(f)["peer"] for f in measured.values())]
+        bars = axes.barh(
+            ["jaxnn", *measured],
+            [unit * n for n in numbers],
+            color=["C0", *["C1"] * len(measured)],
+            height=0.65,
+        )
+        axes.bar_label(bars, fmt=form, padding=3)
+        axes.grid(axis="y", visible=False)
+        axes.margins(x=0.2)
+        axes.set_title(title)
+    panels[0].invert_yaxis()
+    figure.suptitle(f"The digits network, {SETTINGS['epochs']} epochs, each in its own process")
+    return figure
