@@ -70,8 +70,8 @@ def conv_definition(
     W flipped, with I and O changed about. Groups are convolutions side by side, group g from the
     g-th share of the inputs to the g-th share of the outputs.
 
-    On a CPU dW is added up over a few images at a time and one group after the other: the images
-    of a whole batch do not fit its caches, and a convolution in groups is slow there.
+    On a CPU dW of a large batch is added up over a few images at a time, because the whole does not
+    fit its caches, and one group after the other, because a convolution in groups is slow there.
 
     Keeps x and the params: x and W are both needed and neither can be recomputed. Nothing is
     copied; b is there for its presence and dtype alone. Products and sums of float16 and bfloat16

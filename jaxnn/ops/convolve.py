@@ -4,7 +4,6 @@
 """
 
 from functools import partial
-from math import prod
 from typing import NamedTuple
 
 import jax
@@ -14,7 +13,8 @@ from jaxtyping import Array, Float
 
 from jaxnn.ops.precision import accumulator
 
-CACHE_BYTES = 2**22  # of x and dy together, which the caches of a CPU hold
+WHOLE_BYTES = 2**23  # of x and dy together, up to which dW is summed over all images at once
+PART_BYTES = 2**22  # of x and dy together, beyond that: what the caches of a CPU hold
 
 Inputs = Float[Array, "N *x_space I"]
 Outputs = Float[Array, "N *y_space O"]
@@ -87,8 +87,9 @@ def gradient_of_w(x: Inputs, dy: Outputs, window: Window, kernel: tuple[int, ...
 
     x is convolved with dy as the kernel: p and k, and so stride and dilation, change places.
 
-    On a CPU it is summed over a few images at a time: the whole batch does not fit the caches. And
-    over one group after the other: there XLA can be a hundred times slower on all of them at once.
+    On a CPU a large batch is summed over a few images at a time: the whole does not fit the caches.
+    A small one is not, because the parts of a loop do not run beside other work. And the sum goes
+    over one group after the other: XLA can be a hundred times slower on all of them at once.
 
     Args:
         x: what was convolved.
@@ -113,12 +114,12 @@ def _along_axes(window, kernel, x_space, y_space):
 
 @partial(jax.jit, static_argnums=2)
 def _dw(x, dy, window):
-    entries = prod(x.shape[1:]) + prod(dy.shape[1:])
-    at_most = max(1, CACHE_BYTES // (entries * accumulator(x.dtype).itemsize))
-    images = 1 << (at_most.bit_length() - 1)  # a power of two, for the sake of vector instructions
+    whole_bytes = (x.size + dy.size) * accumulator(x.dtype).itemsize
     at_once = partial(_dw_at_once, window=window)
-    if window.groups == 1 and images >= x.shape[0]:
+    if window.groups == 1 and whole_bytes <= WHOLE_BYTES:
         return at_once(x, dy)
+    at_most = max(1, x.shape[0] * PART_BYTES // max(1, whole_bytes))
+    images = 1 << (at_most.bit_length() - 1)  # a power of two, for the sake of vector instructions
     by_parts = partial(_dw_by_parts, window=window, images=images)
     return lax.platform_dependent(x, dy, cpu=by_parts, default=at_once)
 

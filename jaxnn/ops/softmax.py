@@ -35,7 +35,8 @@ def softmax_definition(x: Logits, *, axis: int = -1) -> Logits:
     Backward, from ∂pᵢ/∂xⱼ = pᵢ·(δᵢⱼ − pⱼ), the Jacobian diag(p) − p·pᵀ:
         dxⱼ = Σᵢ dpᵢ·pᵢ·(δᵢⱼ − pⱼ) = pⱼ·(dpⱼ − Σᵢ pᵢ·dpᵢ)
         dx  = p ⊙ (dp − p·dp)
-    One product and one sum for each row: the K×K Jacobian is never built.
+    One product and one sum for each row: the K×K Jacobian is never built. The sum is negated
+    while it is one number a row, which lets the compiler add it in one pass over dp and p.
 
     Keeps p, the output: everything above is written in it. Sums run in at least float32.
 
@@ -70,7 +71,7 @@ def softmax_fwd(x, *, axis=-1):
 def softmax_bwd(residuals, dy, *, axis=-1):
     """dx = p ⊙ (dy − p·dy)."""
     p, dp = at_least_float32(residuals.p), at_least_float32(dy)
-    dx = p * (dp - jnp.sum(p * dp, axis, keepdims=True))
+    dx = p * (dp + -jnp.sum(p * dp, axis, keepdims=True))
     return (dx.astype(dy.dtype),)
 
 
@@ -82,6 +83,7 @@ def log_softmax_definition(x: Logits, *, axis: int = -1) -> Logits:
 
     Backward, from ∂yᵢ/∂xⱼ = δᵢⱼ − pⱼ with p = eʸ:
         dxⱼ = Σᵢ dyᵢ·(δᵢⱼ − pⱼ) = dyⱼ − pⱼ·Σᵢ dyᵢ
+    The sum is negated while it is one number a row, as in `softmax`.
 
     Keeps y, the output: p is its exponential. Sums run in at least float32.
 
@@ -114,7 +116,7 @@ def log_softmax_fwd(x, *, axis=-1):
 def log_softmax_bwd(residuals, dy, *, axis=-1):
     """dx = dy − eʸ·Σ dy."""
     log_p, dlog_p = at_least_float32(residuals.log_p), at_least_float32(dy)
-    dx = dlog_p - jnp.exp(log_p) * jnp.sum(dlog_p, axis, keepdims=True)
+    dx = dlog_p + jnp.exp(log_p) * -jnp.sum(dlog_p, axis, keepdims=True)
     return (dx.astype(dy.dtype),)
 
 

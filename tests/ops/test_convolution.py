@@ -90,9 +90,9 @@ def test_conv_transpose_has_the_sizes_of_lax(reach, stride):
 @pytest.mark.parametrize("groups", [1, 3])
 def test_a_batch_that_is_summed_by_parts(groups):
     """32 images and 1, also under vmap and twice differentiated."""
-    params, x = {"w": random(1, 3, 6 // groups, 9)}, random(2, 33, 1500, 6)
+    params, x = {"w": random(1, 3, 6 // groups, 9)}, random(2, 33, 3200, 6)
     op = conv.bind(groups=groups, stride=2)
-    dy = random(3, 33, 750, 9)
+    dy = random(3, 33, 1600, 9)
 
     def gradients(function):
         def first(params, x):
