@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxnn.arguments import require_equal_shapes, require_floating, require_last_axis
 from jaxnn.op import Op
@@ -102,6 +103,10 @@ def binary_cross_entropy_definition(probabilities: Classes, target: Classes) -> 
         ∂L/∂tₖ = log(1 − pₖ) − log pₖ
         dp = ∂L/∂p·dL,   dt = ∂L/∂t·dL
 
+    In the forward the choice between log and tangent is the last step before the sum, so that the
+    compiler computes a term in one pass and stores no array of logarithms. A barrier keeps it from
+    storing them where it sees the backward as well, which computes them again.
+
     Keeps its arguments. For logits, `sigmoid_cross_entropy` is faster and loses no digits.
 
     Raises:
@@ -121,13 +126,17 @@ def binary_cross_entropy_definition(probabilities: Classes, target: Classes) -> 
 def binary_cross_entropy_fwd(probabilities, target):
     """L = −Σₖ (tₖ·log pₖ + (1 − tₖ)·log(1 − pₖ)), summed in at least float32."""
     p, t = probabilities, target
-    losses = -jnp.sum(at_least_float32(t * _log(p) + (1 - t) * _log(1 - p)), axis=-1)
+    q, smallest = 1 - p, _smallest(p)
+    inside = t * jnp.log(_at_least(p, smallest)) + (1 - t) * jnp.log(_at_least(q, smallest))
+    below_q = jnp.where(q < smallest, inside + (1 - t) * (q / smallest - 1), inside)
+    terms = jnp.where(p < smallest, inside + t * (p / smallest - 1), below_q)
+    losses = -jnp.sum(at_least_float32(terms), axis=-1)
     return losses.astype(p.dtype), TwoArgumentsKept(p, t)
 
 
 def binary_cross_entropy_bwd(residuals, dy):
     """dp = ((1 − t)/max(1 − p, ε) − t/max(p, ε))·dL, dt = (log(1 − p) − log p)·dL."""
-    p, t = residuals
+    p, t = lax.optimization_barrier(residuals)
     dloss = dy[..., None]
     dp = ((1 - t) * _log_slope(1 - p) - t * _log_slope(p)) * dloss
     return dp, (_log(1 - p) - _log(p)) * dloss
@@ -188,14 +197,17 @@ def _of_label(probabilities, labels):
 def _log(p):
     """log p, continued below ε by its tangent there."""
     smallest = _smallest(p)
-    inside = jnp.where(p < smallest, smallest, p)
-    return jnp.log(inside) + jnp.where(p < smallest, p / smallest - 1, 0)
+    return jnp.log(_at_least(p, smallest)) + jnp.where(p < smallest, p / smallest - 1, 0)
 
 
 def _log_slope(p):
     """The derivative of `_log`: 1/p, and constant below ε."""
-    smallest = _smallest(p)
-    return 1 / jnp.where(p < smallest, smallest, p)
+    return 1 / _at_least(p, _smallest(p))
+
+
+def _at_least(p, smallest):
+    """p, and ε below it; a NaN stays one."""
+    return jnp.where(p < smallest, smallest, p)
 
 
 def _smallest(p) -> float:
