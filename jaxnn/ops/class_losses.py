@@ -61,6 +61,9 @@ def multiclass_hinge_definition(scores: Classes, labels: Labels, *, margin: floa
         L = m + x_r − x_c where that is above 0, else 0, with slope 0 at 0 by convention, so
         dx_r = dL,   dx_c = −dL where L > 0;   all else is 0
 
+    r is the least number among the classes whose score is the maximum, found as a float32, which
+    counts to 2²⁴: the compiler finds it several times faster than by an argmax.
+
     Keeps two classes and a slope for each row, and none of the scores.
 
     Args:
@@ -96,9 +99,13 @@ def multiclass_hinge_fwd(scores, labels, *, margin=1.0):
     """L = max(0, m + x_r − x_c), the strongest rival r, and whether L > 0."""
     n_classes = scores.shape[-1]
     others = jnp.where(one_hot(labels, n_classes), -jnp.inf, scores)
-    rival = jnp.argmax(others, axis=-1).astype(jnp.int32)
-    of_rival = at_least_float32(jnp.max(others, axis=-1))
-    missing = margin + of_rival - at_least_float32(_of_label(scores, labels))
+    of_rival = jnp.max(others, axis=-1)
+    numbers = jnp.arange(n_classes, dtype=jnp.float32 if n_classes <= 2**24 else jnp.int32)
+    rivals = jnp.where(
+        others == of_rival[..., None], jnp.broadcast_to(numbers, others.shape), n_classes
+    )
+    rival = jnp.min(rivals, axis=-1).astype(jnp.int32)
+    missing = margin + at_least_float32(of_rival) - at_least_float32(_of_label(scores, labels))
     losses = nan_out_of_range(jnp.where(missing <= 0, 0, missing), labels, n_classes)
     kept = RivalKept(labels, rival, jnp.sign(losses), _no_rows(scores))
     return losses.astype(scores.dtype), kept

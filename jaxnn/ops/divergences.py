@@ -59,7 +59,8 @@ def kl_divergence_definition(log_probabilities: Components, target: Components) 
         ∂L/∂tₖ = log tₖ + tₖ·log'(tₖ) − lₖ        ( = log(t/p) + 1 inside)
         dl = −t·dL,   dt = ∂L/∂t·dL
 
-    Keeps its arguments: a logarithm is cheaper to recompute than to write and read again.
+    Keeps its arguments: a logarithm is cheaper to recompute than to write and read again. Where the
+    compiler sees both passes at once it computes log t − l, which both are written in, once.
 
     Raises:
         TypeError: an argument is not floating point, or the dtypes differ.
@@ -82,15 +83,15 @@ def kl_divergence_definition(log_probabilities: Components, target: Components) 
 def kl_divergence_fwd(log_probabilities, target):
     """L = Σₖ tₖ·(log tₖ − lₖ), in at least float32."""
     log_p, t = at_least_float32(log_probabilities), at_least_float32(target)
-    losses = jnp.sum(jnp.where(_excluded(log_p, t), 0, t * (_log(t) - log_p)), axis=-1)
+    losses = jnp.sum(t * _log_ratio(t, log_p), axis=-1)
     return losses.astype(target.dtype), DistributionsKept(log_probabilities, target)
 
 
 def kl_divergence_bwd(residuals, dy):
-    """dl = −t·dL, dt = (log t + t·log'(t) − l)·dL."""
+    """dl = −t·dL, dt = (log t − l + t·log'(t))·dL."""
     log_p, t = map(at_least_float32, residuals)
-    slope = _log(t) + jnp.where(t < SMALLEST, t / SMALLEST, 1) - log_p
-    dt = jnp.where(_excluded(log_p, t), 0, slope) * at_least_float32(dy)[..., None]
+    slope = _log_ratio(t, log_p) + jnp.where(t < SMALLEST, t / SMALLEST, 1)
+    dt = slope * at_least_float32(dy)[..., None]
     return -residuals.target * dy[..., None], dt.astype(dy.dtype)
 
 
@@ -153,6 +154,11 @@ def cosine_distance_bwd(residuals, dy):
 def _excluded(log_p, t):
     """Where a class of probability 0 has no share in the target."""
     return (t == 0) & jnp.isneginf(log_p)
+
+
+def _log_ratio(t, log_p):
+    """log t − l, and 0 where a class is left out."""
+    return jnp.where(_excluded(log_p, t), 0, _log(t) - log_p)
 
 
 def _log(t):

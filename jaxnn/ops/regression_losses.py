@@ -208,7 +208,7 @@ def log_cosh_definition(prediction: Components, target: Components) -> Losses:
         dŷ = tanh(e)·dL,   dy = −dŷ
 
     |e| − log 2 + log(1 + e^(−2|e|)) never overflows but cancels at 0, so up to |e| = 1 the value is
-    log(1 + 2·τ²/(1 − τ²)) with τ = tanh(e/2).
+    log(1 + 2·τ²/(1 − τ²)) with τ = tanh |e|/2. It gives e^(−|e|) = (1 − τ)/(1 + τ) as well.
 
     tanh(e) is computed as ±tanh |e|: the choice of a sign is a last step that the compiler does not
     repeat for dy, so that no array of tanh(e) is written.
@@ -234,9 +234,9 @@ def log_cosh_fwd(prediction, target):
 
     def h(e):
         size = jnp.abs(e)
-        near = size < 1
-        square = jnp.square(jnp.tanh(jnp.where(near, 0.5 * e, 0)))
-        logarithm = jnp.log1p(jnp.where(near, 2 * square / (1 - square), jnp.exp(-2 * size)))
+        near, t = size < 1, jnp.tanh(0.5 * size)
+        numerator = jnp.where(near, 2 * t * t, (1 - t) ** 2)
+        logarithm = jnp.log1p(numerator / jnp.where(near, 1 - t * t, (1 + t) ** 2))
         return jnp.where(near, logarithm, size - math.log(2) + logarithm)
 
     e = prediction - target

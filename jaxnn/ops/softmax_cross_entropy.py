@@ -129,15 +129,13 @@ def _labels_fwd(logits, labels, s, ignore_label):
     n_classes = logits.shape[-1]
     x = at_least_float32(logits)
     maximum = lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))
-    shifted = x - maximum
-    is_other = ~one_hot(labels, n_classes)
-    others = jnp.sum(jnp.where(is_other, jnp.exp(shifted), 0), axis=-1, keepdims=True)
+    others = jnp.sum(_exponentials(x, maximum, labels), axis=-1, keepdims=True)
     of_label = jnp.take_along_axis(x, labels[..., None], axis=-1, mode="clip") - maximum
     total = others + jnp.exp(of_label)
     log_total = jnp.log1p(others + jnp.expm1(of_label))
     losses = (log_total - of_label)[..., 0]
     if s:
-        uniform = log_total[..., 0] - jnp.mean(shifted, axis=-1)
+        uniform = log_total[..., 0] - jnp.mean(x - maximum, axis=-1)
         losses = (1 - s) * losses + s * uniform
     losses = nan_out_of_range(losses, labels, n_classes, ignore_label)
     losses = _without_ignored(losses, labels, ignore_label)
@@ -149,12 +147,17 @@ def _labels_bwd(residuals, dy, s, ignore_label):
     logits, labels, maximum, others, total = residuals
     n_classes = logits.shape[-1]
     dloss = nan_out_of_range(at_least_float32(dy), labels, n_classes, ignore_label)[..., None]
-    e = jnp.exp(at_least_float32(logits) - maximum)
+    e = _exponentials(at_least_float32(logits), maximum, labels)
     dx = jnp.where(one_hot(labels, n_classes), s * total - others, e) * (dloss / total)
     if s:
         dx = dx - (s / n_classes) * dloss
     dx = _without_ignored(dx, labels[..., None], ignore_label)
     return dx.astype(logits.dtype), None
+
+
+def _exponentials(x, maximum, labels):
+    """e^(x − max x), and 0 for the label: the same in both passes, so that it is computed once."""
+    return jnp.where(one_hot(labels, x.shape[-1]), 0, jnp.exp(x - maximum))
 
 
 def _distribution_fwd(logits, target, s):
