@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from jaxnn.arguments import (
@@ -48,7 +49,8 @@ def focal_definition(
 
     The power is e^(γ·log σ(−x)): a sigmoid that has underflowed would have the slope 0·∞.
 
-    Keeps its arguments: the exponentials are cheaper to recompute than to write and read again.
+    Keeps its arguments: the exponentials are cheaper to recompute than to write and read again. A
+    barrier keeps the compiler from storing them where it sees forward and backward at once.
 
     Args:
         logits: x.
@@ -86,7 +88,7 @@ def focal_fwd(logits, target, *, gamma=2.0, alpha=None):
 
 def focal_bwd(residuals, dy, *, gamma=2.0, alpha=None):
     """dx = (α·t·f'(x) − (1 − α)·(1 − t)·f'(−x))·dL, dt = (α·f(x) − (1 − α)·f(−x))·dL."""
-    x, t = map(at_least_float32, residuals)
+    x, t = map(at_least_float32, lax.optimization_barrier(residuals))
     dloss = at_least_float32(dy)[..., None]
     yes, no = _weights(t, alpha)
     right, wrong = _slopes(x, gamma)
