@@ -109,26 +109,17 @@ def cells(name: str, figures: report.Figures) -> tuple:
 
 
 def draw(measured: dict[str, report.Figures]):
-    """Each library's figures; those of jaxnn beside its last opponent."""
+    """The figures of every library; those of jaxnn are from its runs beside the last one."""
     *_, last = measured.values()
-    figure, panels = plt.subplots(1, 3, figsize=(9, 0.9 + 0.35 * (1 + len(measured))), sharey=True)
-    for axes, title, form, figures_of in (
-        (panels[0], "an epoch, ms", "%.1f", lambda f: f["epoch"]["seconds"]),
-        (panels[1], "start to end, s", "%.1f", lambda f: f["start_to_end"]["seconds"]),
-        (panels[2], "peak memory, MiB", "%.0f", lambda f: f["peak_bytes"]),
-    ):
-        unit = {"%.0f": 2**-20}.get(form, 1e3 if title.endswith("ms") else 1)
-        numbers = [figures_of(last)["jaxnn"], *(figures_of(f)["peer"] for f in measured.values())]
-        bars = axes.barh(
-            ["jaxnn", *measured],
-            [unit * n for n in numbers],
-            color=["C0", *["C1"] * len(measured)],
-            height=0.65,
-        )
-        axes.bar_label(bars, fmt=form, padding=3)
-        axes.grid(axis="y", visible=False)
-        axes.margins(x=0.2)
-        axes.set_title(title)
-    panels[0].invert_yaxis()
+    panels = {
+        "an epoch, ms": (1e3, "%.1f", lambda figures: figures["epoch"]["seconds"]),
+        "start to end, s": (1, "%.1f", lambda figures: figures["start_to_end"]["seconds"]),
+        "peak memory, MiB": (2**-20, "%.0f", lambda figures: figures["peak_bytes"]),
+    }
+    figure, all_axes = plt.subplots(1, 3, figsize=(9, 1.1 + 0.3 * len(measured)), sharey=True)
+    for axes, (title, (unit, form, of)) in zip(all_axes, panels.items(), strict=True):
+        numbers = {"jaxnn": of(last)["jaxnn"]}
+        numbers |= {name: of(figures)["peer"] for name, figures in measured.items()}
+        report.draw_bars(axes, {name: unit * n for name, n in numbers.items()}, title, form)
     figure.suptitle(f"The digits network, {SETTINGS['epochs']} epochs, each in its own process")
     return figure

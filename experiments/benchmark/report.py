@@ -10,6 +10,8 @@ from experiments import common
 plt = common.pyplot()
 tabulate = common.require("tabulate").tabulate
 
+LEAST_SHOWN = 1e-3  # ratio of memories; less is drawn there
+
 Figures = dict[str, Any]
 Measured = dict[str, dict[str, Figures]]  # by row, by platform
 
@@ -75,26 +77,63 @@ def draw_ratios(measured: dict[str, Figures], title: str):
     """Time and memory divided by autodiff's, of rows on one platform: log axes, a line at 1."""
     names = sorted(measured, key=lambda name: -measured[name]["ratio"]["autodiff"]["median"])
     figure, (time, memory) = plt.subplots(
-        1, 2, figsize=(8, 1.5 + 0.15 * len(names)), sharey=True, width_ratios=(3, 2)
+        1, 2, figsize=(8, 1.6 + 0.15 * len(names)), sharey=True, width_ratios=(3, 2)
     )
     for side, other, color, marker in (
-        ("native", "jax.nn, optax or Flax", "C1", "x"),
         ("autodiff", "autodiff", "C0", "o"),
+        ("native", "jax.nn, optax or Flax", "C1", "x"),
     ):
         places = [i for i, name in enumerate(names) if side in measured[name]["ratio"]]
+        if not places:
+            continue
         ratios = [measured[names[i]]["ratio"][side] for i in places]
         low, middle, high = ([r[q] for r in ratios] for q in ("q1", "median", "q3"))
         time.hlines(places, low, high, color=color, linewidth=1)
         time.scatter(middle, places, 16, color=color, marker=marker, label=f"to {other}", zorder=3)
     ratios = np.array([memory_ratio(measured[name]) for name in names])
-    shown = np.clip(ratios, 1e-3, None)
     faces = ["C0" if ratio else "none" for ratio in ratios]
-    memory.scatter(shown, range(len(names)), 16, edgecolors="C0", facecolors=faces, zorder=3)
-    for axes, title_of_axes in ((time, "Time"), (memory, "Temporary memory (hollow: none)")):
+    memory.scatter(
+        np.maximum(ratios, LEAST_SHOWN),
+        range(len(names)),
+        16,
+        edgecolors="C0",
+        facecolors=faces,
+        zorder=3,
+    )
+    memory.set_xlim(0.7 * LEAST_SHOWN, 2)
+    for axes, words, ticks in (
+        (time, "Time", [0.05, 0.1, 0.2, 0.5, 1, 2]),
+        (memory, "Memory to autodiff (hollow: 0)", [0.001, 0.01, 0.1, 1]),
+    ):
         axes.axvline(1, color="#666666", linewidth=1)
-        axes.set(xscale="log", title=title_of_axes, xlabel="jaxnn divided by the other")
+        axes.set(xscale="log", title=words, xlabel="jaxnn divided by the other")
+        plain_ticks(axes.xaxis, ticks)
     time.set_yticks(range(len(names)), [name.split(" ")[0] for name in names], fontsize=6.5)
     time.set_ylim(-1, len(names))
     figure.legend(*time.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.suptitle(title)
     return figure
+
+
+def plain_ticks(axis, at: Sequence[float]) -> None:
+    """Ticks at these numbers of a log axis, written out, as far as they are in view."""
+    low, high = sorted(axis.get_view_interval())
+    shown = [tick for tick in at if low <= tick <= high]
+    axis.set_ticks(shown, [f"{tick:g}" for tick in shown])
+    axis.set_ticks([], minor=True)
+
+
+def draw_bars(axes, numbers: dict[str, float], title: str, form: str) -> None:
+    """A horizontal bar for each number, jaxnn's on top and in a colour of its own."""
+    bars = axes.barh(
+        list(numbers),
+        numbers.values(),
+        color=["C0" if name == "jaxnn" else "C1" for name in numbers],
+        height=0.65,
+    )
+    axes.bar_label(bars, fmt=form, padding=3)
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", visible=False)
+    axes.margins(x=0.2)
+    axes.set_ylim(len(numbers) - 0.4, -0.6)
+    axes.set_title(title)

@@ -1,5 +1,6 @@
 """Time and memory of a gradient against batch, width, depth, sequence length and classes."""
 
+import textwrap
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -90,7 +91,7 @@ SWEEPS = {
     "depth": Sweep(
         "hidden layers of 128 units",
         (1, 2, 4, 8, 16, 32),
-        lambda n, seed: _perceptron((128, *[128] * n, 10), 128, seed),
+        lambda n, seed: _perceptron((128, *[128] * n, 10), 256, seed),
     ),
     "length": Sweep("positions of attention", (128, 256, 512, 1024, 2048), _attention),
     "steps": Sweep("steps of an LSTM", (16, 32, 64, 128, 256, 512), _lstm),
@@ -165,18 +166,20 @@ def draw(measured: dict[str, report.Figures]):
         2, len(measured), figsize=(2.3 * len(measured) + 0.7, 5), squeeze=False, sharex="col"
     )
     for column, figures in zip(panels.T, measured.values(), strict=True):
-        for axes, kind, unit in (
-            (column[0], "seconds", 1e3),
-            (column[1], "temporary_bytes", 2**-20),
+        sizes = figures["sizes"]
+        for axes, kind, fitted, unit in (
+            (column[0], "seconds", "time_exponent", 1e3),
+            (column[1], "temporary_bytes", "memory_exponent", 2**-20),
         ):
-            fitted = figures[("time" if kind == "seconds" else "memory") + "_exponent"]
             for side, line in (("jaxnn", "o-"), ("autodiff", "s--")):
-                costs = unit * np.array(figures[kind][side])
-                power = "" if fitted[side] is None else f" ∝ size^{fitted[side]:.2f}"
-                axes.plot(figures["sizes"], costs, line, markersize=4, label=side + power)
+                a = figures[fitted][side]
+                label = side if a is None else f"{side} ∝ $n^{{{a:.2f}}}$"
+                axes.plot(sizes, unit * np.array(figures[kind][side]), line, ms=4, label=label)
             axes.set(xscale="log", yscale="log")
-            axes.legend(fontsize=7)
-        column[1].set_xlabel(figures["what"], fontsize=8)
+            axes.legend(fontsize=8)
+            report.plain_ticks(axes.yaxis, [d * 10.0**k for k in range(-3, 5) for d in (1, 2, 5)])
+        report.plain_ticks(column[1].xaxis, sizes[:: max(1, len(sizes) // 3)])
+        column[1].set_xlabel(textwrap.fill(figures["what"], 22, break_long_words=False), fontsize=9)
     panels[0, 0].set_ylabel("forward and backward, ms")
     panels[1, 0].set_ylabel("temporary memory, MiB")
     figure.suptitle("What a gradient costs as it grows")

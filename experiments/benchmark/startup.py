@@ -67,15 +67,8 @@ def cells(name: str, figures: report.Figures) -> tuple:
 
 def draw(measured: dict[str, report.Figures]):
     """The seconds of both sides."""
-    figure, panels = plt.subplots(1, len(measured), figsize=(7, 2.4), squeeze=False)
+    figure, panels = plt.subplots(1, len(measured), figsize=(7, 1.9), squeeze=False, sharey=True)
     for axes, (name, figures) in zip(panels.flat, measured.items(), strict=True):
-        bars = axes.barh(
-            list(figures["seconds"]), figures["seconds"].values(), color=["C0", "C1"], height=0.6
-        )
-        axes.bar_label(bars, fmt="%.2f s", padding=3)
-        axes.invert_yaxis()
-        axes.grid(axis="y", visible=False)
-        axes.margins(x=0.25)
-        axes.set(xlabel="seconds", title=name)
-    figure.suptitle("What jaxnn adds to the start of a program")
+        report.draw_bars(axes, figures["seconds"], f"{name}, s", "%.2f")
+    figure.suptitle("The start of a program, with jaxnn and with plain JAX")
     return figure
