@@ -70,6 +70,11 @@ def test_the_table_of_ops_is_the_catalogue():
     assert "\n".join(table) in README
 
 
+def test_the_table_of_times_has_a_row_for_each_op():
+    for entry in ENTRIES:
+        assert f"\n| `{entry.op.__name__}` {entry.benchmark.name} | " in README
+
+
 def layers():
     """The functions that return a layer, and what they must be given."""
     for name in jaxnn.__all__:
@@ -101,9 +106,9 @@ def test_the_table_of_experiments_is_their_list():
 
 def test_the_pictures_are_made_by_experiments_and_small():
     pictures = re.findall(r"!\[.+?\]\((.+?)\)", README)
-    assert len(pictures) == 3
+    assert len(pictures) == 4
     for picture in map(Path, pictures):
-        assert f"`python -m experiments.{picture.stem}`" in README
+        assert f"`python -m experiments.{picture.stem}" in README
         assert (ROOT / picture).stat().st_size <= 200_000
 
 

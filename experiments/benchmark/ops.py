@@ -18,8 +18,8 @@ from jaxnn.op import Op
 HEADERS = ("op", "ms", "to autodiff", "quartiles", "to native", "flops", "bytes", "MiB", "autodiff")
 LEGEND = (
     "to autodiff, to native: time of jaxnn divided by that of autodiff, of the definition and of "
-    "the counterpart in jax.nn, optax or Flax; flops, bytes: as the compiler counts them, divided "
-    "by autodiff's; MiB: temporary memory, and autodiff's"
+    "the counterpart in jax.nn, optax or Flax; flops, bytes: as the compiler counts them, a loop's "
+    "body once, divided by autodiff's; MiB: temporary memory, and autodiff's"
 )
 
 
