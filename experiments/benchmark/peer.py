@@ -66,8 +66,8 @@ def train_jaxnn(task: Task) -> Predict:
     opt_state = optimizer.init(params)
     epoch = jaxnn.train_epoch(net, jaxnn.softmax_cross_entropy, optimizer, task.batch_size)
     x, labels = jnp.asarray(task.x), jnp.asarray(task.labels)
-    for number in range(task.epochs):
-        key = jax.random.fold_in(order_key, number)
+    keys = [jax.random.fold_in(order_key, number) for number in range(task.epochs)]
+    for key in keys:
         params, opt_state, loss = epoch(params, opt_state, x, labels, key)
         loss.block_until_ready()
         task.lap()

@@ -34,20 +34,20 @@ MODULES = {
 HEADERS = (
     "library",
     "ms per epoch",
-    "to jaxnn",
+    "epoch to jaxnn's",
     "quartiles",
     "start to end, s",
-    "to jaxnn",
+    "whole to jaxnn's",
     "quartiles",
     "peak MiB",
-    "jaxnn",
+    "jaxnn MiB",
     "test accuracy",
-    "jaxnn",
+    "jaxnn accuracy",
 )
 LEGEND = (
     "ms per epoch: after a warm-up; start to end: from the start of the process to the end of the "
-    f"{SETTINGS['epochs']} epochs, imports and compilation included; to jaxnn: the library's time "
-    "divided by jaxnn's, run by turns; peak MiB: resident memory"
+    f"{SETTINGS['epochs']} epochs, imports and compilation included; to jaxnn's: the library's "
+    "time divided by jaxnn's, run by turns; peak MiB: resident memory"
 )
 
 

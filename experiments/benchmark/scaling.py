@@ -24,11 +24,11 @@ HEADERS = (
     "ms at the largest",
     "to autodiff",
     "time ∝ size^",
-    "autodiff",
+    "autodiff ∝ size^",
     "MiB at the largest",
-    "autodiff",
+    "autodiff MiB",
     "memory ∝ size^",
-    "autodiff",
+    "autodiff memory ∝ size^",
 )
 LEGEND = (
     "to autodiff: time at the largest size divided by autodiff's; the exponents are fitted to the "

@@ -11,7 +11,7 @@ from experiments.benchmark.timing import by_turns, compared, quartiles
 
 plt = common.pyplot()
 
-HEADERS = ("", "jaxnn ms", "plain JAX ms", "ratio", "quartiles", "difference ms", "quartiles")
+HEADERS = ("start", "jaxnn ms", "plain JAX ms", "ratio", "quartiles", "difference ms", "quartiles")
 LEGEND = (
     "Each side runs in a process of its own. Imports count from the start of the process; the "
     "first step of the 64-128-10 network counts from the call to its result, with tracing and "

@@ -27,13 +27,13 @@ HEADERS = (
     "Gflop/s",
     "of the product's",
     "MiB",
-    "autodiff",
+    "autodiff MiB",
 )
 LEGEND = (
     "to autodiff: time of an epoch divided by that of the same epoch with jax.value_and_grad; "
     "Gflop/s: the operations of the network's matrix products and convolutions, by the time of the "
     f"whole epoch; of the product's: that rate divided by the rate of one product of {SQUARE} × "
-    f"{SQUARE} matrices, measured by turns with the epochs; MiB: temporary memory, and autodiff's"
+    f"{SQUARE} matrices, measured by turns with the epochs; MiB: temporary memory"
 )
 
 

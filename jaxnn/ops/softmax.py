@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 
 from jaxnn.arguments import require_axis, require_floating
 from jaxnn.op import Op
-from jaxnn.ops.precision import at_least_float32
+from jaxnn.ops.precision import accumulator, at_least_float32
+from jaxnn.ops.targets import bytes_of
 
 Logits = Float[Array, "*shape"]
 
@@ -21,9 +22,10 @@ class SoftmaxResiduals(NamedTuple):
 
 
 class LogSoftmaxResiduals(NamedTuple):
-    """The logarithms of the probabilities."""
+    """The exponentials e^(x − max x), and their sum in at least float32."""
 
-    log_p: Logits
+    exponentials: Logits
+    total: Float[Array, "..."]
 
 
 def softmax_definition(x: Logits, *, axis: int = -1) -> Logits:
@@ -83,9 +85,11 @@ def log_softmax_definition(x: Logits, *, axis: int = -1) -> Logits:
 
     Backward, from ∂yᵢ/∂xⱼ = δᵢⱼ − pⱼ with p = eʸ:
         dxⱼ = Σᵢ dyᵢ·(δᵢⱼ − pⱼ) = dyⱼ − pⱼ·Σᵢ dyᵢ
-    The sum is negated while it is one number a row, as in `softmax`.
+    and p = e/Σe with the e = e^(x − max x) of the forward. The sum is divided and negated while it
+    is one number a row, as in `softmax`.
 
-    Keeps y, the output: p is its exponential. Sums run in at least float32.
+    Keeps the e, and their sum in at least float32: with the output alone, p = eʸ would cost the
+    exponentials again, and in half precision their digits.
 
     Args:
         x: the logits.
@@ -109,19 +113,21 @@ def log_softmax_fwd(x, *, axis=-1):
     """y = (x − max x) − log Σ e^(x − max x)."""
     z = at_least_float32(x)
     shifted = z - lax.stop_gradient(jnp.max(z, axis, keepdims=True))
-    log_p = shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis, keepdims=True))
-    return log_p.astype(x.dtype), LogSoftmaxResiduals(log_p.astype(x.dtype))
+    exponentials = jnp.exp(shifted)
+    total = jnp.sum(exponentials, axis, keepdims=True)
+    log_p = (shifted - jnp.log(total)).astype(x.dtype)
+    return log_p, LogSoftmaxResiduals(exponentials.astype(x.dtype), total)
 
 
 def log_softmax_bwd(residuals, dy, *, axis=-1):
-    """dx = dy − eʸ·Σ dy."""
-    log_p, dlog_p = at_least_float32(residuals.log_p), at_least_float32(dy)
-    dx = dlog_p + jnp.exp(log_p) * -jnp.sum(dlog_p, axis, keepdims=True)
+    """dx = dy − e·(Σ dy/Σ e)."""
+    e, dlog_p = at_least_float32(residuals.exponentials), at_least_float32(dy)
+    dx = dlog_p + e * (-jnp.sum(dlog_p, axis, keepdims=True) / residuals.total)
     return (dx.astype(dy.dtype),)
 
 
-def _softmax(definition, fwd, bwd) -> Op:
-    """The op of a triple that normalises along one axis and keeps its output."""
+def _softmax(definition, fwd, bwd, residual_bytes) -> Op:
+    """The op of a triple that normalises along one axis."""
     name = definition.__name__.removesuffix("_definition")
 
     def check(x, *, axis):
@@ -132,11 +138,16 @@ def _softmax(definition, fwd, bwd) -> Op:
         definition,
         fwd,
         bwd,
-        residual_bytes=lambda x, *, axis: math.prod(x.shape) * x.dtype.itemsize,
+        residual_bytes=residual_bytes,
         check=check,
         output_shape=lambda residuals: residuals[0].shape,
     )
 
 
-softmax = _softmax(softmax_definition, softmax_fwd, softmax_bwd)
-log_softmax = _softmax(log_softmax_definition, log_softmax_fwd, log_softmax_bwd)
+def _bytes_with_total(x, *, axis) -> int:
+    rows = math.prod(x.shape) // x.shape[axis]
+    return bytes_of(x) + rows * accumulator(x.dtype).itemsize
+
+
+softmax = _softmax(softmax_definition, softmax_fwd, softmax_bwd, lambda x, *, axis: bytes_of(x))
+log_softmax = _softmax(log_softmax_definition, log_softmax_fwd, log_softmax_bwd, _bytes_with_total)
