@@ -69,26 +69,22 @@ def _measure(library, seed, platform, rounds):
             module = "experiments.benchmark.peer"
             return measured_process(platform, "-m", module, which, str(data), settings)
 
-        contestants = {which: partial(train, which) for which in (library, "jaxnn")}
-        for contestant in contestants.values():  # fills the caches of files and of bytecode
-            contestant()
-        runs = by_turns(contestants, rounds, library)
-    measured = {
-        side: {name: [run[name] for run in measured] for name in measured[0]}
-        for side, measured in zip(("peer", "jaxnn"), (runs[library], runs["jaxnn"]), strict=True)
-    }
+        sides = {"peer": partial(train, library), "jaxnn": partial(train, "jaxnn")}
+        for run in sides.values():  # fills the caches of files and of bytecode
+            run()
+        measured = by_turns(sides, rounds, library)
 
-    def by_side(name):
-        return {side: figures[name] for side, figures in measured.items()}
+    def each(figure):
+        return {side: [run[figure] for run in runs] for side, runs in measured.items()}
 
-    def of_sides(summarise, name):
-        return {side: float(summarise(numbers)) for side, numbers in by_side(name).items()}
+    def median(figure):
+        return {side: float(np.median(numbers)) for side, numbers in each(figure).items()}
 
     return {
-        "epoch": compared(by_side("seconds_per_epoch")),
-        "start_to_end": compared(by_side("seconds_from_start")),
-        "peak_bytes": of_sides(np.median, "peak_bytes"),
-        "accuracy": of_sides(np.median, "accuracy"),
+        "epoch": compared(each("seconds_per_epoch")),
+        "start_to_end": compared(each("seconds_from_start")),
+        "peak_bytes": median("peak_bytes"),
+        "accuracy": median("accuracy"),
     }
 
 
