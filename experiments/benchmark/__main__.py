@@ -32,16 +32,12 @@ def run(args: Namespace, suite: ModuleType) -> None:
         except NotInstalled as reason:
             skipped[name] = str(reason)
             tqdm.write(f"skipped: {name}: {reason}")
-    machine = common.machine()
-    heading = (
-        f"{suite.__doc__.splitlines()[0]}\n\n{machine['processor']}, {machine['cores']} cores, "
-        f"device {machine['device']}, jax {jax.__version__}; medians and quartiles of "
-        f"{args.pairs} pairs"
-    )
-    table = report.table(measured, suite.HEADERS, suite.cells) if measured else ""
-    print(f"{heading}\n\n{table}\n\n{suite.LEGEND}")
-    (args.output / "table.md").write_text(f"{heading}\n\n{table}\n\n{suite.LEGEND}\n")
     common.write_result(args.output, args, {"rows": measured, "skipped": skipped})
+    if not measured:
+        return
+    text = _text(suite, measured, args.pairs)
+    print(text, end="")
+    (args.output / "table.md").write_text(text)
     found = dict.fromkeys(platform for row in measured.values() for platform in row)
     common.save_pictures(
         args.output,
@@ -51,6 +47,17 @@ def run(args: Namespace, suite: ModuleType) -> None:
             )
             for platform in found
         },
+    )
+
+
+def _text(suite: ModuleType, measured: report.Measured, pairs: int) -> str:
+    """What was measured where, the table, and what its columns are."""
+    machine = common.machine()
+    return (
+        f"{suite.__doc__.splitlines()[0]}\n\n"
+        f"{machine['processor']}, {machine['cores']} cores, device {machine['device']}, "
+        f"jax {jax.__version__}; medians and quartiles of {pairs} pairs\n\n"
+        f"{report.table(measured, suite.HEADERS, suite.cells)}\n\n{suite.LEGEND}\n"
     )
 
 
