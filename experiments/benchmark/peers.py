@@ -105,17 +105,18 @@ def cells(name: str, figures: report.Figures) -> tuple:
 
 
 def draw(measured: dict[str, report.Figures]):
-    """The figures of every library; those of jaxnn are from its runs beside the last one."""
-    *_, last = measured.values()
+    """The figures of every library, divided by those of jaxnn in the runs beside its own."""
     panels = {
-        "an epoch, ms": (1e3, "%.1f", lambda figures: figures["epoch"]["seconds"]),
-        "start to end, s": (1, "%.1f", lambda figures: figures["start_to_end"]["seconds"]),
-        "peak memory, MiB": (2**-20, "%.0f", lambda figures: figures["peak_bytes"]),
+        "Time of an epoch": lambda f: f["epoch"]["ratio"]["jaxnn"]["median"],
+        "Time from start to end": lambda f: f["start_to_end"]["ratio"]["jaxnn"]["median"],
+        "Peak memory": lambda f: f["peak_bytes"]["peer"] / f["peak_bytes"]["jaxnn"],
     }
     figure, all_axes = plt.subplots(1, 3, figsize=(9, 1.1 + 0.3 * len(measured)), sharey=True)
-    for axes, (title, (unit, form, of)) in zip(all_axes, panels.items(), strict=True):
-        numbers = {"jaxnn": of(last)["jaxnn"]}
-        numbers |= {name: of(figures)["peer"] for name, figures in measured.items()}
-        report.draw_bars(axes, {name: unit * n for name, n in numbers.items()}, title, form)
-    figure.suptitle(f"The digits network, {SETTINGS['epochs']} epochs, each in its own process")
+    for axes, (title, ratio) in zip(all_axes, panels.items(), strict=True):
+        numbers = {"jaxnn": 1.0} | {name: ratio(figures) for name, figures in measured.items()}
+        report.draw_bars(axes, numbers, title, "%.2f")
+    figure.suptitle(
+        f"The digits network, {SETTINGS['epochs']} epochs, each in its own process: "
+        "each library divided by jaxnn"
+    )
     return figure

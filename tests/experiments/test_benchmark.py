@@ -53,18 +53,21 @@ def test_a_contest(quick):
 
 
 def test_a_short_run_is_repeated(monkeypatch):
+    clock, runs = [0.0], {"jaxnn": 0, "other": 0}
     monkeypatch.setattr(timing, "LEAST_SECONDS", 0.05)
-    runs = {"jaxnn": 0, "other": 0}
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
 
-    def contestant(name):
+    def contestant(name, seconds):
         def run():
             runs[name] += 1
-            time.sleep(0.01)
+            clock[0] += seconds
 
         return timing.Contestant(run, {})
 
-    timing.contest({name: contestant(name) for name in runs}, 2, "naps")
-    assert runs["jaxnn"] == runs["other"] >= 8
+    programs = {"jaxnn": contestant("jaxnn", 0.01), "other": contestant("other", 0.02)}
+    figures = timing.contest(programs, 2, "naps")
+    assert runs == {"jaxnn": 1 + 1 + 2 * 3, "other": 1 + 1 + 2 * 3}
+    assert figures["ratio"]["other"]["median"] == pytest.approx(0.5)
 
 
 def test_platforms(monkeypatch):
