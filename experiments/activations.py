@@ -13,7 +13,7 @@ import numpy as np
 
 import jaxnn
 from experiments import common
-from jaxnn.catalogue import activations as catalogue
+from jaxnn.catalogue.activations import elementwise as catalogue
 
 tabulate = common.require("tabulate").tabulate
 plt = common.pyplot()

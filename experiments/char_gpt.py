@@ -35,7 +35,7 @@ def attention_maps(net: jaxnn.Layer, params, numbers: np.ndarray, heads: int) ->
         norm_params, attention_params = block_params[0]
         normalised = jaxnn.rms_norm(norm_params, x)
         q, k = (
-            jaxnn.rotary(
+            jaxnn.rotary_embedding(
                 jaxnn.linear(attention_params[n], normalised).reshape(*x.shape[:2], heads, -1)
             )
             for n in ("q", "k")

@@ -1,10 +1,15 @@
 """jaxnn: neural networks in JAX with every backward pass derived and written by hand."""
 
-from jaxnn import jacobians
-from jaxnn.checkpoint import load_params, save_params
 from jaxnn.combinators import batch_first, parallel, residual, serial
-from jaxnn.convention import convert_convention
-from jaxnn.fitting import History, NonFiniteError, fit
+from jaxnn.interop.layouts import convert_convention
+from jaxnn.interop.recurrent import (
+    recurrent_from_flax,
+    recurrent_from_keras,
+    recurrent_from_torch,
+    recurrent_to_flax,
+    recurrent_to_keras,
+    recurrent_to_torch,
+)
 from jaxnn.layer import Layer, as_layer
 from jaxnn.layers.attention import MultiHeadAttention, TransformerBlock
 from jaxnn.layers.convolution import Conv, ConvTranspose
@@ -13,55 +18,59 @@ from jaxnn.layers.embedding import Embedding
 from jaxnn.layers.linear import Linear
 from jaxnn.layers.mlp import mlp
 from jaxnn.layers.normalisation import BatchNorm, GroupNorm, LayerNorm, RMSNorm
-from jaxnn.layers.recurrence import GRU, LSTM, RNN, Bidirectional
-from jaxnn.layers.recurrence_formats import (
-    recurrent_from_flax,
-    recurrent_from_keras,
-    recurrent_from_torch,
-    recurrent_to_flax,
-    recurrent_to_keras,
-    recurrent_to_torch,
-)
-from jaxnn.least_squares import least_squares
-from jaxnn.metrics import accuracy, evaluate
+from jaxnn.layers.recurrent import GRU, LSTM, RNN, Bidirectional
 from jaxnn.op import Op, definitions
-from jaxnn.ops.activations import gelu, identity, mish, sigmoid, silu, softplus, tanh
+from jaxnn.ops.activations.gated import geglu, glu, swiglu
+from jaxnn.ops.activations.piecewise import (
+    celu,
+    elu,
+    hard_sigmoid,
+    hard_swish,
+    leaky_relu,
+    relu,
+    relu6,
+    selu,
+)
+from jaxnn.ops.activations.smooth import gelu, identity, mish, sigmoid, silu, softplus, tanh
+from jaxnn.ops.activations.softmax import log_softmax, softmax
 from jaxnn.ops.attention import attention
 from jaxnn.ops.batch_norm import batch_norm, batch_norm_inference
-from jaxnn.ops.class_losses import multiclass_hinge, negative_log_likelihood
 from jaxnn.ops.convolution import conv, conv_transpose
-from jaxnn.ops.cross_entropy import (
+from jaxnn.ops.dropout import dropout
+from jaxnn.ops.embedding import embedding
+from jaxnn.ops.linear import linear
+from jaxnn.ops.losses.classification import multiclass_hinge, negative_log_likelihood
+from jaxnn.ops.losses.cross_entropy import (
     binary_cross_entropy,
     cross_entropy,
     sigmoid_cross_entropy,
 )
-from jaxnn.ops.ctc import ctc
-from jaxnn.ops.divergences import cosine_distance, kl_divergence
-from jaxnn.ops.dropout import dropout
-from jaxnn.ops.embedding import embedding
-from jaxnn.ops.focal import focal
-from jaxnn.ops.gated import geglu, glu, swiglu
-from jaxnn.ops.gru import gru
-from jaxnn.ops.linear import linear
-from jaxnn.ops.linear_softmax_cross_entropy import linear_softmax_cross_entropy
-from jaxnn.ops.lstm import lstm
-from jaxnn.ops.normalisation import group_norm, layer_norm, rms_norm
-from jaxnn.ops.pooling import avg_pool, global_avg_pool, max_pool
-from jaxnn.ops.rectifiers import celu, elu, hard_sigmoid, hard_swish, leaky_relu, relu, relu6, selu
-from jaxnn.ops.regression_losses import (
+from jaxnn.ops.losses.ctc import ctc_loss
+from jaxnn.ops.losses.divergences import cosine_distance, kl_divergence
+from jaxnn.ops.losses.focal import focal_loss
+from jaxnn.ops.losses.linear_softmax_cross_entropy import linear_softmax_cross_entropy
+from jaxnn.ops.losses.regression import (
     absolute_error,
     half_squared_error,
-    huber,
+    huber_loss,
     log_cosh,
     squared_error,
 )
-from jaxnn.ops.reverse import reverse
-from jaxnn.ops.rnn import rnn
-from jaxnn.ops.rotary import rotary
+from jaxnn.ops.losses.softmax_cross_entropy import softmax_cross_entropy
+from jaxnn.ops.normalisation import group_norm, layer_norm, rms_norm
+from jaxnn.ops.pooling import avg_pool, global_avg_pool, max_pool
+from jaxnn.ops.recurrent.gru import gru
+from jaxnn.ops.recurrent.lstm import lstm
+from jaxnn.ops.recurrent.reverse import reverse_sequences
+from jaxnn.ops.recurrent.rnn import rnn
+from jaxnn.ops.rotary import rotary_embedding
 from jaxnn.ops.shape import flatten, reshape
-from jaxnn.ops.softmax import log_softmax, softmax
-from jaxnn.ops.softmax_cross_entropy import softmax_cross_entropy
-from jaxnn.train import epoch_of, sgd_update, train_epoch, train_step, value_and_grad
+from jaxnn.teaching import jacobians
+from jaxnn.teaching.least_squares import least_squares
+from jaxnn.training.checkpoint import load_params, save_params
+from jaxnn.training.fit import History, NonFiniteError, fit
+from jaxnn.training.metrics import accuracy, evaluate
+from jaxnn.training.steps import epoch_of, sgd_update, train_epoch, train_step, value_and_grad
 
 __all__ = [
     "GRU",
@@ -98,7 +107,7 @@ __all__ = [
     "convert_convention",
     "cosine_distance",
     "cross_entropy",
-    "ctc",
+    "ctc_loss",
     "definitions",
     "dropout",
     "elu",
@@ -107,7 +116,7 @@ __all__ = [
     "evaluate",
     "fit",
     "flatten",
-    "focal",
+    "focal_loss",
     "geglu",
     "gelu",
     "global_avg_pool",
@@ -117,7 +126,7 @@ __all__ = [
     "half_squared_error",
     "hard_sigmoid",
     "hard_swish",
-    "huber",
+    "huber_loss",
     "identity",
     "jacobians",
     "kl_divergence",
@@ -146,10 +155,10 @@ __all__ = [
     "relu6",
     "reshape",
     "residual",
-    "reverse",
+    "reverse_sequences",
     "rms_norm",
     "rnn",
-    "rotary",
+    "rotary_embedding",
     "save_params",
     "selu",
     "serial",

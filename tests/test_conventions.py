@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import jaxnn
-from jaxnn.ops.activations import mish
-from jaxnn.ops.gated import geglu, glu, swiglu
-from jaxnn.ops.rectifiers import celu, hard_sigmoid, hard_swish, relu6, selu
+from jaxnn.ops.activations.gated import geglu, glu, swiglu
+from jaxnn.ops.activations.piecewise import celu, hard_sigmoid, hard_swish, relu6, selu
+from jaxnn.ops.activations.smooth import mish
 
 KINKS = [
     (jaxnn.relu, 0.0, 0.0),
@@ -43,7 +43,7 @@ def test_the_derivative_of_the_absolute_error_at_zero_is_zero(function):
 @pytest.mark.parametrize("function", [lambda loss: loss, lambda loss: loss.definition])
 @pytest.mark.parametrize(("error", "slope"), [(0.5, 0.5), (-0.5, -0.5), (0.6, 0.5), (0.4, 0.4)])
 def test_huber_has_the_slope_delta_on_its_edge(function, error, slope):
-    loss = function(jaxnn.huber.bind(delta=0.5))
+    loss = function(jaxnn.huber_loss.bind(delta=0.5))
     gradient = jax.grad(lambda e: loss(e, jnp.zeros(1)))(jnp.array([error]))
     assert gradient == slope
 

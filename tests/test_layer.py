@@ -32,7 +32,7 @@ LOSSES = [
     (jaxnn.squared_error, jaxnn.identity, REAL),
     (jaxnn.half_squared_error, jaxnn.sigmoid, REAL),
     (jaxnn.absolute_error, jaxnn.tanh, REAL),
-    (jaxnn.huber, jaxnn.identity, REAL),
+    (jaxnn.huber_loss, jaxnn.identity, REAL),
     (jaxnn.cross_entropy, jaxnn.softmax, LABELS),
     (jaxnn.cross_entropy, jaxnn.softmax, SHARES),
     (jaxnn.binary_cross_entropy, jaxnn.sigmoid, SHARES),

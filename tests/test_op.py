@@ -8,7 +8,7 @@ import pytest
 import jaxnn
 from jaxnn.gradcheck import check
 from jaxnn.op import Op
-from jaxnn.ops.rectifiers import leaky_relu_bwd, leaky_relu_definition, leaky_relu_fwd
+from jaxnn.ops.activations.piecewise import leaky_relu_bwd, leaky_relu_definition, leaky_relu_fwd
 
 
 def test_calling_an_op_is_its_fwd():
@@ -197,7 +197,7 @@ BAD = [
     ),
     (lambda: jaxnn.squared_error(1.0, 1.0), ValueError, "prediction is a single number"),
     (lambda: jaxnn.squared_error(X, jnp.ones((7, 5), int)), TypeError, "target must be floating"),
-    (lambda: jaxnn.huber(X, X, delta=0), ValueError, "option delta must be above 0"),
+    (lambda: jaxnn.huber_loss(X, X, delta=0), ValueError, "option delta must be above 0"),
     (
         lambda: jaxnn.softmax_cross_entropy(X, jnp.array([0, 1, 2, 3, 4, 5, 0])),
         ValueError,

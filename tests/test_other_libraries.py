@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import jaxnn
-from jaxnn.ops.linear_softmax_cross_entropy import linear_softmax_cross_entropy
+from jaxnn.ops.losses.linear_softmax_cross_entropy import linear_softmax_cross_entropy
 
 N, N_IN, HIDDEN, K = 7, 5, 6, 3
 

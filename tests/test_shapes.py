@@ -65,7 +65,7 @@ def test_softmax(shape, data):
 
 
 @ANY_NUMBER
-@given(LEADING, st.integers(0, 5), st.sampled_from([jaxnn.squared_error, jaxnn.huber]))
+@given(LEADING, st.integers(0, 5), st.sampled_from([jaxnn.squared_error, jaxnn.huber_loss]))
 def test_regression_losses(leading, components, loss):
     assert_agrees(loss, random(1, *leading, components), random(2, *leading, components))
 

@@ -4,44 +4,45 @@ A new op is one function triple and one entry here, in the file of its family.
 """
 
 from jaxnn.catalogue import (
-    activations,
     attention,
-    classification_losses,
     convolution,
-    ctc,
     dropout,
     embedding,
-    gated,
     linear,
-    linear_softmax_cross_entropy,
-    losses,
     normalisation,
     pooling,
-    recurrence,
-    regression_losses,
+    recurrent,
     shape,
-    softmax,
 )
+from jaxnn.catalogue.activations import elementwise, gated, softmax
 from jaxnn.catalogue.case import Case, Entry
+from jaxnn.catalogue.losses import (
+    classification,
+    cross_entropy,
+    ctc,
+    linear_softmax_cross_entropy,
+    regression,
+)
 
 __all__ = ["ENTRIES", "Case", "Entry"]
 
-ENTRIES = (
-    *linear.ENTRIES,
-    *convolution.ENTRIES,
-    *embedding.ENTRIES,
-    *recurrence.ENTRIES,
-    *attention.ENTRIES,
-    *activations.ENTRIES,
-    *gated.ENTRIES,
-    *normalisation.ENTRIES,
-    *dropout.ENTRIES,
-    *pooling.ENTRIES,
-    *shape.ENTRIES,
-    *softmax.ENTRIES,
-    *regression_losses.ENTRIES,
-    *classification_losses.ENTRIES,
-    *losses.ENTRIES,
-    *ctc.ENTRIES,
-    *linear_softmax_cross_entropy.ENTRIES,
+FAMILIES = (
+    linear,
+    convolution,
+    embedding,
+    recurrent,
+    attention,
+    elementwise,
+    gated,
+    normalisation,
+    dropout,
+    pooling,
+    shape,
+    softmax,
+    regression,
+    cross_entropy,
+    classification,
+    ctc,
+    linear_softmax_cross_entropy,
 )
+ENTRIES = tuple(entry for family in FAMILIES for entry in family.ENTRIES)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from jaxnn.catalogue.case import Entry, case, constant, left_out, normal
 from jaxnn.ops.attention import attention
-from jaxnn.ops.rotary import rotary
+from jaxnn.ops.rotary import rotary_embedding
 
 B, T, S, H, K, D = 4, 7, 8, 6, 3, 5
 Q_LENGTHS, KV_LENGTHS = [7, 5, 0, 3], [8, 3, 5, 0]
@@ -87,7 +87,7 @@ ENTRIES = (
         ),
     ),
     Entry(
-        rotary,
+        rotary_embedding,
         cases=(
             case("plain", normal(5, 7, 3, 6), left_out),
             case("positions", normal(5, 7, 3, 6), constant([9, 0, 1, 1, 500, -3, 2]), base=100.0),

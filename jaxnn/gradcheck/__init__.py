@@ -1,12 +1,12 @@
 """Is this backward right, and if not, what is wrong with it?"""
 
-from jaxnn.gradcheck.checker import check
-from jaxnn.gradcheck.diagnose import diagnose
-from jaxnn.gradcheck.diagnosis import Diagnosis
-from jaxnn.gradcheck.homework import check_numpy
-from jaxnn.gradcheck.laws import LAWS
-from jaxnn.gradcheck.mistakes import MISTAKES, Mistake
+from jaxnn.gradcheck.diagnosis.diagnose import diagnose
+from jaxnn.gradcheck.diagnosis.mistakes import MISTAKES, Mistake
+from jaxnn.gradcheck.diagnosis.result import Diagnosis
+from jaxnn.gradcheck.laws.check import check
+from jaxnn.gradcheck.laws.laws import LAWS
 from jaxnn.gradcheck.nonfinite import NonFinite, locate_nonfinite
+from jaxnn.gradcheck.numpy.check_numpy import check_numpy
 from jaxnn.gradcheck.report import Finding, GradientMismatch, Report, Row
 
 __all__ = [

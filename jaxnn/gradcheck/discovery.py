@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnn.gradcheck.checker import check
-from jaxnn.gradcheck.conventions import takes_residuals_first
-from jaxnn.gradcheck.homework import check_numpy
+from jaxnn.gradcheck.laws.check import check
+from jaxnn.gradcheck.numpy.check_numpy import check_numpy
+from jaxnn.gradcheck.numpy.conventions import takes_residuals_first
 from jaxnn.gradcheck.report import Report
 from jaxnn.layer import Layer
 from jaxnn.op import Op

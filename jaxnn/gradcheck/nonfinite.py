@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.combinators import Serial
-from jaxnn.gradcheck.oracle import is_differentiable
+from jaxnn.gradcheck.laws.oracle import is_differentiable
 from jaxnn.layer import Layer, OpLayer, as_layer
 from jaxnn.op import Op
 

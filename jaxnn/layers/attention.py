@@ -5,7 +5,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnn.arguments import require_keys
 from jaxnn.combinators import residual, serial
 from jaxnn.layer import Layer, as_layer
 from jaxnn.layers.dropout import Dropout
@@ -13,10 +12,11 @@ from jaxnn.layers.initialisation import lecun_normal
 from jaxnn.layers.linear import Linear
 from jaxnn.layers.normalisation import LayerNorm
 from jaxnn.op import Op
-from jaxnn.ops.activations import gelu
+from jaxnn.ops._common.validation import require_keys
+from jaxnn.ops.activations.smooth import gelu
 from jaxnn.ops.attention import attention
 from jaxnn.ops.linear import linear
-from jaxnn.ops.rotary import rotary as rotate
+from jaxnn.ops.rotary import rotary_embedding
 
 
 def MultiHeadAttention(
@@ -46,7 +46,7 @@ def MultiHeadAttention(
         heads: the number of heads.
         kv_heads: the number of key/value heads, by default the same.
         causal: whether a position sees only itself and those before.
-        rotary: whether queries and keys are turned by their position; see `rotary`.
+        rotary: whether queries and keys are turned by their position; see `rotary_embedding`.
         use_bias: without it the linear layers have no "b".
         w_init: of the four weights, one of `jax.nn.initializers`.
         b_init: the same for the biases.
@@ -101,7 +101,7 @@ def MultiHeadAttention(
     def apply(params, x):
         checked(params, x)
         parts = {n: in_heads(linear(params[n], x)) for n in widths}
-        parts |= {n: rotate(parts[n]) for n in turned}
+        parts |= {n: rotary_embedding(parts[n]) for n in turned}
         return linear(params["o"], attend(**parts).reshape(x.shape))
 
     def fwd(params, x, key=None):
@@ -112,7 +112,7 @@ def MultiHeadAttention(
             parts[n] = in_heads(flat)
         turns = {}
         for n in turned:
-            parts[n], turns[n] = rotate.fwd(parts[n])
+            parts[n], turns[n] = rotary_embedding.fwd(parts[n])
         a, of_attention = attend.fwd(**parts)
         y, kept["o"] = linear.fwd(params["o"], a.reshape(x.shape))
         return y, (kept, turns, of_attention)
@@ -123,7 +123,7 @@ def MultiHeadAttention(
         dparams["o"], da = linear.bwd(kept["o"], dy)
         dparts = dict(zip(widths, attend.bwd(of_attention, in_heads(da))[:3], strict=True))
         for n in turned:
-            dparts[n], _ = rotate.bwd(turns[n], dparts[n])
+            dparts[n], _ = rotary_embedding.bwd(turns[n], dparts[n])
         dxs = []
         for n, width in widths.items():
             dparams[n], dx = linear.bwd(kept[n], dparts[n].reshape(*dy.shape[:2], width))

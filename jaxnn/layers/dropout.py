@@ -1,7 +1,7 @@
 """The dropout layer."""
 
 from jaxnn.layer import Layer, OpLayer
-from jaxnn.ops.activations import identity
+from jaxnn.ops.activations.smooth import identity
 from jaxnn.ops.dropout import dropout, require_rate
 
 

@@ -7,8 +7,8 @@ from jaxnn.combinators import Serial, serial
 from jaxnn.layer import Layer
 from jaxnn.layers.linear import Linear
 from jaxnn.op import Op
-from jaxnn.ops.activations import identity
-from jaxnn.ops.rectifiers import relu
+from jaxnn.ops.activations.piecewise import relu
+from jaxnn.ops.activations.smooth import identity
 
 
 def mlp(

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnn.arguments import require_number
 from jaxnn.layer import Layer, op_layer
+from jaxnn.ops._common.validation import require_number
 from jaxnn.ops.batch_norm import batch_norm, batch_norm_inference
 from jaxnn.ops.normalisation import group_norm, layer_norm, require_groups, rms_norm
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxnn.arguments import describe, require_floating, require_lengths, require_number
 from jaxnn.op import Op
-from jaxnn.ops.precision import accumulator, at_least_float32
-from jaxnn.ops.tiles import Tiles, tiles_of
+from jaxnn.ops._common.numerics import accumulator, at_least_float32
+from jaxnn.ops._common.tiling import Tiles, tiles_of
+from jaxnn.ops._common.validation import describe, require_floating, require_lengths, require_number
 
 Queries = Float[Array, "B T H D"]
 Keys = Float[Array, "B S K D"]

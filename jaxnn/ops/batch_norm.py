@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxnn.arguments import require_floating
 from jaxnn.op import Op
+from jaxnn.ops._common.numerics import accumulator, at_least_float32
+from jaxnn.ops._common.validation import require_floating
 from jaxnn.ops.normalisation import (
     Channels,
     Params,
@@ -18,7 +19,6 @@ from jaxnn.ops.normalisation import (
     kept_bytes,
     require_normalised,
 )
-from jaxnn.ops.precision import accumulator, at_least_float32
 
 Statistics = dict[str, Channels]
 

@@ -7,15 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxnn.arguments import (
-    describe,
-    require_floating,
-    require_for_each_axis,
-    require_keys,
-    require_padding,
-)
 from jaxnn.op import Op
-from jaxnn.ops.convolve import (
+from jaxnn.ops._common.convolve import (
     Inputs,
     Outputs,
     Window,
@@ -26,7 +19,14 @@ from jaxnn.ops.convolve import (
     reaches,
     transposed,
 )
-from jaxnn.ops.precision import accumulator, at_least_float32
+from jaxnn.ops._common.numerics import accumulator, at_least_float32
+from jaxnn.ops._common.validation import (
+    describe,
+    require_floating,
+    require_for_each_axis,
+    require_keys,
+    require_padding,
+)
 
 Params = dict[str, Float[Array, "..."]]
 Padding = str | tuple[tuple[int, int], ...]

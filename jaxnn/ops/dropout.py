@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from jaxnn.arguments import describe, require_floating, require_number
 from jaxnn.op import Op
-from jaxnn.ops.precision import at_least_float32
+from jaxnn.ops._common.numerics import at_least_float32
+from jaxnn.ops._common.validation import describe, require_floating, require_number
 
 Elements = Float[Array, "*shape"]
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer
 
-from jaxnn.arguments import require_floating, require_integers, require_keys
 from jaxnn.op import Op
-from jaxnn.ops.precision import accumulator
+from jaxnn.ops._common.numerics import accumulator
+from jaxnn.ops._common.validation import require_floating, require_integers, require_keys
 from jaxnn.ops.shape import Shape
 
 Params = dict[str, Float[Array, "V D"]]

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxnn.arguments import describe, require_floating, require_keys, require_number
 from jaxnn.op import Op
-from jaxnn.ops.precision import accumulator, at_least_float32
+from jaxnn.ops._common.numerics import accumulator, at_least_float32
+from jaxnn.ops._common.validation import describe, require_floating, require_keys, require_number
 
 Channels = Float[Array, " C"]
 Params = dict[str, Channels]

@@ -9,16 +9,16 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Integer
 
-from jaxnn.arguments import describe, require_floating
 from jaxnn.op import Op
-from jaxnn.ops.pooled_axis import (
+from jaxnn.ops._common.numerics import at_least_float32
+from jaxnn.ops._common.validation import describe, require_floating
+from jaxnn.ops._common.windows import (
     Lengths,
     Padding,
     PooledAxis,
     pooled_axes,
     require_windows,
 )
-from jaxnn.ops.precision import at_least_float32
 from jaxnn.ops.shape import Shape, ShapeKept
 
 Input = Float[Array, "N *L C"]

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxnn.arguments import require_floating, require_integers, require_number
 from jaxnn.op import Op
-from jaxnn.ops.precision import accumulator, at_least_float32
+from jaxnn.ops._common.numerics import accumulator, at_least_float32
+from jaxnn.ops._common.validation import require_floating, require_integers, require_number
 
 Heads = Float[Array, "B T H D"]
 Positions = Int[Array, "T"] | Int[Array, "B T"]
@@ -19,7 +19,7 @@ class RotaryResiduals(NamedTuple):
     positions: Positions | None
 
 
-def rotary_definition(
+def rotary_embedding_definition(
     x: Heads, positions: Positions | None = None, *, base: float = 10000.0
 ) -> Heads:
     """Rotary embedding: each pair of a head's components is turned by an angle ∝ the position.
@@ -53,7 +53,7 @@ def rotary_definition(
 
     Example:
         >>> x = jnp.ones((1, 2, 1, 2))
-        >>> print(jaxnn.rotary(x).reshape(2, 2))
+        >>> print(jaxnn.rotary_embedding(x).reshape(2, 2))
         [[ 1.          1.        ]
          [-0.30116868  1.3817732 ]]
     """
@@ -64,13 +64,13 @@ def rotary_definition(
     return jnp.concatenate([x1 * cos - x2 * sin, x1 * sin + x2 * cos], axis=-1)
 
 
-def rotary_fwd(x, positions=None, *, base=10000.0):
+def rotary_embedding_fwd(x, positions=None, *, base=10000.0):
     """y = R(θ)·x."""
     cos, sin = _cos_sin(x.shape, positions, base, accumulator(x.dtype))
     return _rotated(x, cos, sin), RotaryResiduals(positions)
 
 
-def rotary_bwd(residuals, dy, *, base=10000.0):
+def rotary_embedding_bwd(residuals, dy, *, base=10000.0):
     """dx = R(−θ)·dy."""
     cos, sin = _cos_sin(dy.shape, residuals.positions, base, accumulator(dy.dtype))
     return _rotated(dy, cos, -sin), None
@@ -92,22 +92,22 @@ def _cos_sin(shape, positions, base, dtype):
 
 
 def _check(x, positions, *, base):
-    require_floating("rotary", x=x)
-    require_number("rotary", "base", base, above=0)
+    require_floating("rotary_embedding", x=x)
+    require_number("rotary_embedding", "base", base, above=0)
     if x.ndim != 4:
-        raise ValueError(f"rotary: x must be (B, T, H, D), got shape {x.shape}")
+        raise ValueError(f"rotary_embedding: x must be (B, T, H, D), got shape {x.shape}")
     if x.shape[-1] % 2:
         raise ValueError(
-            f"rotary: x has shape {x.shape}; its components are turned in pairs, so the last axis "
-            "must be even"
+            f"rotary_embedding: x has shape {x.shape}; its components are turned in pairs, so "
+            "the last axis must be even"
         )
     if positions is None:
         return
-    require_integers("rotary", "positions", positions)
+    require_integers("rotary_embedding", "positions", positions)
     if positions.shape not in (x.shape[1:2], x.shape[:2]):
         raise ValueError(
-            f"rotary: positions has shape {positions.shape}; it must be {x.shape[1:2]} or "
-            f"{x.shape[:2]}, one for each position of x"
+            f"rotary_embedding: positions has shape {positions.shape}; it must be "
+            f"{x.shape[1:2]} or {x.shape[:2]}, one for each position of x"
         )
 
 
@@ -115,4 +115,10 @@ def _residual_bytes(x, positions, *, base) -> int:
     return 0 if positions is None else positions.size * positions.dtype.itemsize
 
 
-rotary = Op(rotary_definition, rotary_fwd, rotary_bwd, residual_bytes=_residual_bytes, check=_check)
+rotary_embedding = Op(
+    rotary_embedding_definition,
+    rotary_embedding_fwd,
+    rotary_embedding_bwd,
+    residual_bytes=_residual_bytes,
+    check=_check,
+)

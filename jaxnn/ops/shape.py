@@ -7,8 +7,8 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array, Float
 
-from jaxnn.arguments import describe, require_floating
 from jaxnn.op import Op
+from jaxnn.ops._common.validation import describe, require_floating
 
 
 @jax.tree_util.register_static

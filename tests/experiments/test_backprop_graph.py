@@ -7,7 +7,7 @@ import pytest
 import jaxnn
 from experiments import backprop_graph
 from jaxnn.op import Op
-from jaxnn.ops import rectifiers
+from jaxnn.ops.activations import piecewise
 
 SMALL = ("--hidden", "7", "6", "--batch-size", "5")
 
@@ -78,8 +78,8 @@ def test_a_wrong_delta_is_seen():
         return (1.01 * jnp.where(residuals.y > 0, dy, 0),)
 
     wrong_relu = Op(
-        rectifiers.relu_definition,
-        rectifiers.relu_fwd,
+        piecewise.relu_definition,
+        piecewise.relu_fwd,
         wrong_bwd,
         residual_bytes=jaxnn.relu.residual_bytes,
         check=jaxnn.relu.check,

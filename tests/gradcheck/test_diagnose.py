@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mutants import LEAFWISE, PLANTS
 
 import jaxnn
-from jaxnn.gradcheck.diagnose import diagnose, judge, predictions
-from jaxnn.gradcheck.diagnosis import Diagnosis
-from jaxnn.gradcheck.hypotheses import STRUCTURAL
-from jaxnn.gradcheck.leaf_mistakes import TOLERANCES
-from jaxnn.gradcheck.mistakes import MISTAKES
-from jaxnn.gradcheck.plants import LEAFWISE, PLANTS
+from jaxnn.gradcheck.diagnosis.diagnose import diagnose, judge, predictions
+from jaxnn.gradcheck.diagnosis.hypotheses import STRUCTURAL
+from jaxnn.gradcheck.diagnosis.leaf_mistakes import TOLERANCES
+from jaxnn.gradcheck.diagnosis.mistakes import MISTAKES
+from jaxnn.gradcheck.diagnosis.result import Diagnosis
+from jaxnn.gradcheck.diagnosis.tape import trace
 from jaxnn.gradcheck.report import GradientMismatch
-from jaxnn.gradcheck.trace import trace
 
 N, SIZES = 7, (5, 6, 3)
 RATE, DECAY = 0.03, 0.01

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnn.gradcheck import check_numpy, numerical
+from jaxnn.gradcheck import check_numpy, differences
 
 random = np.random.default_rng(0)
 X, W, B = random.normal(size=(7, 5)), random.normal(size=(5, 6)), random.normal(size=6)
@@ -514,7 +514,7 @@ def test_large_arrays_are_refused():
 )
 def test_differences(function, slope):
     x = np.array([-2.0, -1e-4, 1e-4, 0.5])
-    (grad, nothing), error = numerical.gradient(
+    (grad, nothing), error = differences.gradient(
         lambda x, n: function(x), [x, np.arange(2)], np.array([1.0, 2, 3, 4])
     )
     assert nothing is None

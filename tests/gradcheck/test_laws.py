@@ -9,12 +9,12 @@ import pytest
 
 import jaxnn
 from jaxnn.gradcheck import LAWS, GradientMismatch, check
+from jaxnn.gradcheck.laws.adapters import subject_of
+from jaxnn.gradcheck.laws.evaluation import Trial
 from jaxnn.gradcheck.memory import residual_bytes, temporary_bytes
-from jaxnn.gradcheck.subject import subject_of
-from jaxnn.gradcheck.trial import Trial
 from jaxnn.op import Op
-from jaxnn.ops.activations import sigmoid_bwd, sigmoid_definition, sigmoid_fwd
-from jaxnn.ops.elementwise import OutputKept
+from jaxnn.ops._common.elementwise import OutputKept
+from jaxnn.ops.activations.smooth import sigmoid_bwd, sigmoid_definition, sigmoid_fwd
 from jaxnn.ops.linear import linear_bwd, linear_definition, linear_fwd
 
 

@@ -12,7 +12,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import jaxnn
-from jaxnn import jacobians
+from jaxnn.teaching import jacobians
 
 assert_close = partial(assert_allclose, rtol=1e-12, atol=1e-13)
 

@@ -13,8 +13,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 import jaxnn
-from jaxnn import jacobians
-from jaxnn.jacobians import devec, vec
+from jaxnn.teaching import jacobians
+from jaxnn.teaching.jacobians import devec, vec
 
 assert_close = partial(assert_allclose, rtol=1e-12, atol=1e-13)
 

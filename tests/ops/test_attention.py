@@ -9,9 +9,9 @@ import jaxnn
 from jaxnn.gradcheck import check
 from jaxnn.layers.attention import MultiHeadAttention, TransformerBlock
 from jaxnn.layers.normalisation import RMSNorm
+from jaxnn.ops.activations.gated import swiglu
 from jaxnn.ops.attention import attention
-from jaxnn.ops.gated import swiglu
-from jaxnn.ops.rotary import rotary
+from jaxnn.ops.rotary import rotary_embedding
 
 B, T, S, H, K, D = 3, 7, 8, 6, 2, 4
 
@@ -152,7 +152,7 @@ def test_bad_arguments_of_attention(change, error, words):
 
 def test_rotary_multiplies_complex_numbers():
     x, positions = random(1, 2, 3, 1, 6), jnp.array([[0, 5, 2], [7, 1, 1]])
-    y = rotary(x, positions, base=100.0)
+    y = rotary_embedding(x, positions, base=100.0)
     angle = np.asarray(positions)[..., None, None] * 100.0 ** (-np.arange(3) / 3)
     turned = (np.asarray(x[..., :3]) + 1j * np.asarray(x[..., 3:])) * np.exp(1j * angle)
     np.testing.assert_allclose(y, np.concatenate([turned.real, turned.imag], -1), rtol=1e-12)
@@ -160,7 +160,10 @@ def test_rotary_multiplies_complex_numbers():
 
 def test_rotary_makes_products_depend_on_the_distance():
     q, k = random(1, 1, 1, 1, 6), random(2, 1, 1, 1, 6)
-    products = [jnp.vdot(rotary(q, jnp.array([t])), rotary(k, jnp.array([t - 3]))) for t in (3, 50)]
+    products = [
+        jnp.vdot(rotary_embedding(q, jnp.array([t])), rotary_embedding(k, jnp.array([t - 3])))
+        for t in (3, 50)
+    ]
     np.testing.assert_allclose(*products, rtol=1e-12)
 
 
@@ -176,7 +179,7 @@ def test_rotary_makes_products_depend_on_the_distance():
 )
 def test_bad_arguments_of_rotary(arguments, error, words):
     with pytest.raises(error, match=f"rotary: .*{words}"):
-        rotary(*arguments)
+        rotary_embedding(*arguments)
 
 
 def test_multi_head_attention_has_the_gradient_of_its_definition():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxnn.layers.convolution import Conv, ConvTranspose
+from jaxnn.ops._common.convolve import transposed
 from jaxnn.ops.convolution import conv, conv_transpose
-from jaxnn.ops.convolve import transposed
 
 
 def random(seed, *shape):

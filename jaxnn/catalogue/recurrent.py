@@ -1,0 +1,72 @@
+"""Recurrent ops in the catalogue."""
+
+import numpy as np
+
+from jaxnn.catalogue.case import Entry, case, constant, left_out, normal, params
+from jaxnn.op import Op
+from jaxnn.ops.recurrent.gru import gru
+from jaxnn.ops.recurrent.lstm import lstm
+from jaxnn.ops.recurrent.reverse import reverse_sequences
+from jaxnn.ops.recurrent.rnn import rnn
+
+LENGTHS = constant([4, 0, 3, 1, 4, 2, 3])
+
+
+def _params(n_in, n_hidden, gates, candidate_bias, scale=1.0):
+    return params(
+        w=normal(n_in, gates * n_hidden, scale=scale),
+        u=normal(n_hidden, gates * n_hidden, scale=scale),
+        b=normal(gates * n_hidden, scale=scale),
+        **({"b_u": normal(n_hidden, scale=scale)} if candidate_bias else {}),
+    )
+
+
+def _pair(maker):
+    """A tuple of two arrays of the same kind."""
+    return lambda random, dtype: (maker(random, dtype), maker(random, dtype))
+
+
+def _recurrent(op: Op, gates: int, state=lambda maker: maker, candidate_bias=False) -> Entry:
+    audit = _params(5, 3, gates, candidate_bias, scale=0.5)
+    one = _params(1, 1, gates, candidate_bias)
+    x, start = normal(4, 7, 5), state(normal(7, 3))
+    no_lengths = constant(np.zeros(0, np.int32))
+    return Entry(
+        op,
+        cases=(
+            case("from zero", audit, x, left_out, left_out),
+            case("state and lengths", audit, x, start, LENGTHS),
+        ),
+        hard=(
+            case("saturated", audit, normal(4, 7, 5, scale=1e4), start, LENGTHS),
+            case("one of each", one, normal(1, 1, 1), state(normal(1, 1)), left_out),
+            case("no steps", audit, normal(0, 7, 5), start, left_out),
+            case("empty batch", audit, normal(4, 0, 5), left_out, no_lengths),
+        ),
+        benchmark=case(
+            "T 64, N 32, I 64, H 128",
+            _params(64, 128, gates, candidate_bias, scale=0.1),
+            normal(64, 32, 64),
+            left_out,
+            left_out,
+        ),
+    )
+
+
+ENTRIES = (
+    _recurrent(rnn, 1),
+    _recurrent(gru, 3, candidate_bias=True),
+    _recurrent(lstm, 4, state=_pair),
+    Entry(
+        reverse_sequences,
+        cases=(
+            case("whole", normal(4, 7, 5), left_out),
+            case("lengths", normal(4, 7, 5), LENGTHS),
+        ),
+        hard=(
+            case("one of each", normal(1, 1, 1), constant([1])),
+            case("no steps", normal(0, 7, 5), left_out),
+        ),
+        benchmark=case("(64, 32, 512)", normal(64, 32, 512), constant([64, 40, 17, 3] * 8)),
+    ),
+)

@@ -1,0 +1,1 @@
+"""`diagnose`: which known mistake explains the gradients of a network."""

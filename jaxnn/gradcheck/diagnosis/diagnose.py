@@ -1,0 +1,312 @@
+"""What is wrong with somebody's gradients of a network: where, and which mistake it is."""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.gradcheck.diagnosis.hypotheses import STRUCTURAL
+from jaxnn.gradcheck.diagnosis.leaf_mistakes import (
+    TOLERANCES,
+    Key,
+    Tolerance,
+    known_constants,
+    leaf_mistakes,
+    ratio,
+    relative_error,
+)
+from jaxnn.gradcheck.diagnosis.localise import localise
+from jaxnn.gradcheck.diagnosis.mistakes import MISTAKES
+from jaxnn.gradcheck.diagnosis.result import Diagnosis, Leaf, Named
+from jaxnn.gradcheck.diagnosis.tape import Gradients, Trace, autodiff, float64, trace
+from jaxnn.gradcheck.diagnosis.wording import sentence
+from jaxnn.gradcheck.laws.oracle import cast
+from jaxnn.layer import Layer
+from jaxnn.op import Op
+
+MOST_MISTAKES = 3  # at once, in an explanation that starts from a recomputed gradient
+COSTS = {"C8": 1.5, "R1": 1.25}  # what is fitted counts for more than one mistake
+
+
+VISIBLE = 1e-8  # relative error, from which a prediction differs from the truth
+
+
+class Prediction(NamedTuple):
+    """The gradients under a mistake, and which leaves it makes wrong.
+
+    Attributes:
+        key: the mistake; `None` for the truth.
+        gradients: what it gives.
+        changed: the positions of the leaves that differ from the truth.
+    """
+
+    key: Key | None
+    gradients: Gradients
+    changed: list[int]
+
+
+class Explanation(NamedTuple):
+    """Mistakes that together give the gradients, each with the positions of its leaves."""
+
+    leaves: dict[Key, list[int]]
+    cost: float
+
+
+def diagnose(
+    net: Layer | Op,
+    loss: Op,
+    params,
+    x,
+    target,
+    grads,
+    *,
+    reduction: str = "mean",
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    previous=None,
+) -> Diagnosis:
+    """Say whether gradients are right; if not, where they are wrong and by which mistake.
+
+    The truth is `jax.grad` of the definitions in float64. A mistake is named where making it gives
+    these gradients, to the accuracy of their dtype; otherwise only the place is told.
+
+    Args:
+        net: a layer, or an op of one argument; linear layers and activations are told apart.
+        loss: an op `(prediction, target) -> one value per example`.
+        params: the parameters.
+        x: the batch.
+        target: its targets.
+        grads: the gradients in question, the tree of params; an array may have a wrong shape.
+        reduction: "mean" or "sum" over the batch.
+        learning_rate: η, to recognise updates and weights that were updated too early.
+        weight_decay: λ of a penalty ½·λ·‖W‖² on each "w".
+        previous: the gradients of the previous step, or its batch `(x, target)`.
+
+    Returns:
+        The `Diagnosis`.
+
+    Raises:
+        TypeError: something holds what is not an array of numbers.
+        ValueError: grads has another tree than params, or reduction is unknown.
+
+    Example:
+        >>> net = jaxnn.mlp((4, 6, 3))
+        >>> params = net.init(jax.random.key(0))
+        >>> x, labels = jax.random.normal(jax.random.key(1), (5, 4)), jnp.array([0, 2, 1, 1, 0])
+        >>> gradient = jaxnn.value_and_grad(net, jaxnn.softmax_cross_entropy)
+        >>> _, grads = gradient(params, x, labels)
+        >>> wrong = jax.tree.map(lambda g: -g, grads)
+        >>> [mistake.name for mistake in
+        ...  jaxnn.gradcheck.diagnose(net, jaxnn.softmax_cross_entropy, params, x, labels,
+        ...                           wrong).mistakes]
+        ['wrong sign']
+    """
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"diagnose: reduction must be 'mean' or 'sum', got {reduction!r}")
+    for name, tree in (("params", params), ("grads", grads), ("x", x), ("target", target)):
+        _require_arrays(name, tree)
+    _require_tree("grads", grads, params)
+    made = trace(net, loss, params, x, target, reduction, weight_decay)
+    made = made._replace(learning_rate=learning_rate)
+    if previous is not None:
+        made = _with_previous(made, previous, net, loss, params, reduction, weight_decay)
+    dtype, rounded = _coarsest_dtype(params, grads), None
+    if dtype != np.float64:
+        arguments = cast(jax.tree.map(jnp.asarray, (params, x, target)), dtype)
+        rounded = autodiff(net, loss, *arguments, reduction)
+        rounded = made.decayed(jax.tree.leaves(float64(rounded)))
+    mine = jax.tree.leaves(float64(grads))
+    return judge(made, predictions, mine, TOLERANCES[dtype.itemsize], rounded)
+
+
+def predictions(made: Trace) -> Iterator[Prediction]:
+    """What each hypothesis predicts, where that differs from the truth."""
+    with np.errstate(all="ignore"):
+        for hypothesis in STRUCTURAL:
+            for gradients in hypothesis.gradients(made):
+                pairs = zip(gradients.leaves, made.truth.leaves, strict=True)
+                errors = [relative_error(leaf, truth) for leaf, truth in pairs]
+                changed = [i for i, error in enumerate(errors) if not error <= VISIBLE]
+                if changed:
+                    yield Prediction(Key(hypothesis.mistake), gradients, changed)
+
+
+def judge(
+    made: Trace, predict, mine: list[np.ndarray], tolerance: Tolerance, rounded=None
+) -> Diagnosis:
+    """Compare gradients with the truth and, if they are wrong, with what mistakes predict.
+
+    Args:
+        made: the trace.
+        predict: `predictions`, or something like it.
+        mine: the leaves of the gradients in question.
+        tolerance: how near is equal.
+        rounded: the true gradient by autodiff in a coarser dtype: where that is off by more than
+            the tolerance, twice its error is allowed.
+    """
+    truth = made.truth.leaves
+    allowed = [
+        max(tolerance.right, 2 * error if np.isfinite(error) else 0.0)
+        for error in map(relative_error, rounded or truth, truth)
+    ]
+    leaves = [
+        Leaf(path, m.shape, t.shape, (error := relative_error(m, t)), error <= bound)
+        for path, m, t, bound in zip(made.paths, mine, truth, allowed, strict=True)
+    ]
+    wrong = [i for i, leaf in enumerate(leaves) if not leaf.ok]
+    with np.errstate(all="ignore"):
+        explanations = _explain(made, predict(made), mine, wrong, tolerance) if wrong else []
+    mistakes = _named(made, explanations)
+    equivalent = len({frozenset(k.id for k in e.leaves) for e in explanations}) > 1
+    return Diagnosis(leaves, mistakes, localise(made, wrong), equivalent)
+
+
+def _named(made: Trace, explanations: list[Explanation]) -> list[Named]:
+    """The mistakes of all explanations, each once with all its leaves."""
+    by_id: dict[str, dict[Key, set[int]]] = {}
+    for explanation in explanations:
+        for key, positions in explanation.leaves.items():
+            by_id.setdefault(key.id, {}).setdefault(key, set()).update(positions)
+    named = []
+    for identity, keys in by_id.items():
+        mistake = MISTAKES[identity]
+        positions = sorted(set().union(*keys.values()))
+        sentences = [
+            sentence(key, [made.paths[i] for i in sorted(leaves)], made)
+            for key, leaves in keys.items()
+        ]
+        leaves = [made.paths[i] for i in positions]
+        named.append(Named(identity, mistake.name, leaves, " ".join(sentences), mistake.fix))
+    return named
+
+
+def _require_arrays(name, tree):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int) or not (
+            jnp.issubdtype(array.dtype, np.number)
+        ):
+            where = name + jax.tree_util.keystr(path)
+            raise TypeError(f"diagnose: {where} must be an array of numbers, got {leaf!r:.60}")
+
+
+def _require_tree(name, tree, params):
+    got, expected = jax.tree.structure(tree), jax.tree.structure(params)
+    if got != expected:
+        raise ValueError(f"diagnose: {name} must have the tree of params, {expected}, got {got}")
+
+
+def _with_previous(made, previous, net, loss, params, reduction, weight_decay) -> Trace:
+    if jax.tree.structure(previous) == jax.tree.structure(params):
+        _require_arrays("previous", previous)
+        return made._replace(previous_gradient=jax.tree.leaves(float64(previous)))
+    if not isinstance(previous, tuple | list) or len(previous) != 2:
+        raise ValueError(
+            "diagnose: previous must be the previous gradients, with the tree of params, or the "
+            "previous batch (x, target)"
+        )
+    _require_arrays("previous", previous)
+    before = trace(net, loss, params, *previous, reduction, weight_decay)
+    return made._replace(previous=before, previous_gradient=before.truth.leaves)
+
+
+def _coarsest_dtype(*trees) -> np.dtype:
+    dtypes = [np.asarray(leaf).dtype for leaf in jax.tree.leaves(trees)]
+    floating = [dtype for dtype in dtypes if jnp.issubdtype(dtype, np.floating)]
+    return min([np.dtype(np.float64), *floating], key=lambda dtype: dtype.itemsize)
+
+
+def _explain(made: Trace, predicted, mine, wrong, tolerance) -> list[Explanation]:
+    """The explanations with the fewest mistakes; none where nothing in the list fits."""
+    constants = known_constants(made)
+    truth = Prediction(None, made.truth, [])
+    found, alone = list(_on_top(made, truth, mine, wrong, constants, tolerance)), {}
+    for base in filter(partial(_may_fit, mine), predicted):
+        found += _on_top(made, base, mine, wrong, constants, tolerance)
+        for i in set(wrong).intersection(base.changed):
+            predicted_leaf = base.gradients.leaves[i]
+            if mine[i].size > 1 and relative_error(mine[i], predicted_leaf) <= tolerance.match:
+                alone.setdefault(i, {})[frozenset([base.key])] = None
+    if not found:
+        found = list(_on_top(made, truth, mine, wrong, constants, tolerance, alone))
+    best = min((e.cost for e in found), default=np.inf)
+    return [e for e in found if e.cost == best]
+
+
+def _may_fit(mine, base: Prediction) -> bool:
+    """Whether a leaf that the mistake changes is nearly a multiple of its prediction: quickly."""
+    for i in base.changed:
+        m, predicted = mine[i], base.gradients.leaves[i]
+        if m.shape == predicted.shape and m.size > 1:
+            dot = abs(np.vdot(m, predicted))
+            if dot >= 0.99 * np.sqrt(np.vdot(m, m) * np.vdot(predicted, predicted)):
+                return True
+    return False
+
+
+def _on_top(made, base: Prediction, mine, wrong, constants, tolerance, alone=None):
+    """Explain the gradients by a predicted base and further mistakes in single leaves of it.
+
+    The base must show: one leaf at least is a multiple of its prediction and of nothing else.
+    `alone` holds, for some leaves, further mistakes that explain that leaf.
+    """
+    predicted = base.gradients.leaves
+    if base.key and not any(
+        ratio(mine[i], predicted[i], made.truth.leaves[i], tolerance) is not None
+        for i in base.changed
+        if mine[i].size > 1
+    ):
+        return
+    options = {}
+    for i in sorted({*wrong, *base.changed}):
+        choices = list(leaf_mistakes(made, base.gradients, i, mine[i], constants, tolerance))
+        choices += (alone or {}).get(i, ())
+        if not base.key:
+            options[i] = [keys for keys in choices if keys]
+        elif frozenset() not in choices:
+            options[i] = choices
+    _drop_unsupported(options, made)
+    if not all(options.values()):
+        return
+    for chosen in _cover(options):
+        leaves = ({base.key: base.changed} if base.key else {}) | chosen
+        cost = sum(COSTS.get(key.id, 1) for key in leaves)
+        if not base.key or cost <= MOST_MISTAKES:
+            yield Explanation(leaves, cost)
+
+
+def _drop_unsupported(options, made):
+    """A multiple of one or two numbers always fits: it counts where a larger leaf has it too."""
+    supported = {made.weight_decay, -(made.weight_decay or 0.0)}
+    for i, choices in options.items():
+        if made.params[i].size > 2:
+            supported |= {k.constant for keys in choices for k in keys if k.id == "R1"}
+    for i, choices in options.items():
+        if made.params[i].size <= 2:
+            options[i] = [
+                keys
+                for keys in choices
+                if all(k.constant in supported for k in keys if k.id == "R1")
+            ]
+
+
+def _cover(options: dict[int, list[frozenset[Key]]]) -> Iterable[dict[Key, list[int]]]:
+    """Choose mistakes for each leaf, few in all; several answers where they are equivalent."""
+    remaining, answers = dict(options), [{}]
+    while remaining:
+        covered: dict[frozenset[Key], list[int]] = {}
+        for i, choices in remaining.items():
+            for keys in choices:
+                covered.setdefault(keys, []).append(i)
+        best = max(covered, key=lambda keys: (len(covered[keys]), -len(keys)))
+        equal = [k for k in covered if len(k) == len(best) and covered[k] == covered[best]]
+        answers = [
+            answer | {key: sorted(answer.get(key, []) + covered[best]) for key in keys}
+            for answer in answers
+            for keys in equal
+        ]
+        remaining = {i: choices for i, choices in remaining.items() if i not in covered[best]}
+    return answers

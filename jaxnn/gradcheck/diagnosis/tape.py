@@ -1,0 +1,345 @@
+"""A network's forward pass in float64 with everything kept, and a backward that can go wrong.
+
+`trace` runs the network once. `backward` walks it in NumPy, and any of its steps can be replaced:
+that is how the gradient under "this mistake was made" is computed.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.combinators import Serial
+from jaxnn.gradcheck.laws.oracle import is_differentiable
+from jaxnn.layer import Layer, as_layer
+from jaxnn.op import Op, definitions
+from jaxnn.ops.activations.smooth import sigmoid
+from jaxnn.ops.activations.softmax import softmax
+from jaxnn.ops.linear import linear
+from jaxnn.ops.losses.cross_entropy import (
+    binary_cross_entropy,
+    cross_entropy,
+    sigmoid_cross_entropy,
+)
+from jaxnn.ops.losses.regression import half_squared_error, squared_error
+from jaxnn.ops.losses.softmax_cross_entropy import softmax_cross_entropy
+
+
+class Stage(NamedTuple):
+    """One layer of the chain, with what it met in the forward pass.
+
+    Attributes:
+        apply: `(params, x) -> y`.
+        op: the op that the layer is, or `None`.
+        params: its parameters, in float64.
+        leaves: the same tree, with the position of each leaf among those of the network.
+        x: its input.
+        y: its output.
+        slope: f'(x) where y = f(x) works element by element, else `None`.
+    """
+
+    apply: Callable
+    op: Op | None
+    params: Any
+    leaves: Any
+    x: np.ndarray
+    y: np.ndarray
+    slope: np.ndarray | None
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is y = x·W + b."""
+        return self.op is not None and is_op(self.op, linear)
+
+    def slope_at(self, v: np.ndarray) -> np.ndarray:
+        """f'(v), of an element-wise stage."""
+        return _pull(self.apply, self.params, v, np.ones_like(v))[1]
+
+    def dx(self, dy: np.ndarray) -> np.ndarray:
+        """The gradient of the input."""
+        if self.is_linear:
+            return dy @ self.params["w"].T
+        if self.slope is not None:
+            return self.slope * dy
+        return _pull(self.apply, self.params, self.x, dy)[1]
+
+    def dparams(self, dy: np.ndarray) -> Any:
+        """The gradient of the parameters."""
+        if self.is_linear:
+            return linear_gradient(self, self.x, dy)
+        if not jax.tree.leaves(self.params):
+            return self.params
+        return _pull(self.apply, self.params, self.x, dy)[0]
+
+
+class Gradients(NamedTuple):
+    """A gradient for each leaf of the parameters, and where it came from.
+
+    Attributes:
+        leaves: the gradients.
+        deltas: for each leaf, the gradient of the output of its layer, one row for each example;
+            `None` where it is not known.
+    """
+
+    leaves: list[np.ndarray]
+    deltas: list[np.ndarray | None]
+
+
+class Trace(NamedTuple):
+    """A network, a loss and a batch, with all that the backward pass may need, in float64.
+
+    A loss that holds a softmax or a sigmoid is split into that stage and the loss of
+    probabilities, so that the output stage is explicit.
+
+    Attributes:
+        stages: the layers, first to last, without any nesting.
+        last: the position of the last stage with parameters.
+        loss: the loss of the last stage's output.
+        target: its target; one-hot rows for labels.
+        weight: 1/N with reduction "mean", else 1.
+        n: the number of examples N.
+        delta: the gradient of the output of stage `last`.
+        g: the gradient of the output of the last stage, ∂L/∂ŷ.
+        paths: the path of each leaf of the parameters.
+        params: the leaves.
+        truth: the true gradient.
+        learning_rate: η, or `None`.
+        weight_decay: λ, or `None`.
+        previous: the trace of the previous batch, or `None`.
+        previous_gradient: the gradient of the previous step, or `None`.
+    """
+
+    stages: tuple[Stage, ...]
+    last: int
+    loss: Op
+    target: np.ndarray
+    weight: float
+    n: int
+    delta: np.ndarray
+    g: np.ndarray
+    paths: list[str]
+    params: list[np.ndarray]
+    truth: Gradients
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    previous: "Trace | None" = None
+    previous_gradient: list[np.ndarray] | None = None
+
+    @property
+    def z(self) -> np.ndarray:
+        """The output of the last stage with parameters."""
+        return self.stages[self.last].y
+
+    @property
+    def prediction(self) -> np.ndarray:
+        """The output of the last stage, which the loss is given."""
+        return self.stages[-1].y
+
+    @property
+    def family(self) -> str | None:
+        """The kind of output and loss: "softmax", "sigmoid" or "squared"; `None` for another."""
+        output = [
+            stage.op.__name__ if stage.op else ""
+            for stage in self.stages[self.last + 1 :]
+            if stage.op is None or stage.op.__name__ != "identity"
+        ]
+        if is_op(self.loss, cross_entropy) and output == ["softmax"]:
+            return "softmax"
+        if is_op(self.loss, binary_cross_entropy) and output == ["sigmoid"]:
+            return "sigmoid"
+        if is_op(self.loss, squared_error) or is_op(self.loss, half_squared_error):
+            return "squared"
+        return None
+
+    def activations(self, after: int = -1, before: int | None = None) -> Iterator[int]:
+        """The positions of element-wise stages, the identity left out."""
+        for i, stage in enumerate(self.stages[:before]):
+            if i > after and stage.slope is not None and not (stage.slope == 1).all():
+                yield i
+
+    def linears(self) -> list[int]:
+        """The positions of linear stages."""
+        return [i for i, stage in enumerate(self.stages) if stage.is_linear]
+
+    def dloss(self, target: np.ndarray) -> np.ndarray:
+        """∂L/∂ŷ against some target, with the weight of the reduction."""
+
+        def total(prediction):
+            return self.weight * jnp.sum(self.loss(prediction, target))
+
+        with jax.enable_x64(True), definitions():
+            return np.asarray(jax.grad(total)(self.prediction))
+
+    def through_output(self, g: np.ndarray) -> np.ndarray:
+        """The gradient at z from that at the prediction."""
+        for stage in reversed(self.stages[self.last + 1 :]):
+            g = stage.dx(g)
+        return g
+
+    def backward(
+        self,
+        delta: np.ndarray,
+        dx: dict[int, Callable] | None = None,
+        dparams: dict[int, Callable] | None = None,
+    ) -> Gradients:
+        """The chain rule from stage `last` down, with some of its steps replaced.
+
+        Args:
+            delta: the gradient of the output of stage `last`.
+            dx: for some stages, another function from dy to dx.
+            dparams: for some stages, another function from dy to the parameters' gradients.
+        """
+        dx, dparams = dx or {}, dparams or {}
+        leaves, deltas = [None] * len(self.params), [None] * len(self.params)
+        for i in range(self.last, -1, -1):
+            stage = self.stages[i]
+            grads = dparams.get(i, stage.dparams)(delta)
+            for leaf, grad in zip(
+                jax.tree.leaves(stage.leaves), jax.tree.leaves(grads), strict=True
+            ):
+                leaves[leaf] = np.asarray(grad)
+                deltas[leaf] = rows(delta)
+            if i:
+                delta = dx.get(i, stage.dx)(delta)
+        return Gradients(self.decayed(leaves), deltas)
+
+    def decayed(self, leaves: list[np.ndarray]) -> list[np.ndarray]:
+        """Gradients with the term λ·W of weight decay."""
+        if not self.weight_decay:
+            return leaves
+        return [
+            grad + self.weight_decay * theta if is_weight(path) else grad
+            for path, grad, theta in zip(self.paths, leaves, self.params, strict=True)
+        ]
+
+
+def trace(net, loss, params, x, target, reduction="mean", weight_decay=None) -> Trace:
+    """Run a network on a batch in float64 and differentiate it with JAX.
+
+    The truth is `jax.grad` of the definitions: no hand-written backward takes part in it.
+    """
+    net = as_layer(net)
+    params, x, target = float64(params), float64(x), float64(target)
+    paths = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+    leaves, tree = jax.tree.flatten(params)
+    grads = jax.tree.leaves(autodiff(net, loss, params, x, target, reduction))
+    with jax.enable_x64(True), definitions():
+        losses = loss(net.apply(params, x), target)
+        weight = 1 / losses.size if reduction == "mean" else 1.0
+        stages = []
+        value = x
+        for layer, p, positions in _flatten(net, params, tree.unflatten(range(len(leaves)))):
+            stages.append(_stage(layer.apply, getattr(layer, "op", None), p, positions, value))
+            value = stages[-1].y
+        last = max((i for i, s in enumerate(stages) if jax.tree.leaves(s.params)), default=0)
+
+        def rest(z):
+            for stage in stages[last + 1 :]:
+                z = stage.apply(stage.params, z)
+            return weight * jnp.sum(loss(z, target))
+
+        delta = np.asarray(jax.grad(rest)(stages[last].y))
+        output, loss, target = _split(loss, target, value.shape[-1])
+        if output is not None:
+            stages.append(_stage(lambda _, x: output(x), output, (), (), value))
+    made = Trace(
+        stages=tuple(stages),
+        last=last,
+        loss=loss,
+        target=target,
+        weight=weight,
+        n=losses.size,
+        delta=delta,
+        g=delta,
+        paths=paths,
+        params=leaves,
+        truth=Gradients(grads, [None] * len(grads)),
+        weight_decay=weight_decay,
+    )
+    truth = Gradients(made.decayed(grads), made.backward(delta).deltas)
+    return made._replace(truth=truth, g=made.dloss(target))
+
+
+def autodiff(net, loss, params, x, target, reduction):
+    """The gradient by JAX from the definitions, in the dtype of the arguments."""
+    net, total = as_layer(net), jnp.sum if reduction == "sum" else jnp.mean
+    with jax.enable_x64(True), definitions():
+        grads = jax.grad(lambda params: total(loss(net.apply(params, x), target)))(params)
+    return jax.tree.map(np.asarray, grads)
+
+
+def is_op(op: Op, known: Op) -> bool:
+    """Whether an op is a known one, whatever its options."""
+    return (op.__module__, op.__name__) == (known.__module__, known.__name__)
+
+
+def is_weight(path: str) -> bool:
+    """Whether a leaf is a weight, which decay applies to."""
+    return path.endswith("['w']")
+
+
+def rows(array: np.ndarray) -> np.ndarray:
+    """An array as a matrix with one row for each example."""
+    return array.reshape(-1, array.shape[-1])
+
+
+def linear_gradient(stage: Stage, x: np.ndarray, dy: np.ndarray) -> dict[str, np.ndarray]:
+    """dW = xᵀ·dy and db = Σₙ dy of a linear stage, for an input of one's choice."""
+    grads = {"w": rows(x).T @ rows(dy), "b": rows(dy).sum(axis=0)}
+    return {name: grads[name] for name in stage.params}
+
+
+def float64(tree):
+    """Floating-point leaves as float64 NumPy arrays, the others as NumPy arrays."""
+    return jax.tree.map(
+        lambda a: (
+            np.asarray(a).astype(np.float64) if is_differentiable(np.asarray(a)) else np.asarray(a)
+        ),
+        tree,
+    )
+
+
+def _flatten(layer: Layer, params, leaves):
+    """Every layer of a chain with its parameters, whatever the nesting."""
+    if not isinstance(layer, Serial):
+        yield layer, params, leaves
+        return
+    for part, part_params, part_leaves in zip(layer.layers, params, leaves, strict=True):
+        yield from _flatten(part, part_params, part_leaves)
+
+
+def _stage(apply, op, params, leaves, x) -> Stage:
+    y = np.asarray(apply(params, x))
+    slope = None
+    if y.shape == x.shape and not jax.tree.leaves(params):
+        ones = _pull(apply, params, x, np.ones_like(x))[1]
+        probe = np.cos(np.arange(x.size, dtype=x.dtype)).reshape(x.shape)
+        if np.allclose(_pull(apply, params, x, probe)[1], ones * probe, rtol=1e-12, atol=0):
+            slope = ones
+    return Stage(apply, op, params, leaves, x, y, slope)
+
+
+def _pull(apply, params, x, dy):
+    """The gradients of the parameters and of the input, by JAX."""
+    with jax.enable_x64(True), definitions():
+        pullback = jax.vjp(apply, params, x)[1]
+        return jax.tree.map(np.asarray, pullback(jnp.asarray(dy)))
+
+
+def _split(loss, target, n_classes):
+    """The output op inside a loss, the loss of that op's output, and its target."""
+    output = None
+    if is_op(loss, sigmoid_cross_entropy):
+        return sigmoid, binary_cross_entropy, target
+    if is_op(loss, softmax_cross_entropy) and loss.options["ignore_label"] is None:
+        output, smoothing = softmax, loss.options["label_smoothing"]
+        loss = cross_entropy
+    else:
+        smoothing = 0.0
+    if is_op(loss, cross_entropy):
+        if not is_differentiable(target):
+            target = np.eye(n_classes)[target]
+        target = (1 - smoothing) * target + smoothing / n_classes
+    return output, loss, target

@@ -1,0 +1,1 @@
+"""The laws that a backward must obey, and `check`, which tries them."""

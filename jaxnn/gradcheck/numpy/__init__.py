@@ -1,0 +1,1 @@
+"""`check_numpy`: backward passes written with NumPy."""

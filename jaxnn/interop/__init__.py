@@ -1,0 +1,1 @@
+"""Parameters and gradients in the layouts of other libraries."""

@@ -1,0 +1,217 @@
+"""The params of the recurrent ops as other libraries store them, and the way between them.
+
+Torch (`weight_ih`, `weight_hh`, `bias_ih`, `bias_hh`) has the gates in the order of jaxnn, its
+matrices are (gates·H, I), and it adds two biases. Keras (`kernel`, `recurrent_kernel`, `bias`)
+has matrices of jaxnn's shape, the gates of a GRU in the order z, r, n, and two biases for it.
+Flax has a kernel, and here and there a bias, for each gate.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxnn.layer import Params
+from jaxnn.op import Op
+from jaxnn.ops.recurrent.gru import gru
+from jaxnn.ops.recurrent.lstm import lstm
+from jaxnn.ops.recurrent.rnn import rnn
+
+Arrays = dict[str, Any]
+
+_GATES = {rnn: ("",), gru: ("r", "z", "n"), lstm: ("i", "f", "g", "o")}
+
+
+def recurrent_from_torch(op: Op, arrays: Arrays) -> Params:
+    """Params of a recurrent op from those of `torch.nn.RNN`, `GRU` or `LSTM`, of one layer.
+
+    Two biases that are only ever added become one: b = bias_ih + bias_hh. In a GRU that of the
+    candidate's product with U stays apart, as b_u.
+
+    Args:
+        op: `jaxnn.rnn`, `jaxnn.gru` or `jaxnn.lstm`.
+        arrays: "weight_ih" (G·H, I), "weight_hh" (G·H, H), "bias_ih" and "bias_hh" (G·H,), with
+            G gates: 1, 3 or 4. Arrays of NumPy do.
+
+    Raises:
+        TypeError: the op is none of the three.
+        ValueError: an array is missing.
+
+    Example:
+        >>> arrays = {"weight_ih": jnp.ones((8, 3)), "weight_hh": jnp.ones((8, 2))}
+        >>> arrays |= {"bias_ih": jnp.ones(8), "bias_hh": jnp.ones(8)}
+        >>> jax.tree.map(jnp.shape, jaxnn.recurrent_from_torch(jaxnn.lstm, arrays))
+        {'b': (8,), 'u': (2, 8), 'w': (3, 8)}
+    """
+    _gates(op)
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    w, u, b_w, b_u = _named("recurrent_from_torch", arrays, names)
+    return {"w": w.T, "u": u.T} | _joined_biases(op, b_w, b_u)
+
+
+def recurrent_to_torch(op: Op, params: Params) -> Arrays:
+    """The inverse of `recurrent_from_torch`; what can stand in either bias is put in "bias_ih".
+
+    Args:
+        op: `jaxnn.rnn`, `jaxnn.gru` or `jaxnn.lstm`.
+        params: its params.
+
+    Raises:
+        TypeError: the op is none of the three.
+
+    Example:
+        >>> params = jaxnn.LSTM(3, 2).init(jax.random.key(0))
+        >>> jaxnn.recurrent_to_torch(jaxnn.lstm, params)["weight_ih"].shape
+        (8, 3)
+    """
+    _gates(op)
+    b_w, b_u = _two_biases(op, params)
+    return {
+        "weight_ih": params["w"].T,
+        "weight_hh": params["u"].T,
+        "bias_ih": b_w,
+        "bias_hh": b_u,
+    }
+
+
+def recurrent_from_keras(op: Op, arrays: Arrays) -> Params:
+    """Params of a recurrent op from those of Keras's `SimpleRNN`, `GRU` or `LSTM`.
+
+    Args:
+        op: `jaxnn.rnn`, `jaxnn.gru` or `jaxnn.lstm`.
+        arrays: "kernel" (I, G·H), "recurrent_kernel" (H, G·H) and "bias" (G·H,), or (2, 3H) for a
+            GRU, which must have `reset_after=True`, the default.
+
+    Raises:
+        TypeError: the op is none of the three.
+        ValueError: an array is missing, or the bias of a GRU is that of another variant.
+
+    Example:
+        >>> arrays = {"kernel": jnp.ones((3, 6)), "recurrent_kernel": jnp.ones((2, 6))}
+        >>> arrays |= {"bias": jnp.ones((2, 6))}
+        >>> jax.tree.map(jnp.shape, jaxnn.recurrent_from_keras(jaxnn.gru, arrays))
+        {'b': (6,), 'b_u': (2,), 'u': (2, 6), 'w': (3, 6)}
+    """
+    _gates(op)
+    names = ("kernel", "recurrent_kernel", "bias")
+    w, u, b = _named("recurrent_from_keras", arrays, names)
+    if op != gru:
+        return {"w": w, "u": u, "b": b}
+    if b.ndim != 2:
+        raise ValueError(
+            f"recurrent_from_keras: the bias of a GRU has shape {b.shape}; with reset_after=True "
+            f"it is {(2, w.shape[-1])}"
+        )
+    w, u, b = map(_swapped, (w, u, b))
+    return {"w": w, "u": u} | _joined_biases(op, *b)
+
+
+def recurrent_to_keras(op: Op, params: Params) -> Arrays:
+    """The inverse of `recurrent_from_keras`.
+
+    Args:
+        op: `jaxnn.rnn`, `jaxnn.gru` or `jaxnn.lstm`.
+        params: its params.
+
+    Raises:
+        TypeError: the op is none of the three.
+
+    Example:
+        >>> params = jaxnn.GRU(3, 2).init(jax.random.key(0))
+        >>> jaxnn.recurrent_to_keras(jaxnn.gru, params)["bias"].shape
+        (2, 6)
+    """
+    _gates(op)
+    w, u, b = params["w"], params["u"], params["b"]
+    if op == gru:
+        w, u, b = map(_swapped, (w, u, jnp.stack(_two_biases(op, params))))
+    return {"kernel": w, "recurrent_kernel": u, "bias": b}
+
+
+def recurrent_from_flax(op: Op, arrays: dict[str, Arrays]) -> Params:
+    """Params of a recurrent op from those of Flax's `SimpleCell`, `GRUCell` or `LSTMCell`.
+
+    Args:
+        op: `jaxnn.rnn`, `jaxnn.gru` or `jaxnn.lstm`.
+        arrays: the cell's params: "i" and "h" with the letter of each gate appended, each a dict
+            of a "kernel" and, where Flax has one, a "bias".
+
+    Raises:
+        TypeError: the op is none of the three.
+        ValueError: an entry is missing.
+
+    Example:
+        >>> kernel, bias = {"kernel": jnp.ones((3, 2))}, {"bias": jnp.ones(2)}
+        >>> arrays = {"i": kernel | bias, "h": {"kernel": jnp.ones((2, 2))}}
+        >>> jax.tree.map(jnp.shape, jaxnn.recurrent_from_flax(jaxnn.rnn, arrays))
+        {'b': (2,), 'u': (2, 2), 'w': (3, 2)}
+    """
+    gates = _gates(op)
+    of_x, of_h = (
+        _named("recurrent_from_flax", arrays, [side + gate for gate in gates]) for side in "ih"
+    )
+    kernels = ([dense["kernel"] for dense in side] for side in (of_x, of_h))
+    w, u = (jnp.concatenate(side, axis=-1) for side in kernels)
+    biased = of_h if op == lstm else of_x
+    params = {"w": w, "u": u, "b": jnp.concatenate([dense["bias"] for dense in biased])}
+    return params | ({"b_u": jnp.asarray(of_h[-1]["bias"])} if op == gru else {})
+
+
+def recurrent_to_flax(op: Op, params: Params) -> dict[str, Arrays]:
+    """The inverse of `recurrent_from_flax`.
+
+    Args:
+        op: `jaxnn.rnn`, `jaxnn.gru` or `jaxnn.lstm`.
+        params: its params.
+
+    Raises:
+        TypeError: the op is none of the three.
+
+    Example:
+        >>> params = jaxnn.LSTM(3, 2).init(jax.random.key(0))
+        >>> sorted(jaxnn.recurrent_to_flax(jaxnn.lstm, params))
+        ['hf', 'hg', 'hi', 'ho', 'if', 'ig', 'ii', 'io']
+    """
+    gates = _gates(op)
+    arrays = {}
+    for side, name in (("i", "w"), ("h", "u")):
+        kernels = jnp.split(params[name], len(gates), axis=-1)
+        arrays |= {side + g: {"kernel": k} for g, k in zip(gates, kernels, strict=True)}
+    biased = "h" if op == lstm else "i"
+    for gate, bias in zip(gates, jnp.split(params["b"], len(gates)), strict=True):
+        arrays[biased + gate]["bias"] = bias
+    if op == gru:
+        arrays["hn"]["bias"] = params["b_u"]
+    return arrays
+
+
+def _gates(op) -> tuple[str, ...]:
+    """The letters of an op's gates, in its order."""
+    if op not in _GATES:
+        raise TypeError(f"expected jaxnn.rnn, jaxnn.gru or jaxnn.lstm, got {op!r}")
+    return _GATES[op]
+
+
+def _named(function, arrays, names) -> list:
+    if missing := [name for name in names if name not in arrays]:
+        raise ValueError(f"{function}: there is no {missing[0]!r} in {sorted(arrays)}")
+    return [a if isinstance(a, dict) else jnp.asarray(a) for a in map(arrays.get, names)]
+
+
+def _joined_biases(op, b_w, b_u) -> Params:
+    if op != gru:
+        return {"b": b_w + b_u}
+    n_hidden = b_u.size // 3
+    return {"b": b_w.at[:-n_hidden].add(b_u[:-n_hidden]), "b_u": b_u[-n_hidden:]}
+
+
+def _two_biases(op, params):
+    b = params["b"]
+    if op != gru:
+        return b, jnp.zeros_like(b)
+    return b, jnp.zeros_like(b).at[-params["b_u"].size :].set(params["b_u"])
+
+
+def _swapped(array):
+    """The first two of the three gates of a GRU in the other order."""
+    first, second, third = jnp.split(array, 3, axis=-1)
+    return jnp.concatenate([second, first, third], axis=-1)

@@ -1,0 +1,1 @@
+"""Activations: smooth, piecewise, gated, and the softmax."""

@@ -1,0 +1,344 @@
+"""Activations made of pieces, most with a kink: y = f(x), dx = f'(x)·dy."""
+
+import jax.numpy as jnp
+
+from jaxnn.ops._common.elementwise import Elements, InputKept, OutputKept, elementwise
+from jaxnn.ops._common.numerics import at_least_float32
+from jaxnn.ops._common.validation import require_number
+
+_SELU_ALPHA = 1.6732632423543772
+_SELU_SCALE = 1.0507009873554805
+
+
+def relu_definition(x: Elements) -> Elements:
+    """Rectified linear unit, y = max(0, x).
+
+    Shapes:
+        x, y, dx, dy: any, all the same
+
+    Backward:
+        y' = 1 where x > 0, else 0, with y'(0) = 0 by convention, so
+        dx = dy where y > 0, else 0
+
+    Keeps y: y > 0 exactly where x > 0. A NaN stays a NaN; it is not read as "not positive".
+
+    Raises:
+        TypeError: x is not floating point.
+
+    Source: S. Shamsi, "Neural Nets From Scratch", SHALA 2020, slide "ReLU".
+
+    Example:
+        >>> print(jaxnn.relu(jnp.array([-1.0, 0.0, 2.0])))
+        [0. 0. 2.]
+    """
+    return jnp.where(x <= 0, 0, x)
+
+
+def relu_fwd(x):
+    """y = max(0, x)."""
+    y = jnp.where(x <= 0, 0, x)
+    return y, OutputKept(y)
+
+
+def relu_bwd(residuals, dy):
+    """dx = dy where y > 0, else 0."""
+    (y,) = residuals
+    return (jnp.where(y <= 0, 0, dy),)
+
+
+def leaky_relu_definition(x: Elements, *, slope: float = 0.01) -> Elements:
+    """Leaky ReLU, y = x where x > 0, else slope·x.
+
+    Shapes:
+        x, y, dx, dy: any, all the same
+
+    Backward:
+        y' = 1 where x > 0, else slope, with y'(0) = slope by convention, so
+        dx = dy where y > 0, else slope·dy
+
+    Keeps y: with slope ≥ 0, y > 0 exactly where x > 0.
+
+    Args:
+        x: the input.
+        slope: y' where x ≤ 0, at least 0.
+
+    Raises:
+        TypeError: x is not floating point.
+        ValueError: slope is negative.
+
+    Source: A. Maas, A. Hannun and A. Ng, "Rectifier Nonlinearities Improve Neural Network
+    Acoustic Models", 2013, equation 2.
+
+    Example:
+        >>> print(jaxnn.leaky_relu(jnp.array([-1.0, 0.0, 2.0]), slope=0.5))
+        [-0.5  0.   2. ]
+    """
+    return jnp.where(x > 0, x, slope * x)
+
+
+def leaky_relu_fwd(x, *, slope=0.01):
+    """y = x where x > 0, else slope·x."""
+    y = jnp.where(x > 0, x, slope * x)
+    return y, OutputKept(y)
+
+
+def leaky_relu_bwd(residuals, dy, *, slope=0.01):
+    """dx = dy where y > 0, else slope·dy."""
+    (y,) = residuals
+    return (jnp.where(y > 0, dy, slope * dy),)
+
+
+def elu_definition(x: Elements, *, alpha: float = 1.0) -> Elements:
+    """Exponential linear unit, y = x where x > 0, else α·(eˣ − 1).
+
+    Shapes:
+        x, y, dx, dy: any, all the same
+
+    Backward:
+        y' = 1 where x > 0, else α·eˣ = y + α, with y'(0) = α by convention, so
+        dx = dy where y > 0, else (y + α)·dy
+
+    Keeps y: with α > 0, y > 0 exactly where x > 0, and no exponential is needed again.
+
+    Args:
+        x: the input.
+        alpha: −y for x → −∞, above 0.
+
+    Raises:
+        TypeError: x is not floating point.
+        ValueError: alpha is not positive.
+
+    Source: D.-A. Clevert, T. Unterthiner and S. Hochreiter, "Fast and Accurate Deep Network
+    Learning by Exponential Linear Units", 2016, equation 15.
+
+    Example:
+        >>> print(jaxnn.elu(jnp.array([-100.0, 0.0, 2.0]), alpha=0.5))
+        [-0.5  0.   2. ]
+    """
+    return jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x)))
+
+
+def elu_fwd(x, *, alpha=1.0):
+    """y = x where x > 0, else α·(eˣ − 1)."""
+    y = jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x)))
+    return y, OutputKept(y)
+
+
+def elu_bwd(residuals, dy, *, alpha=1.0):
+    """dx = dy where y > 0, else (y + α)·dy."""
+    (y,) = residuals
+    return (jnp.where(y > 0, dy, (y + alpha) * dy),)
+
+
+def selu_definition(x: Elements) -> Elements:
+    """Scaled ELU, y = λ·x where x > 0, else λ·α·(eˣ − 1).
+
+    With λ = 1.0507… and α = 1.6732… inputs of mean 0 and variance 1 keep both.
+
+    Shapes:
+        x, y, dx, dy: any, all the same
+
+    Backward:
+        y' = λ where x > 0, else λ·α·eˣ = y + λ·α, with y'(0) = λ·α by convention, so
+        dx = λ·dy where y > 0, else (y + λ·α)·dy
+
+    Keeps y: y > 0 exactly where x > 0, and no exponential is needed again.
+
+    Raises:
+        TypeError: x is not floating point.
+
+    Source: G. Klambauer, T. Unterthiner, A. Mayr and S. Hochreiter, "Self-Normalizing Neural
+    Networks", 2017, equation 2; λ and α in equation 14.
+
+    Example:
+        >>> print(jaxnn.selu(jnp.array([-100.0, 0.0, 2.0])))
+        [-1.7580993  0.         2.101402 ]
+    """
+    return _SELU_SCALE * elu_definition(x, alpha=_SELU_ALPHA)
+
+
+def selu_fwd(x):
+    """y = λ·x where x > 0, else λ·α·(eˣ − 1)."""
+    y = _SELU_SCALE * elu_definition(x, alpha=_SELU_ALPHA)
+    return y, OutputKept(y)
+
+
+def selu_bwd(residuals, dy):
+    """dx = λ·dy where y > 0, else (y + λ·α)·dy."""
+    (y,) = residuals
+    return (jnp.where(y > 0, _SELU_SCALE * dy, (y + _SELU_SCALE * _SELU_ALPHA) * dy),)
+
+
+def celu_definition(x: Elements, *, alpha: float = 1.0) -> Elements:
+    """Continuously differentiable ELU, y = x where x > 0, else α·(e^(x/α) − 1).
+
+    Shapes:
+        x, y, dx, dy: any, all the same
+
+    Backward:
+        y' = 1 where x > 0, else e^(x/α) = y/α + 1, so
+        dx = dy where y > 0, else (y/α + 1)·dy
+
+    There is no kink: y' is 1 on both sides of 0.
+
+    Keeps y: with α > 0, y > 0 exactly where x > 0, and no exponential is needed again.
+
+    Args:
+        x: the input.
+        alpha: −y for x → −∞, above 0.
+
+    Raises:
+        TypeError: x is not floating point.
+        ValueError: alpha is not positive.
+
+    Source: J. Barron, "Continuously Differentiable Exponential Linear Units", 2017.
+
+    Example:
+        >>> print(jaxnn.celu(jnp.array([-100.0, 0.0, 2.0]), alpha=0.5))
+        [-0.5  0.   2. ]
+    """
+    return jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x) / alpha))
+
+
+def celu_fwd(x, *, alpha=1.0):
+    """y = x where x > 0, else α·(e^(x/α) − 1)."""
+    y = jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x) / alpha))
+    return y, OutputKept(y)
+
+
+def celu_bwd(residuals, dy, *, alpha=1.0):
+    """dx = dy where y > 0, else (y/α + 1)·dy."""
+    (y,) = residuals
+    return (jnp.where(y > 0, dy, (y / alpha + 1) * dy),)
+
+
+def relu6_definition(x: Elements) -> Elements:
+    """ReLU with a ceiling, y = min(max(0, x), 6).
+
+    Shapes:
+        x, y, dx, dy: any, all the same
+
+    Backward:
+        y' = 1 where 0 < x < 6, else 0, with y'(0) = y'(6) = 0 by convention, so
+        dx = dy where 0 < y < 6, else 0
+
+    Keeps y: 0 < y < 6 exactly where 0 < x < 6.
+
+    Raises:
+        TypeError: x is not floating point.
+
+    Source: A. Krizhevsky, "Convolutional Deep Belief Networks on CIFAR-10", 2010.
+
+    Example:
+        >>> print(jaxnn.relu6(jnp.array([-1.0, 2.0, 9.0])))
+        [0. 2. 6.]
+    """
+    return jnp.where(x <= 0, 0, jnp.where(x >= 6, 6, x))
+
+
+def relu6_fwd(x):
+    """y = min(max(0, x), 6)."""
+    y = jnp.where(x <= 0, 0, jnp.where(x >= 6, 6, x))
+    return y, OutputKept(y)
+
+
+def relu6_bwd(residuals, dy):
+    """dx = dy where 0 < y < 6, else 0."""
+    (y,) = residuals
+    return (jnp.where((y <= 0) | (y >= 6), 0, dy),)
+
+
+def hard_sigmoid_definition(x: Elements) -> Elements:
+    """Sigmoid made of lines, y = min(max(0, x + 3), 6)/6.
+
+    Shapes:
+        x, y, dx, dy: any, all the same
+
+    Backward:
+        y' = 1/6 where −3 < x < 3, else 0, with y'(−3) = y'(3) = 0 by convention, so
+        dx = dy/6 where −3 < x < 3, else 0
+
+    Keeps x: y may be rounded to an edge that x has not reached.
+
+    Raises:
+        TypeError: x is not floating point.
+
+    Source: A. Howard et al., "Searching for MobileNetV3", 2019, section 5.2.
+
+    Example:
+        >>> print(jaxnn.hard_sigmoid(jnp.array([-4.0, 0.0, 4.0])))
+        [0.  0.5 1. ]
+    """
+    return jnp.where(x <= -3, 0, jnp.where(x >= 3, 1, (x + 3) / 6))
+
+
+def hard_sigmoid_fwd(x):
+    """y = 0 where x ≤ −3, 1 where x ≥ 3, else (x + 3)/6."""
+    z = at_least_float32(x)
+    y = jnp.where(z <= -3, 0, jnp.where(z >= 3, 1, (z + 3) / 6))
+    return y.astype(x.dtype), InputKept(x)
+
+
+def hard_sigmoid_bwd(residuals, dy):
+    """dx = dy/6 where −3 < x < 3, else 0."""
+    (x,) = residuals
+    return (jnp.where((x <= -3) | (x >= 3), 0, dy / 6),)
+
+
+def hard_swish_definition(x: Elements) -> Elements:
+    """Swish made of pieces, y = x·min(max(0, x + 3), 6)/6.
+
+    Shapes:
+        x, y, dx, dy: any, all the same
+
+    Backward, with y = x·h(x), h = `hard_sigmoid` and so h' = 0 at −3 and 3 by convention:
+        y' = h + x·h' = 0 where x ≤ −3, 1 where x ≥ 3, else (2·x + 3)/6, so
+        dx = y'·dy
+
+    Keeps x: y falls and rises again, so x cannot be read off it.
+
+    Raises:
+        TypeError: x is not floating point.
+
+    Source: A. Howard et al., "Searching for MobileNetV3", 2019, section 5.2.
+
+    Example:
+        >>> print(jaxnn.hard_swish(jnp.array([-4.0, 1.5, 4.0])))
+        [-0.     1.125  4.   ]
+    """
+    return x * hard_sigmoid_definition(x)
+
+
+def hard_swish_fwd(x):
+    """y = x·h(x) with h = `hard_sigmoid`."""
+    z = at_least_float32(x)
+    return (z * hard_sigmoid_definition(z)).astype(x.dtype), InputKept(x)
+
+
+def hard_swish_bwd(residuals, dy):
+    """dx = 0 where x ≤ −3, dy where x ≥ 3, else (2·x + 3)/6·dy."""
+    x, dz = at_least_float32(residuals.x), at_least_float32(dy)
+    dx = jnp.where(x <= -3, 0, jnp.where(x >= 3, dz, (2 * x + 3) / 6 * dz))
+    return (dx.astype(dy.dtype),)
+
+
+def _check_slope(*, slope):
+    require_number("leaky_relu", "slope", slope, at_least=0)
+
+
+def _check_elu(*, alpha):
+    require_number("elu", "alpha", alpha, above=0)
+
+
+def _check_celu(*, alpha):
+    require_number("celu", "alpha", alpha, above=0)
+
+
+relu = elementwise(relu_definition, relu_fwd, relu_bwd)
+leaky_relu = elementwise(leaky_relu_definition, leaky_relu_fwd, leaky_relu_bwd, _check_slope)
+elu = elementwise(elu_definition, elu_fwd, elu_bwd, _check_elu)
+selu = elementwise(selu_definition, selu_fwd, selu_bwd)
+celu = elementwise(celu_definition, celu_fwd, celu_bwd, _check_celu)
+relu6 = elementwise(relu6_definition, relu6_fwd, relu6_bwd)
+hard_sigmoid = elementwise(hard_sigmoid_definition, hard_sigmoid_fwd, hard_sigmoid_bwd)
+hard_swish = elementwise(hard_swish_definition, hard_swish_fwd, hard_swish_bwd)

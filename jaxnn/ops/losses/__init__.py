@@ -1,0 +1,1 @@
+"""Losses: ops `(prediction, target) -> one value per example`."""

@@ -1,0 +1,262 @@
+"""Cross-entropies of probabilities, and of the logits of independent yes-or-no outputs."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxnn.op import Op
+from jaxnn.ops._common.labels import (
+    Classes,
+    Losses,
+    Target,
+    bytes_of,
+    is_labels,
+    nan_out_of_range,
+    one_hot,
+    require_target,
+)
+from jaxnn.ops._common.numerics import at_least_float32
+from jaxnn.ops._common.validation import require_equal_shapes, require_floating, require_last_axis
+
+
+class TwoArgumentsKept(NamedTuple):
+    """Both arguments: each gradient is a function of the one and of the other."""
+
+    prediction: Classes
+    target: Target
+
+
+def cross_entropy_definition(probabilities: Classes, target: Target) -> Losses:
+    """Cross-entropy of each example, L = −Σₖ tₖ·log pₖ: no 1/K, no 1/N.
+
+    Shapes (N batch, any number of axes; K classes):
+        probabilities p, dp: (N, K), used as they are: rows need not sum to 1
+        target: integer labels (N,), or a distribution t (N, K) with its gradient dt
+        L, dL:  (N,)
+
+    Below ε, the smallest normal number of float32 (1.2e-38; 6.1e-5 in float16), log is continued
+    by its tangent, log ε + p/ε − 1, so that a probability of exactly 0 has a finite loss and the
+    finite gradient of that loss.
+
+    Backward:
+        ∂L/∂pₖ = −tₖ·log'(pₖ),  log'(p) = 1/max(p, ε)
+        ∂L/∂tₖ = −log pₖ
+        dp = −t/max(p, ε)·dL,   dt = −log(p)·dL
+
+    Keeps its arguments. For logits, `softmax_cross_entropy` is faster and loses no digits.
+
+    Raises:
+        TypeError: probabilities are not floating point, or a distribution has another dtype.
+        ValueError: the shapes do not fit; a label is out of range (under `jit`, where labels are
+            not known, such a row gives NaN).
+
+    Source: R. B. Aeen's summary, stage 1 (the loss derivative, left blank there); S. Shamsi,
+    "Neural Nets From Scratch", SHALA 2020, slide "Cross entropy".
+
+    Example:
+        >>> print(jaxnn.cross_entropy(jnp.array([[0.1, 0.3, 0.5, 0.1]]), jnp.array([1])))
+        [1.2039728]
+    """
+    if is_labels(target):
+        t = one_hot(target, probabilities.shape[-1]).astype(probabilities.dtype)
+        losses = -jnp.sum(t * _log(probabilities), axis=-1)
+        return nan_out_of_range(losses, target, probabilities.shape[-1])
+    return -jnp.sum(target * _log(probabilities), axis=-1)
+
+
+def cross_entropy_fwd(probabilities, target):
+    """L = −Σₖ tₖ·log pₖ, summed in at least float32; of labels, the one term that is not 0."""
+    if is_labels(target):
+        p = _of_label(probabilities, target)
+        losses = nan_out_of_range(-_log(p), target, probabilities.shape[-1])
+    else:
+        losses = -jnp.sum(at_least_float32(target * _log(probabilities)), axis=-1)
+    return losses.astype(probabilities.dtype), TwoArgumentsKept(probabilities, target)
+
+
+def cross_entropy_bwd(residuals, dy):
+    """dp = −t/max(p, ε)·dL, dt = −log(p)·dL."""
+    p, target = residuals
+    if is_labels(target):
+        dp = -_log_slope(_of_label(p, target)) * nan_out_of_range(dy, target, p.shape[-1])
+        return jnp.where(one_hot(target, p.shape[-1]), dp[..., None], 0 * dp[..., None]), None
+    return -target * _log_slope(p) * dy[..., None], -_log(p) * dy[..., None]
+
+
+def binary_cross_entropy_definition(probabilities: Classes, target: Classes) -> Losses:
+    """Binary cross-entropy of each example, L = −Σₖ (tₖ·log pₖ + (1 − tₖ)·log(1 − pₖ)).
+
+    No 1/K and no 1/N: K independent yes-or-no outputs are summed.
+
+    Shapes (N batch, any number of axes; K outputs of one example):
+        probabilities p, target t and their gradients: (N, K)
+        L, dL: (N,)
+
+    Below ε, the smallest normal number of float32 (1.2e-38; 6.1e-5 in float16), log is continued
+    by its tangent, log ε + p/ε − 1, so that a probability of exactly 0 or 1 has a finite loss and
+    the finite gradient of that loss.
+
+    Backward, with log'(p) = 1/max(p, ε):
+        ∂L/∂pₖ = −tₖ·log'(pₖ) + (1 − tₖ)·log'(1 − pₖ)        ( = (p − t)/(p·(1 − p)) inside)
+        ∂L/∂tₖ = log(1 − pₖ) − log pₖ
+        dp = ∂L/∂p·dL,   dt = ∂L/∂t·dL
+
+    In the forward the choice between log and tangent is the last step before the sum, so that the
+    compiler computes a term in one pass and stores no array of logarithms. A barrier keeps it from
+    storing them where it sees the backward as well, which computes them again.
+
+    Keeps its arguments. For logits, `sigmoid_cross_entropy` is faster and loses no digits.
+
+    Raises:
+        TypeError: an argument is not floating point, or the dtypes differ.
+        ValueError: the shapes differ (nothing is broadcast), or there is no axis of outputs.
+
+    Source: NYU CSCI-GA 2572, Homework 1, question 1.3(b), there with a factor 1/K.
+
+    Example:
+        >>> print(jaxnn.binary_cross_entropy(jnp.array([[0.25]]), jnp.array([[1.0]])))
+        [1.3862944]
+    """
+    p, t = probabilities, target
+    return -jnp.sum(t * _log(p) + (1 - t) * _log(1 - p), axis=-1)
+
+
+def binary_cross_entropy_fwd(probabilities, target):
+    """L = −Σₖ (tₖ·log pₖ + (1 − tₖ)·log(1 − pₖ)), summed in at least float32."""
+    p, t = probabilities, target
+    q, smallest = 1 - p, _smallest(p)
+    inside = t * jnp.log(_at_least(p, smallest)) + (1 - t) * jnp.log(_at_least(q, smallest))
+    below_q = jnp.where(q < smallest, inside + (1 - t) * (q / smallest - 1), inside)
+    terms = jnp.where(p < smallest, inside + t * (p / smallest - 1), below_q)
+    losses = -jnp.sum(at_least_float32(terms), axis=-1)
+    return losses.astype(p.dtype), TwoArgumentsKept(p, t)
+
+
+def binary_cross_entropy_bwd(residuals, dy):
+    """dp = ((1 − t)/max(1 − p, ε) − t/max(p, ε))·dL, dt = (log(1 − p) − log p)·dL."""
+    p, t = lax.optimization_barrier(residuals)
+    dloss = dy[..., None]
+    dp = ((1 - t) * _log_slope(1 - p) - t * _log_slope(p)) * dloss
+    return dp, (_log(1 - p) - _log(p)) * dloss
+
+
+def sigmoid_cross_entropy_definition(logits: Classes, target: Classes) -> Losses:
+    """Binary cross-entropy of σ(logits), one value per example, from the logits themselves.
+
+    L = −Σₖ (tₖ·log σ(xₖ) + (1 − tₖ)·log σ(−xₖ)); no 1/K, no 1/N.
+
+    Shapes (N batch, any number of axes; K outputs of one example):
+        logits x, target t and their gradients: (N, K)
+        L, dL: (N,)
+
+    Backward, from (log σ)'(x) = σ(−x) and (log σ(−x))' = −σ(x):
+        ∂L/∂xₖ = −tₖ·σ(−xₖ) + (1 − tₖ)·σ(xₖ)        ( = σ(xₖ) − tₖ, without its cancellation)
+        ∂L/∂tₖ = log σ(−xₖ) − log σ(xₖ) = −xₖ
+        dx = ∂L/∂x·dL,   dt = −x·dL
+
+    Keeps its arguments: a sigmoid is cheaper to recompute than to write and read again.
+
+    Raises:
+        TypeError: an argument is not floating point, or the dtypes differ.
+        ValueError: the shapes differ (nothing is broadcast), or there is no axis of outputs.
+
+    Source: NYU CSCI-GA 2572, Homework 1, question 1.3(b), composed with the sigmoid.
+
+    Example:
+        >>> logits, target = jnp.array([[1000.0], [-1000.0]]), jnp.array([[1.0], [1.0]])
+        >>> print(jaxnn.sigmoid_cross_entropy(logits, target))
+        [   0. 1000.]
+    """
+    x, t = logits, target
+    return -jnp.sum(t * jax.nn.log_sigmoid(x) + (1 - t) * jax.nn.log_sigmoid(-x), axis=-1)
+
+
+def sigmoid_cross_entropy_fwd(logits, target):
+    """L = Σₖ t·max(0, −x) + (1 − t)·max(0, x) + log(1 + e^(−|x|)): one exponential."""
+    x, t = at_least_float32(logits), at_least_float32(target)
+    hinge = jnp.where(x > 0, (1 - t) * x, -t * x)
+    losses = jnp.sum(hinge + jnp.log1p(jnp.exp(-jnp.abs(x))), axis=-1)
+    return losses.astype(logits.dtype), TwoArgumentsKept(logits, target)
+
+
+def sigmoid_cross_entropy_bwd(residuals, dy):
+    """dx = ((1 − t)·σ(x) − t·σ(−x))·dL, dt = −x·dL."""
+    x, t = residuals
+    dloss = dy[..., None]
+    dx = ((1 - t) * jax.nn.sigmoid(x) - t * jax.nn.sigmoid(-x)) * dloss
+    return dx, -x * dloss
+
+
+def _of_label(probabilities, labels):
+    """The probability of the label of each row; of any class where the label is out of range."""
+    return jnp.take_along_axis(probabilities, labels[..., None], axis=-1, mode="clip")[..., 0]
+
+
+def _log(p):
+    """log p, continued below ε by its tangent there."""
+    smallest = _smallest(p)
+    return jnp.log(_at_least(p, smallest)) + jnp.where(p < smallest, p / smallest - 1, 0)
+
+
+def _log_slope(p):
+    """The derivative of `_log`: 1/p, and constant below ε."""
+    return 1 / _at_least(p, _smallest(p))
+
+
+def _at_least(p, smallest):
+    """p, and ε below it; a NaN stays one."""
+    return jnp.where(p < smallest, smallest, p)
+
+
+def _smallest(p) -> float:
+    """The smallest normal number of float32, or of float16."""
+    return float(max(jnp.finfo(p.dtype).tiny, jnp.finfo(jnp.float32).tiny))
+
+
+def _loss(definition, fwd, bwd, check) -> Op:
+    """The op of a triple that keeps its two arguments."""
+    return Op(
+        definition,
+        fwd,
+        bwd,
+        residual_bytes=bytes_of,
+        check=check,
+        output_shape=lambda residuals: residuals.prediction.shape[:-1],
+    )
+
+
+def _check_cross_entropy(probabilities, target):
+    require_target("cross_entropy", target, probabilities=probabilities)
+
+
+def _check_binary_cross_entropy(probabilities, target):
+    _require_alike("binary_cross_entropy", probabilities=probabilities, target=target)
+
+
+def _check_sigmoid_cross_entropy(logits, target):
+    _require_alike("sigmoid_cross_entropy", logits=logits, target=target)
+
+
+def _require_alike(op, **arrays):
+    require_floating(op, **arrays)
+    require_equal_shapes(op, **arrays)
+    require_last_axis(op, **arrays)
+
+
+cross_entropy = _loss(
+    cross_entropy_definition, cross_entropy_fwd, cross_entropy_bwd, _check_cross_entropy
+)
+binary_cross_entropy = _loss(
+    binary_cross_entropy_definition,
+    binary_cross_entropy_fwd,
+    binary_cross_entropy_bwd,
+    _check_binary_cross_entropy,
+)
+sigmoid_cross_entropy = _loss(
+    sigmoid_cross_entropy_definition,
+    sigmoid_cross_entropy_fwd,
+    sigmoid_cross_entropy_bwd,
+    _check_sigmoid_cross_entropy,
+)

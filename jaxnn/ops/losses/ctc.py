@@ -1,0 +1,335 @@
+"""Connectionist temporal classification: the loss of a label sequence without its alignment."""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Integer
+
+from jaxnn.op import Op
+from jaxnn.ops._common.labels import bytes_of, one_hot
+from jaxnn.ops._common.numerics import accumulator, at_least_float32
+from jaxnn.ops._common.validation import require_floating, require_integers, require_lengths
+
+Logits = Float[Array, "*N T K"]
+Labels = Integer[Array, "*N S"]
+Lengths = Integer[Array, "*N"] | None
+Losses = Float[Array, "*N"]
+
+
+class CTCResiduals(NamedTuple):
+    """The arguments, what normalises each frame, and α before each frame and after the last."""
+
+    logits: Logits
+    labels: Labels
+    logit_lengths: Lengths
+    label_lengths: Lengths
+    maximum: Float[Array, "*N T 1"]
+    total: Float[Array, "*N T 1"]
+    alpha: Float[Array, "T *N 2S+3"]
+    last: Float[Array, "*N 2S+1"]
+
+
+def ctc_loss_definition(
+    logits: Logits,
+    labels: Labels,
+    logit_lengths: Lengths = None,
+    label_lengths: Lengths = None,
+    *,
+    blank_id: int = 0,
+) -> Losses:
+    """Connectionist temporal classification: −log p(labels) summed over all alignments.
+
+    An alignment names a class for each frame: labels in their order, each for one frame or more,
+    with blanks wherever one likes, and at least one between two labels that are equal. Its
+    probability is the product over the frames of softmax(x).
+
+    Shapes (N batch, any number of axes; T frames, K classes with the blank, S labels):
+        logits x, dx: (N, T, K)
+        labels:  (N, S), integers 0 … K − 1 other than the blank; what is past the length is ignored
+        logit_lengths: (N,), how many of the T frames count; by default all
+        label_lengths: (N,), how many of the S labels count; by default all
+        L, dL:   (N,)
+
+    The states z are the labels with a blank before, between and after: 2·S + 1. α_t(s) is the
+    log-probability of the alignments of the first t frames that end in state s, ⊕ the logarithm
+    of a sum of exponentials, and p_tk = softmax(x_t)_k:
+        α_t(s) = log p_t(z_s) + (α_{t−1}(s) ⊕ α_{t−1}(s − 1) ⊕ α_{t−1}(s − 2))
+    where the last term counts only if z_s is a label other than z_{s−2}. It starts from the state
+    0 before the first frame, and log p = α_T(2·S) ⊕ α_T(2·S − 1). Labels that do not fit into the
+    frames have p = 0: the loss is +∞ and the gradient 0.
+
+    Backward, with γ_t(s) = ∂log p/∂α_t(s), the probability that the alignment is in s at t. The
+    derivative of ⊕ with respect to a term is its share of the sum, so
+        γ_T(s) = the share of α_T(s) in log p, for the two last states
+        γ_{t−1}(s) = Σ_{s'} γ_t(s')·(the share of α_{t−1}(s) in α_t(s')),   s' = s, s + 1, s + 2
+    and, from ∂log p_t(z)/∂x_tk = [z = k] − p_tk,
+        dx_tk = (p_tk·Σₛ γ_t(s) − Σ_{s: z_s = k} γ_t(s))·dL,   p − γ in short
+    Shares are between 0 and 1 and sum to 1 whatever the size of α, which e^(α + β − log p) cannot
+    promise. They are computed for all frames at once, and the loop is left with products and sums.
+
+    Keeps its arguments, α, and two numbers a frame that give back p.
+
+    Args:
+        logits: x.
+        labels: the label sequences.
+        logit_lengths: lengths of the frames.
+        label_lengths: lengths of the labels.
+        blank_id: the class that is the blank.
+
+    Raises:
+        TypeError: logits are not floating point, or labels or lengths are not integers.
+        ValueError: the shapes do not fit; a length or a label is out of range, or a label is the
+            blank (under `jit`, where they are not known, such an example gives NaN).
+
+    Source: A. Graves et al., "Connectionist Temporal Classification", 2006, sections 4.1 and 4.2.
+
+    Example:
+        >>> logits = jnp.zeros((1, 3, 4))  # 3 frames: 12 may be 012, 102, 120, 112, 122
+        >>> loss = jaxnn.ctc_loss(logits, jnp.array([[1, 2]]))
+        >>> print(jnp.exp(-loss) * 4**3)
+        [5.]
+    """
+    states = _states(labels, blank_id)
+    emitted = _of_states(jax.nn.log_softmax(logits), states)
+    skips = _skips(states, blank_id)
+
+    def step(alpha, frame):
+        counts, e = frame
+        new = _log_sum(*_ways_in(alpha, skips)) + e
+        return _where(counts, _padded(new, 2, 0, -jnp.inf), alpha), None
+
+    frames = _counting(logit_lengths, logits), emitted
+    last, _ = lax.scan(step, _start(emitted), frames)
+    losses = -_log_sum(*_at_the_ends(last[..., 2:], label_lengths))
+    valid = _one_or_nan(logits, labels, logit_lengths, label_lengths, blank_id)
+    return losses * valid.astype(losses.dtype)
+
+
+def ctc_loss_fwd(logits, labels, logit_lengths=None, label_lengths=None, *, blank_id=0):
+    """L = −log p(labels) by the recursion of α, which is kept."""
+    states = _states(labels, blank_id)
+    skips = _skips(states, blank_id)
+    x = at_least_float32(logits)
+    maximum = lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))
+    total = jnp.sum(jnp.exp(x - maximum), axis=-1, keepdims=True)
+    emitted = _of_states(x - maximum - jnp.log(total), states)
+
+    def step(alpha, frame):
+        counts, e = frame
+        new = _log_sum(*_ways_in(alpha, skips)) + e
+        return _where(counts, _padded(new, 2, 0, -jnp.inf), alpha), alpha
+
+    frames = _counting(logit_lengths, logits), emitted
+    last, alpha = lax.scan(step, _start(emitted), frames)
+    losses = -_log_sum(*_at_the_ends(last[..., 2:], label_lengths))
+    losses = losses * _one_or_nan(logits, labels, logit_lengths, label_lengths, blank_id)
+    given = logits, labels, logit_lengths, label_lengths
+    return losses.astype(logits.dtype), CTCResiduals(*given, maximum, total, alpha, last[..., 2:])
+
+
+def ctc_loss_bwd(residuals, dy, *, blank_id=0):
+    """dx = (p·Σγ − γ)·dL, with γ by a recursion from the last frame to the first."""
+    logits, labels, logit_lengths, label_lengths, maximum, total, alpha, last = residuals
+    states = _states(labels, blank_id)
+    counts = _counting(logit_lengths, logits)
+    stay, one, two = _shares(*_ways_in(alpha, _skips(states, blank_id)))
+    shares = _where(counts, stay, 1), _where(counts, one, 0), _where(counts, two, 0)
+
+    def step(gamma, shares):
+        stay, one, two = (gamma * share for share in shares)
+        return stay + _padded(one, -1, 1, 0) + _padded(two, -2, 2, 0), gamma
+
+    of_ends = zip(
+        _ends(last, label_lengths), _shares(*_at_the_ends(last, label_lengths)), strict=True
+    )
+    gamma = sum(jnp.where(is_end, share[..., None], 0) for is_end, share in of_ends)
+    _, gamma = lax.scan(step, gamma, shares, reverse=True)
+    of_class = one_hot(states, logits.shape[-1]).astype(gamma.dtype)
+    gamma = jnp.einsum(
+        "t...s,...sk->...tk", _where(counts, gamma, 0), of_class, precision=lax.Precision.HIGHEST
+    )
+    p = jnp.exp(at_least_float32(logits) - maximum) / total
+    valid = _one_or_nan(logits, labels, logit_lengths, label_lengths, blank_id)
+    dloss = (at_least_float32(dy) * valid)[..., None, None]
+    dx = (p * jnp.sum(gamma, axis=-1, keepdims=True) - gamma) * dloss
+    return dx.astype(logits.dtype), None, None, None
+
+
+def _states(labels, blank_id):
+    """The labels with a blank before, between and after them."""
+    labels = labels.astype(jnp.int32)[..., None]
+    pairs = jnp.concatenate([jnp.full_like(labels, blank_id), labels], axis=-1)
+    pairs = pairs.reshape(*labels.shape[:-2], 2 * labels.shape[-2])
+    return jnp.pad(pairs, [(0, 0)] * (pairs.ndim - 1) + [(0, 1)], constant_values=blank_id)
+
+
+def _skips(states, blank_id):
+    """Where a state may be reached from the last but one: labels that differ from the last."""
+    return (states != blank_id) & (states != _padded(states, 2, -2, blank_id))
+
+
+def _of_states(frames, states):
+    """The entries of the class of each state, frame by frame: (N, T, K) to (T, N, 2·S + 1)."""
+    picked = jnp.take_along_axis(frames, states[..., None, :], axis=-1, mode="clip")
+    return jnp.moveaxis(picked, -2, 0)
+
+
+def _start(emitted):
+    """α before the first frame: in the first state for certain."""
+    first = lax.broadcasted_iota(jnp.int32, emitted.shape[1:], emitted.ndim - 2) == 0
+    return _padded(jnp.where(first, 0, -jnp.inf).astype(emitted.dtype), 2, 0, -jnp.inf)
+
+
+def _padded(array, before, after, fill):
+    """The last axis with so many entries more, or less, on either side."""
+    padding = [*[(0, 0, 0)] * (array.ndim - 1), (before, after, 0)]
+    return lax.pad(array, jnp.asarray(fill, array.dtype), padding)
+
+
+def _ways_in(alpha, skips):
+    """log-probabilities of coming into each state by staying, by one step, by two.
+
+    α begins with two states that nothing is in, so that all three are slices of it: shifts
+    would take half the time of the loop.
+    """
+    two = alpha[..., :-2]
+    two = jnp.where(jnp.broadcast_to(skips, two.shape), two, -jnp.inf)
+    return alpha[..., 2:], alpha[..., 1:-1], two
+
+
+def _log_sum(*terms):
+    """log Σ eˣ over the terms, whose derivative is 0 where all of them are −∞."""
+    top, exponentials = _from_the_top(terms)
+    total = sum(exponentials)
+    is_none = total == 0
+    return jnp.where(is_none, -jnp.inf, top + jnp.log(jnp.where(is_none, 1, total)))
+
+
+def _shares(*terms):
+    """The share of each eˣ in their sum; 0 where all of the terms are −∞."""
+    _, exponentials = _from_the_top(terms)
+    total = sum(exponentials)
+    total = jnp.where(total == 0, 1, total)
+    return tuple(exponential / total for exponential in exponentials)
+
+
+def _from_the_top(terms):
+    """The largest of the terms, or 0 if that is −∞, and e^(term − largest)."""
+    top = functools.reduce(jnp.maximum, terms)
+    top = lax.stop_gradient(jnp.where(jnp.isneginf(top), 0, top))
+    return top, [jnp.exp(term - top) for term in terms]
+
+
+def _counting(logit_lengths, logits):
+    """Which frames count, (T, N, 1); `None` where all of them do."""
+    if logit_lengths is None:
+        return None
+    lengths = logit_lengths.astype(jnp.int32)[None, ..., None]
+    shape = (logits.shape[-2], *lengths.shape[1:])
+    return lax.broadcasted_iota(jnp.int32, shape, 0) < lengths
+
+
+def _where(counts, counted, otherwise):
+    """`counted` in frames that count, `otherwise` in the others."""
+    return counted if counts is None else jnp.where(counts, counted, otherwise)
+
+
+def _ends(last, label_lengths):
+    """Where an alignment may end: in the blank after the last label, or in that label."""
+    state = lax.broadcasted_iota(jnp.int32, last.shape, last.ndim - 1)
+    if label_lengths is None:
+        blank = last.shape[-1] - 1
+    else:
+        blank = 2 * label_lengths.astype(jnp.int32)[..., None]
+    return state == blank, state == blank - 1
+
+
+def _at_the_ends(last, label_lengths):
+    """α of the last frame in the states that an alignment may end in."""
+    return tuple(
+        jnp.max(jnp.where(is_end, last, -jnp.inf), axis=-1) for is_end in _ends(last, label_lengths)
+    )
+
+
+def _one_or_nan(logits, labels, logit_lengths, label_lengths, blank_id):
+    """1 for examples whose lengths and labels are in range, else NaN: loud, not clamped."""
+    *_, n_frames, n_classes = logits.shape
+    labels = labels.astype(jnp.int32)
+    wrong = (labels < 0) | (labels >= n_classes) | (labels == blank_id)
+    valid = jnp.ones(labels.shape[:-1], bool)
+    if label_lengths is not None:
+        lengths = label_lengths.astype(jnp.int32)
+        valid &= (lengths >= 0) & (lengths <= labels.shape[-1])
+        wrong &= lax.broadcasted_iota(jnp.int32, labels.shape, labels.ndim - 1) < lengths[..., None]
+    if logit_lengths is not None:
+        lengths = logit_lengths.astype(jnp.int32)
+        valid &= (lengths >= 0) & (lengths <= n_frames)
+    valid &= ~jnp.any(wrong, axis=-1)
+    return jnp.where(valid, 1, jnp.nan).astype(accumulator(logits.dtype))
+
+
+def _check(logits, labels, logit_lengths, label_lengths, *, blank_id):
+    if type(blank_id) is not int:
+        raise TypeError(f"ctc_loss: option blank_id must be an integer, got {blank_id!r}")
+    require_floating("ctc_loss", logits=logits)
+    if logits.ndim < 2:
+        raise ValueError(f"ctc_loss: logits must be (…, frames, classes), got shape {logits.shape}")
+    *rows, n_frames, n_classes = logits.shape
+    if not 0 <= blank_id < n_classes:
+        raise ValueError(
+            f"ctc_loss: option blank_id is {blank_id}; with {n_classes} classes it must be "
+            f"0 … {n_classes - 1}"
+        )
+    require_integers("ctc_loss", "labels", labels)
+    if labels.ndim == 0 or labels.shape[:-1] != tuple(rows):
+        raise ValueError(
+            f"ctc_loss: labels have shape {labels.shape} but logits have shape {logits.shape}; "
+            f"there must be one sequence of labels for each of frames, shape {(*rows, 'S')}"
+        )
+    require_lengths("ctc_loss", "logit_lengths", logit_lengths, tuple(rows), n_frames)
+    require_lengths("ctc_loss", "label_lengths", label_lengths, tuple(rows), labels.shape[-1])
+    _require_labels(labels, label_lengths, n_classes, blank_id)
+
+
+def _require_labels(labels, label_lengths, n_classes, blank_id):
+    """Where they are known, labels within their length are classes other than the blank."""
+    if isinstance(labels, jax.core.Tracer) or isinstance(label_lengths, jax.core.Tracer):
+        return
+    known = np.asarray(labels)
+    counted = np.ones(known.shape, bool)
+    if label_lengths is not None:
+        counted = np.arange(known.shape[-1]) < np.asarray(label_lengths)[..., None]
+    wrong = counted & ((known < 0) | (known >= n_classes))
+    if wrong.any():
+        raise ValueError(
+            f"ctc_loss: label {known[wrong][0]} is out of range; with {n_classes} classes the "
+            f"labels are 0 … {n_classes - 1}"
+        )
+    if (counted & (known == blank_id)).any():
+        raise ValueError(
+            f"ctc_loss: a label is {blank_id}, which is the blank; sequences that are shorter than "
+            "others need label_lengths"
+        )
+
+
+def _residual_bytes(logits, labels, logit_lengths, label_lengths, *, blank_id) -> int:
+    rows, n_frames = math.prod(logits.shape[:-2]), logits.shape[-2]
+    n_states = 2 * labels.shape[-1] + 1
+    numbers = rows * (2 * n_frames + n_frames * (n_states + 2) + n_states)
+    given = [a for a in (logits, labels, logit_lengths, label_lengths) if a is not None]
+    return bytes_of(*given) + numbers * accumulator(logits.dtype).itemsize
+
+
+ctc_loss = Op(
+    ctc_loss_definition,
+    ctc_loss_fwd,
+    ctc_loss_bwd,
+    residual_bytes=_residual_bytes,
+    check=_check,
+    output_shape=lambda residuals: residuals.labels.shape[:-1],
+)

@@ -1,0 +1,223 @@
+"""How far apart two distributions are, or the directions of two vectors."""
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxnn.op import Op
+from jaxnn.ops._common.labels import bytes_of
+from jaxnn.ops._common.numerics import accumulator, at_least_float32
+from jaxnn.ops._common.validation import require_equal_shapes, require_floating, require_last_axis
+
+Components = Float[Array, "*N K"]
+Losses = Float[Array, "*N"]
+Row = Float[Array, "*N 1"]
+
+SMALLEST = float(jnp.finfo(jnp.float32).tiny)  # below it log is continued by its tangent
+
+
+class DistributionsKept(NamedTuple):
+    """Both arguments: each gradient is a function of the one and of the other."""
+
+    log_probabilities: Components
+    target: Components
+
+
+class VectorsKept(NamedTuple):
+    """Both arguments, and of each row what normalises it and the loss.
+
+    A vector's direction is x/size·shrink, where size = max |xₖ| and shrink = 1/‖x/size‖; for the
+    zero vector they are 1 and 0.
+    """
+
+    prediction: Components
+    target: Components
+    prediction_size: Row
+    prediction_shrink: Row
+    target_size: Row
+    target_shrink: Row
+    loss: Row
+
+
+def kl_divergence_definition(log_probabilities: Components, target: Components) -> Losses:
+    """Kullback-Leibler divergence of each example, L = Σₖ tₖ·(log tₖ − log pₖ): no 1/K, no 1/N.
+
+    Shapes (N batch, any number of axes; K classes):
+        log_probabilities l = log p, dl: (N, K), the prediction
+        target t, dt: (N, K), probabilities
+        L, dL: (N,)
+
+    0·log 0 = 0: below ε = 1.2e-38, the smallest normal number of float32, log t is continued by
+    its tangent, log ε + t/ε − 1, so that a share of exactly 0 has a finite gradient. A class with
+    l = −∞ and no share in the target is left out of the sum.
+
+    Backward, with log'(t) = 1/max(t, ε):
+        ∂L/∂lₖ = −tₖ
+        ∂L/∂tₖ = log tₖ + tₖ·log'(tₖ) − lₖ        ( = log(t/p) + 1 inside)
+        dl = −t·dL,   dt = ∂L/∂t·dL
+
+    Keeps its arguments: a logarithm is cheaper to recompute than to write and read again. Where the
+    compiler sees both passes at once it computes log t − l, which both are written in, once.
+
+    Raises:
+        TypeError: an argument is not floating point, or the dtypes differ.
+        ValueError: the shapes differ (nothing is broadcast), or there is no axis of classes.
+
+    Source: S. Kullback and R. Leibler, "On Information and Sufficiency", 1951.
+
+    Example:
+        >>> log_p = jnp.log(jnp.array([[0.25, 0.75]]))
+        >>> print(jaxnn.kl_divergence(log_p, jnp.array([[1.0, 0.0]])))
+        [1.3862944]
+    """
+    log_p, t = at_least_float32(log_probabilities), at_least_float32(target)
+    terms = jnp.where(
+        _excluded(log_p, t), 0, t * (_log(t) - jnp.where(_excluded(log_p, t), 0, log_p))
+    )
+    return jnp.sum(terms, axis=-1).astype(target.dtype)
+
+
+def kl_divergence_fwd(log_probabilities, target):
+    """L = Σₖ tₖ·(log tₖ − lₖ), in at least float32."""
+    log_p, t = at_least_float32(log_probabilities), at_least_float32(target)
+    losses = jnp.sum(t * _log_ratio(t, log_p), axis=-1)
+    return losses.astype(target.dtype), DistributionsKept(log_probabilities, target)
+
+
+def kl_divergence_bwd(residuals, dy):
+    """dl = −t·dL, dt = (log t − l + t·log'(t))·dL."""
+    log_p, t = map(at_least_float32, residuals)
+    slope = _log_ratio(t, log_p) + jnp.where(t < SMALLEST, t / SMALLEST, 1)
+    dt = slope * at_least_float32(dy)[..., None]
+    return -residuals.target * dy[..., None], dt.astype(dy.dtype)
+
+
+def cosine_distance_definition(prediction: Components, target: Components) -> Losses:
+    """Cosine distance of each example, L = 1 − ⟨a, b⟩/(‖a‖·‖b‖), from 0 to 2.
+
+    Shapes (N batch, any number of axes; K components of one example):
+        prediction a, target b and their gradients: (N, K)
+        L, dL: (N,)
+
+    The zero vector has no direction: its distance is 1, and the gradients are 0.
+
+    Backward, with the unit vectors u = a/‖a‖ and v = b/‖b‖, and u̇ = (ȧ − u·⟨u, ȧ⟩)/‖a‖:
+        L̇ = −⟨v, u̇⟩ = −⟨v − ⟨u, v⟩·u, ȧ⟩/‖a‖, so
+        da = (⟨u, v⟩·u − v)/‖a‖·dL = (u − v − L·u)/‖a‖·dL,   db = (v − u − L·v)/‖b‖·dL
+
+    1 − ⟨u, v⟩ loses its digits when u → v, so L is computed as ½·‖u − v‖², the same for unit
+    vectors. A vector is divided by its largest component first: the squares of numbers that are
+    large or tiny do not exist.
+
+    Keeps its arguments and five numbers a row, which give back u and v without another sum.
+
+    Raises:
+        TypeError: an argument is not floating point, or the dtypes differ.
+        ValueError: the shapes differ (nothing is broadcast), or there is no axis of components.
+
+    Source: G. Salton, A. Wong and C. Yang, "A Vector Space Model for Automatic Indexing", 1975.
+
+    Example:
+        >>> prediction = jnp.array([[3.0, 4.0], [1e30, 0.0], [0.0, 0.0]])
+        >>> target = jnp.array([[3.0, 4.0], [0.0, 2.0], [1.0, 0.0]])
+        >>> print(jaxnn.cosine_distance(prediction, target))
+        [0. 1. 1.]
+    """
+    return 1 - jnp.sum(_direction(prediction) * _direction(target), axis=-1)
+
+
+def cosine_distance_fwd(prediction, target):
+    """L = ½·‖u − v‖², or 1 where a vector is zero."""
+    a, b = at_least_float32(prediction), at_least_float32(target)
+    (a_size, a_shrink), (b_size, b_shrink) = _size_and_shrink(a), _size_and_shrink(b)
+    apart = a / a_size * a_shrink - b / b_size * b_shrink
+    half_square = 0.5 * jnp.sum(apart * apart, axis=-1, keepdims=True)
+    loss = jnp.where((a_shrink == 0) | (b_shrink == 0), 1, half_square)
+    kept = VectorsKept(prediction, target, a_size, a_shrink, b_size, b_shrink, loss)
+    return loss[..., 0].astype(prediction.dtype), kept
+
+
+def cosine_distance_bwd(residuals, dy):
+    """da = (u − v − L·u)/‖a‖·dL, db = (v − u − L·v)/‖b‖·dL."""
+    prediction, target, a_size, a_shrink, b_size, b_shrink, loss = residuals
+    u = at_least_float32(prediction) / a_size * a_shrink
+    v = at_least_float32(target) / b_size * b_shrink
+    dloss = at_least_float32(dy)[..., None]
+    da = (u - v - loss * u) * (a_shrink * dloss) / a_size
+    db = (v - u - loss * v) * (b_shrink * dloss) / b_size
+    return da.astype(dy.dtype), db.astype(dy.dtype)
+
+
+def _excluded(log_p, t):
+    """Where a class of probability 0 has no share in the target."""
+    return (t == 0) & jnp.isneginf(log_p)
+
+
+def _log_ratio(t, log_p):
+    """log t − l, and 0 where a class is left out."""
+    return jnp.where(_excluded(log_p, t), 0, _log(t) - log_p)
+
+
+def _log(t):
+    """log t, continued below the smallest normal number by its tangent there."""
+    inside = jnp.where(t < SMALLEST, SMALLEST, t)
+    return jnp.log(inside) + jnp.where(t < SMALLEST, t / SMALLEST - 1, 0)
+
+
+def _direction(x):
+    """x/‖x‖, or 0 where that is not defined."""
+    size = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0))
+    is_zero = size == 0
+    scaled = x / jnp.where(is_zero, 1, size)
+    square = jnp.sum(scaled * scaled, axis=-1, keepdims=True)
+    return jnp.where(is_zero, 0, scaled / jnp.sqrt(jnp.where(is_zero, 1, square)))
+
+
+def _size_and_shrink(x) -> tuple[Row, Row]:
+    """max |xₖ| and 1/‖x/max |xₖ|‖; 1 and 0 for the zero vector."""
+    size = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0))
+    is_zero = size == 0
+    size = jnp.where(is_zero, 1, size)
+    scaled = x / size
+    square = jnp.sum(scaled * scaled, axis=-1, keepdims=True)
+    return size, jnp.where(is_zero, 0, lax.rsqrt(jnp.where(is_zero, 1, square)))
+
+
+def _check_kl_divergence(log_probabilities, target):
+    _require_alike("kl_divergence", log_probabilities=log_probabilities, target=target)
+
+
+def _check_cosine_distance(prediction, target):
+    _require_alike("cosine_distance", prediction=prediction, target=target)
+
+
+def _require_alike(op, **arrays):
+    require_floating(op, **arrays)
+    require_equal_shapes(op, **arrays)
+    require_last_axis(op, **arrays)
+
+
+def _cosine_distance_bytes(prediction, target) -> int:
+    rows = math.prod(prediction.shape[:-1]) * accumulator(prediction.dtype).itemsize
+    return bytes_of(prediction, target) + 5 * rows
+
+
+kl_divergence = Op(
+    kl_divergence_definition,
+    kl_divergence_fwd,
+    kl_divergence_bwd,
+    residual_bytes=bytes_of,
+    check=_check_kl_divergence,
+    output_shape=lambda residuals: residuals.target.shape[:-1],
+)
+cosine_distance = Op(
+    cosine_distance_definition,
+    cosine_distance_fwd,
+    cosine_distance_bwd,
+    residual_bytes=_cosine_distance_bytes,
+    check=_check_cosine_distance,
+    output_shape=lambda residuals: residuals.loss.shape[:-1],
+)

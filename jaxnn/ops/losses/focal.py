@@ -1,0 +1,147 @@
+"""The focal loss: a binary cross-entropy that passes over what is easy."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxnn.op import Op
+from jaxnn.ops._common.labels import bytes_of
+from jaxnn.ops._common.numerics import at_least_float32
+from jaxnn.ops._common.validation import (
+    require_equal_shapes,
+    require_floating,
+    require_last_axis,
+    require_number,
+)
+
+Outputs = Float[Array, "*N K"]
+Losses = Float[Array, "*N"]
+
+
+class FocalResiduals(NamedTuple):
+    """Both arguments: each gradient is a function of the one and of the other."""
+
+    logits: Outputs
+    target: Outputs
+
+
+def focal_loss_definition(
+    logits: Outputs, target: Outputs, *, gamma: float = 2.0, alpha: float | None = None
+) -> Losses:
+    """Focal loss of σ(logits), one value per example: easy outputs count little.
+
+    L = Σₖ α·tₖ·f(xₖ) + (1 − α)·(1 − tₖ)·f(−xₖ) with f(x) = −(1 − σ(x))^γ·log σ(x); no 1/K, no 1/N.
+
+    Shapes (N batch, any number of axes; K independent yes-or-no outputs):
+        logits x, target t and their gradients: (N, K)
+        L, dL: (N,)
+
+    A target between 0 and 1 weighs the loss of a yes and that of a no, as in a cross-entropy.
+    Without α both weigh 1. With γ = 0 and no α it is `sigmoid_cross_entropy`.
+
+    Backward, from 1 − σ(x) = σ(−x), (log σ)'(x) = σ(−x) and (σ(−x)^γ)' = −γ·σ(−x)^γ·σ(x):
+        f'(x) = −σ(−x)^γ·(σ(−x) − γ·σ(x)·log σ(x))
+        dx = (α·t·f'(x) − (1 − α)·(1 − t)·f'(−x))·dL
+        dt = (α·f(x) − (1 − α)·f(−x))·dL
+
+    The power is e^(γ·log σ(−x)): a sigmoid that has underflowed would have the slope 0·∞.
+
+    Keeps its arguments: the exponentials are cheaper to recompute than to write and read again. A
+    barrier keeps the compiler from storing them where it sees forward and backward at once.
+
+    Args:
+        logits: x.
+        target: t, usually 0 or 1.
+        gamma: γ, how much easy outputs are passed over, at least 0.
+        alpha: the weight α of a yes, 0 … 1; that of a no is 1 − α.
+
+    Raises:
+        TypeError: an argument is not floating point, or the dtypes differ.
+        ValueError: the shapes differ (nothing is broadcast), there is no axis of outputs, or an
+            option is out of range.
+
+    Source: T.-Y. Lin et al., "Focal Loss for Dense Object Detection", 2017, equation 5.
+
+    Example:
+        >>> logits, target = jnp.array([[0.0], [9.0]]), jnp.array([[1.0], [1.0]])
+        >>> print(jaxnn.focal_loss(logits, target).round(4))
+        [0.1733 0.    ]
+    """
+    yes, no = _weights(target, alpha)
+    log_p, log_q = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    of_yes = -jnp.exp(gamma * log_q) * log_p
+    of_no = -jnp.exp(gamma * log_p) * log_q
+    return jnp.sum(yes * of_yes + no * of_no, axis=-1)
+
+
+def focal_loss_fwd(logits, target, *, gamma=2.0, alpha=None):
+    """L = Σₖ α·tₖ·f(xₖ) + (1 − α)·(1 − tₖ)·f(−xₖ), in at least float32."""
+    x, t = at_least_float32(logits), at_least_float32(target)
+    yes, no = _weights(t, alpha)
+    right, wrong = _losses(x, gamma)
+    terms = jnp.where(x > 0, yes * right + no * wrong, no * right + yes * wrong)
+    return jnp.sum(terms, axis=-1).astype(logits.dtype), FocalResiduals(logits, target)
+
+
+def focal_loss_bwd(residuals, dy, *, gamma=2.0, alpha=None):
+    """dx = (α·t·f'(x) − (1 − α)·(1 − t)·f'(−x))·dL, dt = (α·f(x) − (1 − α)·f(−x))·dL."""
+    x, t = map(at_least_float32, lax.optimization_barrier(residuals))
+    dloss = at_least_float32(dy)[..., None]
+    yes, no = _weights(t, alpha)
+    right, wrong = _slopes(x, gamma)
+    dx = jnp.where(x > 0, no * wrong + yes * right, -no * right - yes * wrong) * dloss
+    yes, no = (1, 1) if alpha is None else (alpha, 1 - alpha)
+    right, wrong = _losses(x, gamma)
+    dt = jnp.where(x > 0, yes * right - no * wrong, yes * wrong - no * right) * dloss
+    return dx.astype(dy.dtype), dt.astype(dy.dtype)
+
+
+def _weights(t, alpha):
+    """What a yes and a no weigh."""
+    return (t, 1 - t) if alpha is None else (alpha * t, (1 - alpha) * (1 - t))
+
+
+def _losses(x, gamma):
+    """f(|x|) and f(−|x|): the loss where the logit leans to the right side, and to the wrong."""
+    size = jnp.abs(x)
+    minus_log_p = jnp.log1p(jnp.exp(-size))
+    minus_log_q = size + minus_log_p
+    return (
+        jnp.exp(-gamma * minus_log_q) * minus_log_p,
+        jnp.exp(-gamma * minus_log_p) * minus_log_q,
+    )
+
+
+def _slopes(x, gamma):
+    """f'(|x|) and −f'(−|x|)."""
+    size = jnp.abs(x)
+    odds = jnp.exp(-size)
+    minus_log_p = jnp.log1p(odds)
+    minus_log_q = size + minus_log_p
+    p = 1 / (1 + odds)
+    q = odds * p
+    right = -jnp.exp(-gamma * minus_log_q) * (q + gamma * p * minus_log_p)
+    wrong = jnp.exp(-gamma * minus_log_p) * (p + gamma * q * minus_log_q)
+    return right, wrong
+
+
+def _check(logits, target, *, gamma, alpha):
+    require_number("focal_loss", "gamma", gamma, at_least=0)
+    if alpha is not None:
+        require_number("focal_loss", "alpha", alpha, at_least=0, at_most=1)
+    require_floating("focal_loss", logits=logits, target=target)
+    require_equal_shapes("focal_loss", logits=logits, target=target)
+    require_last_axis("focal_loss", logits=logits)
+
+
+focal_loss = Op(
+    focal_loss_definition,
+    focal_loss_fwd,
+    focal_loss_bwd,
+    residual_bytes=lambda logits, target, **options: bytes_of(logits, target),
+    check=_check,
+    output_shape=lambda residuals: residuals.logits.shape[:-1],
+)

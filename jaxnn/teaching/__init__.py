@@ -1,0 +1,1 @@
+"""The mathematics of the course notes as explicit arrays."""

@@ -1,0 +1,1 @@
+"""Training: gradients, update steps, epochs, `fit`, metrics, data, and checkpoints."""

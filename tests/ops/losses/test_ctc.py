@@ -1,0 +1,145 @@
+"""The CTC loss against enumeration and optax, at its edges, and with arguments that do not fit."""
+
+from functools import partial
+from itertools import groupby, product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxnn.ops.losses.ctc import ctc_loss
+
+RANDOM = np.random.default_rng(0)
+LOGITS = jnp.asarray(RANDOM.normal(size=(3, 4, 3)))
+LABELS = jnp.array([[1, 2], [1, 1], [2, 1]])
+
+
+@partial(jax.jit, static_argnums=0, static_argnames="blank_id")
+def losses_and_gradient(function, logits, *args, **options):
+    losses, pullback = jax.vjp(lambda logits: function(logits, *args, **options), logits)
+    return losses, *pullback(jnp.ones_like(losses))
+
+
+def collapsed(alignment, blank_id):
+    return tuple(k for k, _ in groupby(alignment) if k != blank_id)
+
+
+def by_enumeration(logits, labels, blank_id):
+    """−log of the summed probability of all alignments, one by one."""
+    p = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    alignments = product(range(p.shape[-1]), repeat=len(p))
+    fitting = [a for a in alignments if collapsed(a, blank_id) == tuple(labels)]
+    return -np.log(sum(np.prod(p[range(len(p)), a]) for a in fitting))
+
+
+@pytest.mark.parametrize(
+    ("blank_id", "n_frames", "labels"),
+    [(0, 4, [[1, 1], [2, 3]]), (2, 4, [[1, 1], [0, 3]]), (0, 2, [[], []]), (1, 5, [[3, 2, 3]] * 2)],
+)
+def test_it_is_the_sum_over_all_alignments(blank_id, n_frames, labels):
+    logits = RANDOM.normal(size=(2, n_frames, 4))
+    losses, _ = losses_and_gradient(ctc_loss, logits, jnp.array(labels, int), blank_id=blank_id)
+    expected = [by_enumeration(*pair, blank_id) for pair in zip(logits, labels, strict=True)]
+    np.testing.assert_allclose(losses, expected, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_it_is_the_loss_of_optax():
+    logits = LOGITS.astype(jnp.float32)
+    n_frames, n_labels = np.array([4, 3, 2]), np.array([2, 2, 1])
+    no_frame, no_label = (
+        (np.arange(n) >= lengths[:, None]).astype(np.float32)
+        for n, lengths in ((4, n_frames), (2, n_labels))
+    )
+    theirs = jax.jit(optax.ctc_loss)(logits, no_frame, LABELS, no_label)
+    mine, _ = losses_and_gradient(ctc_loss, logits, LABELS, n_frames, n_labels)
+    np.testing.assert_allclose(mine, theirs, rtol=1e-5)
+
+
+def test_what_is_past_the_lengths_has_no_influence():
+    n_frames, n_labels = np.array([3, 4, 2]), np.array([1, 2, 0])
+    labels = jnp.array([[1, -1], [1, 1], [0, 99]])
+    nowhere = np.arange(4)[:, None] >= n_frames[:, None, None]
+    args = labels, n_frames, n_labels
+    losses, dx = losses_and_gradient(ctc_loss, LOGITS, *args)
+    np.testing.assert_allclose(losses[0], by_enumeration(LOGITS[0, :3], [1], 0), rtol=1e-12)
+    np.testing.assert_allclose(losses[2], by_enumeration(LOGITS[2, :2], [], 0), rtol=1e-12)
+    assert not np.where(nowhere, dx, 0).any()
+    elsewhere, _ = losses_and_gradient(ctc_loss, np.where(nowhere, 7.0, LOGITS), *args)
+    np.testing.assert_array_equal(elsewhere, losses)
+
+
+@pytest.mark.parametrize("function", [ctc_loss, ctc_loss.definition])
+def test_labels_that_do_not_fit_have_an_infinite_loss_and_no_gradient(function):
+    """1 1 needs a blank between: three frames."""
+    n_frames = jnp.array([1, 2, 0])
+    losses, dx = losses_and_gradient(function, LOGITS, LABELS, n_frames)
+    assert jnp.isposinf(losses).all()
+    assert not dx.any()
+
+
+def test_nothing_said_in_no_time():
+    loss, _ = losses_and_gradient(ctc_loss, LOGITS[0, :0], jnp.zeros(0, int))
+    assert loss == 0
+
+
+@pytest.mark.parametrize("function", [ctc_loss, ctc_loss.definition])
+def test_a_class_that_is_masked(function):
+    """A logit of −∞ for a class without a part changes nothing; for a label it excludes it."""
+    masked = jnp.concatenate([LOGITS, jnp.full((3, 4, 1), -jnp.inf)], axis=-1)
+    labels = jnp.array([[1, 2], [1, 1], [1, 3]])
+    losses, dx = losses_and_gradient(function, masked, labels)
+    expected = [by_enumeration(LOGITS[n], labels[n].tolist(), 0) for n in (0, 1)]
+    np.testing.assert_allclose(losses, [*expected, np.inf], rtol=1e-12)
+    assert jnp.isfinite(dx).all()
+    assert dx[:2, :, :3].all()
+    assert not dx[..., 3].any()
+    assert not dx[2].any()
+
+
+@pytest.mark.parametrize(
+    ("labels", "n_frames", "n_labels"),
+    [
+        ([1, 3], 4, 2),
+        ([-1, 1], 4, 2),
+        ([0, 1], 4, 2),
+        ([1, 2], 5, 2),
+        ([1, 2], -1, 2),
+        ([1, 2], 4, 3),
+        ([1, 2], 4, -1),
+    ],
+)
+def test_under_jit_what_is_out_of_range_gives_nan(labels, n_frames, n_labels):
+    arrays = [jnp.array(a) for a in (labels, n_frames, n_labels)]
+    loss, dx = losses_and_gradient(ctc_loss, LOGITS[0], *arrays)
+    assert jnp.isnan(loss)
+    assert jnp.isnan(dx).all()
+
+
+BAD = [
+    (lambda: ctc_loss(LABELS, LABELS), TypeError, "logits must be floating point"),
+    (lambda: ctc_loss(LOGITS[0, 0], LABELS[0]), ValueError, "logits must be"),
+    (lambda: ctc_loss(LOGITS, LOGITS[..., 0]), TypeError, "labels must be integers"),
+    (lambda: ctc_loss(LOGITS, LABELS[0]), ValueError, "labels have shape"),
+    (lambda: ctc_loss(LOGITS, LABELS + 1), ValueError, "label 3 is out of range"),
+    (lambda: ctc_loss(LOGITS, LABELS - 1), ValueError, "which is the blank"),
+    (lambda: ctc_loss(LOGITS, LABELS, jnp.ones(3)), TypeError, "logit_lengths must be integers"),
+    (lambda: ctc_loss(LOGITS, LABELS, jnp.array([4])), ValueError, "one for each example"),
+    (lambda: ctc_loss(LOGITS, LABELS, jnp.array([4, 5, 4])), ValueError, "logit_lengths holds 5"),
+    (
+        lambda: ctc_loss(LOGITS, LABELS, label_lengths=jnp.array([2, -1, 0])),
+        ValueError,
+        "label_lengths holds -1",
+    ),
+    (lambda: ctc_loss(LOGITS, LABELS, blank_id=3), ValueError, "blank_id is 3"),
+    (lambda: ctc_loss(LOGITS, LABELS, blank_id=0.0), TypeError, "blank_id must be an integer"),
+]
+
+
+@pytest.mark.usefixtures("unannotated")
+@pytest.mark.parametrize(("call", "error", "words"), BAD)
+def test_bad_input_is_refused_in_words(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
