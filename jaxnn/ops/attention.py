@@ -1,6 +1,5 @@
 """Scaled dot-product attention, tile by tile: the T×S scores are never held at once."""
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxnn.op import Op
+from jaxnn.op import op
 from jaxnn.ops._common.numerics import accumulator, at_least_float32
 from jaxnn.ops._common.tiling import Tiles, tiles_of
 from jaxnn.ops._common.validation import describe, require_floating, require_lengths, require_number
@@ -37,7 +36,8 @@ class AttentionResiduals(NamedTuple):
     total: Statistic
 
 
-def attention_definition(
+@op
+def attention(
     q: Queries,
     k: Keys,
     v: Keys,
@@ -120,6 +120,7 @@ def attention_definition(
     return jnp.einsum("bhts,bshd->bthd", e / jnp.where(total == 0, 1, total), v)
 
 
+@attention.forward
 def attention_fwd(
     q,
     k,
@@ -162,6 +163,7 @@ def attention_fwd(
     return y, AttentionResiduals(q, k, v, bias, mask, q_lengths, kv_lengths, y, maximum, total)
 
 
+@attention.backward
 def attention_bwd(residuals, dy, *, causal=False, scale=None, block=None):
     """dv = pᵀ·dy, ds = p ⊙ (dy·vᵀ − δ), dq = scale·ds·k, dk = scale·dsᵀ·q, dbias = ds."""
     q, k, v, bias, mask, q_lengths, kv_lengths, y, maximum, total = residuals
@@ -267,23 +269,23 @@ def _scale(q, scale) -> float:
     return q.shape[-1] ** -0.5 if scale is None else scale
 
 
-def _check(q, k, v, bias, mask, q_lengths, kv_lengths, *, causal, scale, block):
-    op = "attention"
+@attention.validate
+def _(q, k, v, bias, mask, q_lengths, kv_lengths, *, causal, scale, block):
     floating = {"q": q, "k": k, "v": v} | ({} if bias is None else {"bias": bias})
-    require_floating(op, **floating)
+    require_floating(**floating)
     for name, a, axes in (("q", q, "(B, T, H, D)"), ("k", k, "(B, S, K, D)")):
         if a.ndim != 4 or 0 in a.shape[2:]:
-            raise ValueError(f"{op}: {name} must be {axes}, got shape {a.shape}")
+            raise ValueError(f"{name} must be {axes}, got shape {a.shape}")
     if v.shape != k.shape:
-        raise ValueError(f"{op}: v has shape {v.shape} and k {k.shape}; they must be equal")
+        raise ValueError(f"v has shape {v.shape} and k {k.shape}; they must be equal")
     if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
         raise ValueError(
-            f"{op}: q has shape {q.shape} and k {k.shape}; the batch, axis 0, and the components, "
+            f"q has shape {q.shape} and k {k.shape}; the batch, axis 0, and the components, "
             "axis 3, must be equal"
         )
     if q.shape[2] % k.shape[2]:
         raise ValueError(
-            f"{op}: k has {k.shape[2]} heads, which do not divide the {q.shape[2]} heads of q"
+            f"k has {k.shape[2]} heads, which do not divide the {q.shape[2]} heads of q"
         )
     scores = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
     for name, a in (("bias", bias), ("mask", mask)):
@@ -291,34 +293,18 @@ def _check(q, k, v, bias, mask, q_lengths, kv_lengths, *, causal, scale, block):
             a.ndim != 4 or any(n not in (1, m) for n, m in zip(a.shape, scores, strict=True))
         ):
             raise ValueError(
-                f"{op}: {name} has shape {a.shape}; it must be (B, H, T, S) = {scores}, where any "
+                f"{name} has shape {a.shape}; it must be (B, H, T, S) = {scores}, where any "
                 "axis may be 1"
             )
     if mask is not None and mask.dtype != bool:
         raise TypeError(
-            f"{op}: mask must be boolean, got {describe(mask)}; what is added to the scores is bias"
+            f"mask must be boolean, got {describe(mask)}; what is added to the scores is bias"
         )
-    require_lengths(op, "q_lengths", q_lengths, q.shape[:1], q.shape[1])
-    require_lengths(op, "kv_lengths", kv_lengths, q.shape[:1], k.shape[1])
+    require_lengths("q_lengths", q_lengths, q.shape[:1], q.shape[1])
+    require_lengths("kv_lengths", kv_lengths, q.shape[:1], k.shape[1])
     if not isinstance(causal, bool):
-        raise TypeError(f"{op}: option causal must be True or False, got {causal!r}")
+        raise TypeError(f"option causal must be True or False, got {causal!r}")
     if scale is not None:
-        require_number(op, "scale", scale)
+        require_number("scale", scale)
     if block is not None and (type(block) is not int or block < 1):
-        raise ValueError(f"{op}: option block must be a positive integer or None, got {block!r}")
-
-
-def _residual_bytes(q, k, v, bias, mask, q_lengths, kv_lengths, **options) -> int:
-    given = [a for a in (q, k, v, bias, mask, q_lengths, kv_lengths) if a is not None]
-    rows = math.prod(q.shape[:3]) * accumulator(q.dtype).itemsize
-    return sum(math.prod(a.shape) * a.dtype.itemsize for a in [*given, q]) + 2 * rows
-
-
-attention = Op(
-    attention_definition,
-    attention_fwd,
-    attention_bwd,
-    residual_bytes=_residual_bytes,
-    check=_check,
-    output_shape=lambda residuals: residuals.q.shape,
-)
+        raise ValueError(f"option block must be a positive integer or None, got {block!r}")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxnn.op import Op
+from jaxnn.op import op
 from jaxnn.ops._common.numerics import accumulator, at_least_float32
 from jaxnn.ops._common.validation import require_floating
 from jaxnn.ops.normalisation import (
@@ -16,7 +16,6 @@ from jaxnn.ops.normalisation import (
     affine,
     affine_gradient,
     from_first,
-    kept_bytes,
     require_normalised,
 )
 
@@ -46,7 +45,8 @@ class BatchNormInferenceResiduals(NamedTuple):
     x: Float[Array, "*N C"]
 
 
-def batch_norm_definition(
+@op
+def batch_norm(
     params: Params, x: Float[Array, "*N C"], *, eps: float = 1e-5
 ) -> Float[Array, "*N C"]:
     """Batch norm while training, y = γ·(x − mean)/√(var + ε) + β, each channel over the batch.
@@ -92,6 +92,7 @@ def batch_norm_definition(
     return affine(params, (x - mean) * lax.rsqrt(var + eps))
 
 
+@batch_norm.forward
 def batch_norm_fwd(params, x, *, eps=1e-5):
     """y = γ·r·(x − mean) + β."""
     batch = tuple(range(x.ndim - 1))
@@ -103,6 +104,7 @@ def batch_norm_fwd(params, x, *, eps=1e-5):
     return y.astype(x.dtype), BatchNormResiduals(params, x, mean, var)
 
 
+@batch_norm.backward
 def batch_norm_bwd(residuals, dy, *, eps=1e-5):
     """dx = γ·r·(dy − dβ/N − x̂·dγ/N), dγ = Σₙ dy·x̂, dβ = Σₙ dy."""
     params, x, mean, var = residuals
@@ -114,7 +116,8 @@ def batch_norm_bwd(residuals, dy, *, eps=1e-5):
     return affine_gradient(params, dscale, dbias), dx.astype(x.dtype)
 
 
-def batch_norm_inference_definition(
+@op
+def batch_norm_inference(
     params: Params, statistics: Statistics, x: Float[Array, "*N C"], *, eps: float = 1e-5
 ) -> Float[Array, "*N C"]:
     """Batch norm with given statistics, y = γ·(x − mean)/√(var + ε) + β.
@@ -159,6 +162,7 @@ def batch_norm_inference_definition(
     return affine(params, (x - mean) * lax.rsqrt(var + eps))
 
 
+@batch_norm_inference.forward
 def batch_norm_inference_fwd(params, statistics, x, *, eps=1e-5):
     """y = γ·r·(x − mean) + β."""
     z = at_least_float32(x)
@@ -168,6 +172,7 @@ def batch_norm_inference_fwd(params, statistics, x, *, eps=1e-5):
     return y.astype(x.dtype), BatchNormInferenceResiduals(params, statistics, x)
 
 
+@batch_norm_inference.backward
 def batch_norm_inference_bwd(residuals, dy, *, eps=1e-5):
     """dx = γ·r·dy, dγ = Σₙ dy·x̂, dβ = Σₙ dy, dmean = −γ·r·dβ, dvar = −½·γ·r²·dγ."""
     params, statistics, x = residuals
@@ -197,49 +202,24 @@ def _slope(params, r):
     return r * params["scale"].astype(r.dtype) if "scale" in params else r
 
 
-def _check_batch_norm(params, x, *, eps):
-    require_normalised("batch_norm", params, x, eps, axes=2)
+@batch_norm.validate
+def _(params, x, *, eps):
+    require_normalised(params, x, eps, axes=2)
 
 
-def _check_batch_norm_inference(params, statistics, x, *, eps):
-    op = "batch_norm_inference"
-    require_normalised(op, params, x, eps)
+@batch_norm_inference.validate
+def _(params, statistics, x, *, eps):
+    require_normalised(params, x, eps)
     if not isinstance(statistics, dict):
-        raise TypeError(
-            f"{op}: statistics must be a dict of arrays, got {type(statistics).__name__}"
-        )
+        raise TypeError(f"statistics must be a dict of arrays, got {type(statistics).__name__}")
     if set(statistics) != {"mean", "var"}:
         raise ValueError(
-            f"{op}: statistics must have the keys 'mean' and 'var'; its keys are "
-            f"{sorted(statistics)}"
+            f"statistics must have the keys 'mean' and 'var'; its keys are {sorted(statistics)}"
         )
     for name, array in statistics.items():
-        require_floating(op, **{f"statistics[{name!r}]": array})
+        require_floating(**{f"statistics[{name!r}]": array})
         if array.shape != x.shape[-1:]:
             raise ValueError(
-                f"{op}: statistics[{name!r}] has shape {array.shape} but x has shape {x.shape}: "
+                f"statistics[{name!r}] has shape {array.shape} but x has shape {x.shape}: "
                 f"it must be {x.shape[-1:]}, one number for each channel"
             )
-
-
-def _inference_bytes(params, statistics, x, *, eps) -> int:
-    running = sum(math.prod(a.shape) * a.dtype.itemsize for a in statistics.values())
-    return kept_bytes(params, x, 0) + running
-
-
-batch_norm = Op(
-    batch_norm_definition,
-    batch_norm_fwd,
-    batch_norm_bwd,
-    residual_bytes=lambda params, x, *, eps: kept_bytes(params, x, 2 * x.shape[-1]),
-    check=_check_batch_norm,
-    output_shape=lambda residuals: residuals.x.shape,
-)
-batch_norm_inference = Op(
-    batch_norm_inference_definition,
-    batch_norm_inference_fwd,
-    batch_norm_inference_bwd,
-    residual_bytes=_inference_bytes,
-    check=_check_batch_norm_inference,
-    output_shape=lambda residuals: residuals.x.shape,
-)

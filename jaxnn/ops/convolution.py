@@ -1,13 +1,12 @@
 """Convolution over one or two axes, and its transpose."""
 
-from math import prod
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxnn.op import Op
+from jaxnn.op import op
 from jaxnn.ops._common.convolve import (
     Inputs,
     Outputs,
@@ -39,7 +38,8 @@ class ConvolutionResiduals(NamedTuple):
     x: Inputs
 
 
-def conv_definition(
+@op
+def conv(
     params: Params,
     x: Inputs,
     *,
@@ -112,6 +112,7 @@ def conv_definition(
     return y + jnp.broadcast_to(params["b"], y.shape) if "b" in params else y
 
 
+@conv.forward
 def conv_fwd(params, x, *, stride=1, padding="SAME", dilation=1, groups=1):
     """y[p] = Σₖ x[s·p + d·k − l]·W[k] + b, and the arguments themselves."""
     window = _conv_window(params["w"], x, stride, padding, dilation, groups)
@@ -119,17 +120,18 @@ def conv_fwd(params, x, *, stride=1, padding="SAME", dilation=1, groups=1):
     return y.astype(x.dtype), ConvolutionResiduals(params, x)
 
 
+@conv.backward
 def conv_bwd(residuals, dy, *, stride=1, padding="SAME", dilation=1, groups=1):
     """dW = x convolved with dy, db = Σ dy, dx = dy convolved with the flipped Wᵀ."""
     params, x = residuals
     w, space = params["w"], x.shape[1:-1]
     window = _conv_window(w, x, stride, padding, dilation, groups)
-    _check_cotangent("conv", dy, (x.shape[0], *_conv_space(w, x, window), w.shape[-1]))
     dw = gradient_of_w(x, dy, window, w.shape[:-2])
     return _dparams(params, dw, dy), gradient_of_x(dy, w, window, space).astype(x.dtype)
 
 
-def conv_transpose_definition(
+@op
+def conv_transpose(
     params: Params,
     x: Inputs,
     *,
@@ -191,6 +193,7 @@ def conv_transpose_definition(
     return y + jnp.broadcast_to(params["b"], y.shape) if "b" in params else y
 
 
+@conv_transpose.forward
 def conv_transpose_fwd(params, x, *, stride=1, padding="SAME", dilation=1):
     """y = the gradient of the convolution that it transposes, + b; and the arguments themselves."""
     w = params["w"]
@@ -199,14 +202,12 @@ def conv_transpose_fwd(params, x, *, stride=1, padding="SAME", dilation=1):
     return _plus_bias(y, params).astype(x.dtype), ConvolutionResiduals(params, x)
 
 
+@conv_transpose.backward
 def conv_transpose_bwd(residuals, dy, *, stride=1, padding="SAME", dilation=1):
     """dW = dy convolved with x, transposed; db = Σ dy; dx = dy convolved with the flipped Wᵀ."""
     params, x = residuals
     w = params["w"]
     window = _transposed_window(w, x, stride, padding, dilation)
-    _check_cotangent(
-        "conv_transpose", dy, (x.shape[0], *_transpose_space(w, x, window), w.shape[-1])
-    )
     dw = transposed(gradient_of_w(dy, x, window, w.shape[:-2]))
     return _dparams(params, dw, dy), convolve(dy, transposed(w), window).astype(x.dtype)
 
@@ -277,101 +278,79 @@ def _for_each_axis(option, x):
     return option if isinstance(option, tuple) else (option,) * (x.ndim - 2)
 
 
-def _check_conv(params, x, *, stride, padding, dilation, groups):
-    _check_arrays("conv", params, x)
-    _check_options("conv", x, padding, stride=stride, dilation=dilation)
+@conv.validate
+def _(params, x, *, stride, padding, dilation, groups):
+    _check_arrays(params, x)
+    _check_options(x, padding, stride=stride, dilation=dilation)
     w = params["w"]
     if type(groups) is not int:
-        raise TypeError(f"conv: option groups must be an integer, got {groups!r}")
+        raise TypeError(f"option groups must be an integer, got {groups!r}")
     n_in, n_out = x.shape[-1], w.shape[-1]
     if groups < 1 or n_in % groups or n_out % groups:
         raise ValueError(
-            f"conv: option groups is {groups}; it must divide the {n_in} channels of x and the "
+            f"option groups is {groups}; it must divide the {n_in} channels of x and the "
             f"{n_out} outputs of params['w']"
         )
-    _check_channels("conv", w, x, groups)
+    _check_channels(w, x, groups)
     window = _conv_window(w, x, stride, padding, dilation, groups)
-    _check_space("conv", w, x, window, _conv_space(w, x, window))
+    _check_space(w, x, window, _conv_space(w, x, window))
 
 
-def _check_transpose(params, x, *, stride, padding, dilation):
-    _check_arrays("conv_transpose", params, x)
-    _check_options("conv_transpose", x, padding, stride=stride, dilation=dilation)
+@conv_transpose.validate
+def _(params, x, *, stride, padding, dilation):
+    _check_arrays(params, x)
+    _check_options(x, padding, stride=stride, dilation=dilation)
     w = params["w"]
-    _check_channels("conv_transpose", w, x, 1)
+    _check_channels(w, x, 1)
     window = _transposed_window(w, x, stride, padding, dilation)
-    _check_space("conv_transpose", w, x, window, _transpose_space(w, x, window))
+    _check_space(w, x, window, _transpose_space(w, x, window))
 
 
-def _check_arrays(op, params, x):
-    require_keys(op, params, ["w"], ["b"])
+def _check_arrays(params, x):
+    require_keys(params, ["w"], ["b"])
     named = {f"params[{name!r}]": array for name, array in params.items()}
-    require_floating(op, **named, x=x)
+    require_floating(**named, x=x)
     w_shape = params["w"].shape
     if x.ndim not in (3, 4):
-        raise ValueError(
-            f"{op}: x must be (N, W, channels) or (N, H, W, channels), got shape {x.shape}"
-        )
+        raise ValueError(f"x must be (N, W, channels) or (N, H, W, channels), got shape {x.shape}")
     if len(w_shape) != x.ndim:
         wanted = "(w, inputs, outputs)" if x.ndim == 3 else "(h, w, inputs, outputs)"
         raise ValueError(
-            f"{op}: params['w'] must be {wanted} for x of shape {x.shape}, got shape {w_shape}"
+            f"params['w'] must be {wanted} for x of shape {x.shape}, got shape {w_shape}"
         )
     if 0 in w_shape:
-        raise ValueError(f"{op}: params['w'] is empty, shape {w_shape}")
+        raise ValueError(f"params['w'] is empty, shape {w_shape}")
     if "b" in params and params["b"].shape != w_shape[-1:]:
         raise ValueError(
-            f"{op}: params['b'] has shape {params['b'].shape} but params['w'] has shape "
+            f"params['b'] has shape {params['b'].shape} but params['w'] has shape "
             f"{w_shape}: b must be ({w_shape[-1]},)"
         )
 
 
-def _check_options(op, x, padding, **steps):
+def _check_options(x, padding, **steps):
     for name, value in steps.items():
-        require_for_each_axis(op, name, value, x.ndim - 2)
-    require_padding(op, padding, x.ndim - 2)
+        require_for_each_axis(name, value, x.ndim - 2)
+    require_padding(padding, x.ndim - 2)
 
 
-def _check_channels(op, w, x, groups):
+def _check_channels(w, x, groups):
     expected = x.shape[-1] // groups
     if w.shape[-2] != expected:
         share = f" in {groups} groups" if groups > 1 else ""
         raise ValueError(
-            f"{op}: x is {describe(x)} but params['w'] has shape {w.shape}: with {x.shape[-1]} "
+            f"x is {describe(x)} but params['w'] has shape {w.shape}: with {x.shape[-1]} "
             f"channels{share} its axis -2 must be {expected}"
         )
 
 
-def _check_space(op, w, x, window, y_space):
+def _check_space(w, x, window, y_space):
     if 0 in x.shape[1:-1]:
-        raise ValueError(f"{op}: x has no entries in space, shape {x.shape}")
+        raise ValueError(f"x has no entries in space, shape {x.shape}")
     for axis, (size, reach) in enumerate(
         zip(y_space, reaches(w.shape[:-2], window.dilation), strict=True), start=1
     ):
         if size < 1:
             raise ValueError(
-                f"{op}: along axis {axis} the kernel covers {reach} entries, which is more than "
+                f"along axis {axis} the kernel covers {reach} entries, which is more than "
                 f"x with its padding has; x has shape {x.shape} and params['w'] {w.shape}"
             )
-
-
-def _check_cotangent(op, dy, expected):
-    if dy.shape != expected:
-        raise ValueError(
-            f"{op}: dy has shape {dy.shape} but the output has shape {expected}; they must be "
-            "equal, nothing is broadcast"
-        )
-
-
-def _residual_bytes(params, x, **options):
-    return sum(prod(a.shape) * a.dtype.itemsize for a in [*params.values(), x])
-
-
-conv = Op(conv_definition, conv_fwd, conv_bwd, residual_bytes=_residual_bytes, check=_check_conv)
-conv_transpose = Op(
-    conv_transpose_definition,
-    conv_transpose_fwd,
-    conv_transpose_bwd,
-    residual_bytes=_residual_bytes,
-    check=_check_transpose,
-)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from jaxnn.op import Op
+from jaxnn.op import op
 from jaxnn.ops._common.numerics import at_least_float32
 from jaxnn.ops._common.validation import describe, require_floating, require_number
 
@@ -21,7 +21,8 @@ class KeyKept(NamedTuple):
     key: PRNGKeyArray
 
 
-def dropout_definition(x: Elements, key: PRNGKeyArray, *, rate: float) -> Elements:
+@op
+def dropout(x: Elements, key: PRNGKeyArray, *, rate: float) -> Elements:
     """Dropout, y = m ⊙ x/(1 − p): a random mask m of zeros and ones leaves out a share p.
 
     Each entry of m is 0 with probability p = `rate`, independently, so that the mean of y over
@@ -63,21 +64,23 @@ def dropout_definition(x: Elements, key: PRNGKeyArray, *, rate: float) -> Elemen
     return jnp.where(_mask(key, x.shape, rate), x / (1 - rate), 0)
 
 
+@dropout.forward
 def dropout_fwd(x, key, *, rate):
     """y = m ⊙ x/(1 − p), and the key."""
     return _dropped(x, key, rate), KeyKept(key)
 
 
+@dropout.backward
 def dropout_bwd(residuals, dy, *, rate):
     """dx = m ⊙ dy/(1 − p)."""
     return _dropped(dy, residuals.key, rate), None
 
 
-def require_rate(op: str, rate) -> None:
+def require_rate(rate) -> None:
     """The rate is a number with 0 ≤ rate < 1."""
-    require_number(op, "rate", rate, at_least=0)
+    require_number("rate", rate, at_least=0)
     if not rate < 1:
-        raise ValueError(f"{op}: option rate must be below 1, got {rate!r}")
+        raise ValueError(f"option rate must be below 1, got {rate!r}")
 
 
 def _dropped(x: Elements, key: PRNGKeyArray, rate: float) -> Elements:
@@ -100,26 +103,12 @@ def _mask(key: PRNGKeyArray, shape: tuple[int, ...], rate: float) -> Bool[Array,
     return jnp.concatenate(halves, axis=-1)[..., :size].reshape(shape)
 
 
-def _check(x, key, *, rate):
-    require_floating("dropout", x=x)
-    require_rate("dropout", rate)
+@dropout.validate
+def _(x, key, *, rate):
+    require_floating(x=x)
+    require_rate(rate)
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not typed and key.dtype != jnp.uint32:
-        raise TypeError(
-            f"dropout: key must be a PRNG key as jax.random.key makes it, got {describe(key)}"
-        )
+        raise TypeError(f"key must be a PRNG key as jax.random.key makes it, got {describe(key)}")
     if key.ndim != (0 if typed else 1):
-        raise ValueError(f"dropout: key must be one PRNG key, got {describe(key)}")
-
-
-def _residual_bytes(x, key, *, rate) -> int:
-    return key.size * key.dtype.itemsize
-
-
-dropout = Op(
-    dropout_definition,
-    dropout_fwd,
-    dropout_bwd,
-    residual_bytes=_residual_bytes,
-    check=_check,
-)
+        raise ValueError(f"key must be one PRNG key, got {describe(key)}")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer
 
-from jaxnn.op import Op
+from jaxnn.op import op
 from jaxnn.ops._common.numerics import accumulator
 from jaxnn.ops._common.validation import require_floating, require_integers, require_keys
 from jaxnn.ops.shape import Shape
@@ -22,7 +22,8 @@ class EmbeddingResiduals(NamedTuple):
     w: Shape
 
 
-def embedding_definition(params: Params, ids: Integer[Array, "*N"]) -> Float[Array, "*N D"]:
+@op
+def embedding(params: Params, ids: Integer[Array, "*N"]) -> Float[Array, "*N D"]:
     """Embedding, y = w[ids]: one row of a table for each id.
 
     Shapes (V rows, D numbers in each; N any number of axes, also none):
@@ -56,11 +57,13 @@ def embedding_definition(params: Params, ids: Integer[Array, "*N"]) -> Float[Arr
     return params["w"].at[_wide(ids)].get(mode="fill", wrap_negative_indices=False)
 
 
+@embedding.forward
 def embedding_fwd(params, ids):
     """y = w[ids], and the ids."""
-    return embedding_definition(params, ids), EmbeddingResiduals(ids, Shape(params["w"].shape))
+    return embedding.definition(params, ids), EmbeddingResiduals(ids, Shape(params["w"].shape))
 
 
+@embedding.backward
 def embedding_bwd(residuals, dy):
     """dwᵥ = Σ dyₙ over the places n with idsₙ = v."""
     ids, shape = residuals
@@ -75,32 +78,22 @@ def _wide(ids):
     return ids.astype(jnp.int32) if ids.dtype.itemsize < 4 else ids
 
 
-def _check(params, ids):
-    require_keys("embedding", params, ["w"])
-    require_floating("embedding", **{"params['w']": params["w"]})
+@embedding.validate
+def _(params, ids):
+    require_keys(params, ["w"])
+    require_floating(**{"params['w']": params["w"]})
     shape = params["w"].shape
     if len(shape) != 2 or shape[0] == 0:
         raise ValueError(
-            f"embedding: params['w'] must be (rows, numbers in each) with at least one row, got "
-            f"shape {shape}"
+            f"params['w'] must be (rows, numbers in each) with at least one row, got shape {shape}"
         )
-    require_integers("embedding", "ids", ids)
+    require_integers("ids", ids)
     if isinstance(ids, jax.core.Tracer):
         return  # not known yet: at run time an id out of range gives NaN
     ids = np.asarray(ids)
     wrong = (ids < 0) | (ids >= shape[0])
     if wrong.any():
         raise ValueError(
-            f"embedding: id {ids[wrong][0]} is out of range; params['w'] has {shape[0]} rows, so "
+            f"id {ids[wrong][0]} is out of range; params['w'] has {shape[0]} rows, so "
             f"the ids are 0 … {shape[0] - 1}"
         )
-
-
-embedding = Op(
-    embedding_definition,
-    embedding_fwd,
-    embedding_bwd,
-    residual_bytes=lambda params, ids: ids.size * ids.dtype.itemsize,
-    check=_check,
-    output_shape=lambda residuals: residuals.ids.shape + residuals.w.sizes[1:],
-)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxnn.op import Op
+from jaxnn.op import op
 from jaxnn.ops._common.numerics import accumulator, at_least_float32
 from jaxnn.ops._common.validation import describe, require_floating, require_keys, require_number
 
@@ -41,7 +41,8 @@ class GroupNormResiduals(NamedTuple):
     r: Float[Array, "N 1 G 1"]
 
 
-def layer_norm_definition(
+@op
+def layer_norm(
     params: Params, x: Float[Array, "*N C"], *, eps: float = 1e-5
 ) -> Float[Array, "*N C"]:
     """Layer norm, y = γ·(x − mean)/√(var + ε) + β, over the last axis.
@@ -89,6 +90,7 @@ def layer_norm_definition(
     return affine(params, (x - mean) * lax.rsqrt(var + eps))
 
 
+@layer_norm.forward
 def layer_norm_fwd(params, x, *, eps=1e-5):
     """y = γ·r·(x − mean) + β."""
     z = from_first(at_least_float32(x), -1)
@@ -99,6 +101,7 @@ def layer_norm_fwd(params, x, *, eps=1e-5):
     return y.astype(x.dtype), LayerNormResiduals(params, x, mean, r)
 
 
+@layer_norm.backward
 def layer_norm_bwd(residuals, dy, *, eps=1e-5):
     """dx = r·(g − mean g − x̂·mean(x̂·g)), dγ = Σₙ dy·x̂, dβ = Σₙ dy."""
     params, x, *statistics = residuals
@@ -113,9 +116,8 @@ def layer_norm_bwd(residuals, dy, *, eps=1e-5):
     return dparams, dx.reshape(x.shape).astype(x.dtype)
 
 
-def rms_norm_definition(
-    params: Params, x: Float[Array, "*N C"], *, eps: float = 1e-5
-) -> Float[Array, "*N C"]:
+@op
+def rms_norm(params: Params, x: Float[Array, "*N C"], *, eps: float = 1e-5) -> Float[Array, "*N C"]:
     """RMS norm, y = γ·x/√(mean x² + ε), over the last axis.
 
     Shapes (N batch, any number of axes; C features):
@@ -151,6 +153,7 @@ def rms_norm_definition(
     return affine(params, x * r)
 
 
+@rms_norm.forward
 def rms_norm_fwd(params, x, *, eps=1e-5):
     """y = γ·r·x."""
     z = at_least_float32(x)
@@ -158,6 +161,7 @@ def rms_norm_fwd(params, x, *, eps=1e-5):
     return affine(params, z * r).astype(x.dtype), RMSNormResiduals(params, x, r)
 
 
+@rms_norm.backward
 def rms_norm_bwd(residuals, dy, *, eps=1e-5):
     """dx = r·(g − x̂·mean(x̂·g)), dγ = Σₙ dy·x̂."""
     params, x, r = residuals
@@ -170,7 +174,8 @@ def rms_norm_bwd(residuals, dy, *, eps=1e-5):
     return dparams, dx.reshape(x.shape).astype(x.dtype)
 
 
-def group_norm_definition(
+@op
+def group_norm(
     params: Params, x: Float[Array, "N *S C"], *, groups: int = 32, eps: float = 1e-5
 ) -> Float[Array, "N *S C"]:
     """Group norm, y = γ·(x − mean)/√(var + ε) + β, over each group of channels of each example.
@@ -217,6 +222,7 @@ def group_norm_definition(
     return affine(params, ((z - mean) * lax.rsqrt(var + eps)).reshape(x.shape))
 
 
+@group_norm.forward
 def group_norm_fwd(params, x, *, groups=32, eps=1e-5):
     """y = γ·r·(x − mean) + β."""
     z = from_first(_grouped(at_least_float32(x), groups), 1, 3)
@@ -226,6 +232,7 @@ def group_norm_fwd(params, x, *, groups=32, eps=1e-5):
     return y.astype(x.dtype), GroupNormResiduals(params, x, mean, r)
 
 
+@group_norm.backward
 def group_norm_bwd(residuals, dy, *, groups=32, eps=1e-5):
     """dx = r·(g − mean g − x̂·mean(x̂·g)), dγ = Σ dy·x̂, dβ = Σ dy."""
     params, x, mean, r = residuals
@@ -265,7 +272,7 @@ def affine_gradient(params: Params, dscale, dbias) -> Params:
     return {name: sums[name].reshape(p.shape).astype(p.dtype) for name, p in params.items()}
 
 
-def require_normalised(op: str, params, x, eps, *, optional=("scale", "bias"), axes=1) -> None:
+def require_normalised(params, x, eps, *, optional=("scale", "bias"), axes=1) -> None:
     """What every normalisation asks of its arguments.
 
     Args:
@@ -276,26 +283,26 @@ def require_normalised(op: str, params, x, eps, *, optional=("scale", "bias"), a
         optional: the keys that params may have.
         axes: how many axes x has at least.
     """
-    require_number(op, "eps", eps, above=0)
-    require_keys(op, params, [], optional)
-    require_floating(op, **{f"params[{name!r}]": p for name, p in params.items()}, x=x)
+    require_number("eps", eps, above=0)
+    require_keys(params, [], optional)
+    require_floating(**{f"params[{name!r}]": p for name, p in params.items()}, x=x)
     if x.ndim < axes:
         wanted = "one axis, the features" if axes == 1 else "two axes, examples and channels"
-        raise ValueError(f"{op}: x is {describe(x)}; it must have at least {wanted}")
+        raise ValueError(f"x is {describe(x)}; it must have at least {wanted}")
     for name, p in params.items():
         if p.shape != x.shape[-1:]:
             raise ValueError(
-                f"{op}: params[{name!r}] has shape {p.shape} but x has shape {x.shape}: it must "
+                f"params[{name!r}] has shape {p.shape} but x has shape {x.shape}: it must "
                 f"be {x.shape[-1:]}, one number for each entry of the last axis"
             )
 
 
-def require_groups(op: str, groups, channels: int) -> None:
+def require_groups(groups, channels: int) -> None:
     """A number of groups divides the number of channels."""
     if type(groups) is not int:
-        raise TypeError(f"{op}: groups must be an integer, got {groups!r}")
+        raise TypeError(f"groups must be an integer, got {groups!r}")
     if groups < 1 or channels % groups:
-        raise ValueError(f"{op}: {groups} groups do not divide {channels} channels")
+        raise ValueError(f"{groups} groups do not divide {channels} channels")
 
 
 def _scale(params, z):
@@ -325,46 +332,17 @@ def _mean_of_group(z):
     return jnp.mean(jnp.mean(z, axis=1, keepdims=True), axis=3, keepdims=True)
 
 
-def _check_layer_norm(params, x, *, eps):
-    require_normalised("layer_norm", params, x, eps)
+@layer_norm.validate
+def _(params, x, *, eps):
+    require_normalised(params, x, eps)
 
 
-def _check_rms_norm(params, x, *, eps):
-    require_normalised("rms_norm", params, x, eps, optional=["scale"])
+@rms_norm.validate
+def _(params, x, *, eps):
+    require_normalised(params, x, eps, optional=["scale"])
 
 
-def _check_group_norm(params, x, *, groups, eps):
-    require_normalised("group_norm", params, x, eps, axes=2)
-    require_groups("group_norm", groups, x.shape[-1])
-
-
-def kept_bytes(params, x, numbers: int) -> int:
-    """The bytes of the arguments and of so many numbers in at least float32."""
-    arguments = sum(math.prod(a.shape) * a.dtype.itemsize for a in [*params.values(), x])
-    return arguments + numbers * accumulator(x.dtype).itemsize
-
-
-layer_norm = Op(
-    layer_norm_definition,
-    layer_norm_fwd,
-    layer_norm_bwd,
-    residual_bytes=lambda params, x, *, eps: kept_bytes(params, x, 2 * math.prod(x.shape[:-1])),
-    check=_check_layer_norm,
-    output_shape=lambda residuals: residuals.x.shape,
-)
-rms_norm = Op(
-    rms_norm_definition,
-    rms_norm_fwd,
-    rms_norm_bwd,
-    residual_bytes=lambda params, x, *, eps: kept_bytes(params, x, math.prod(x.shape[:-1])),
-    check=_check_rms_norm,
-    output_shape=lambda residuals: residuals.x.shape,
-)
-group_norm = Op(
-    group_norm_definition,
-    group_norm_fwd,
-    group_norm_bwd,
-    residual_bytes=lambda params, x, *, groups, eps: kept_bytes(params, x, 2 * x.shape[0] * groups),
-    check=_check_group_norm,
-    output_shape=lambda residuals: residuals.x.shape,
-)
+@group_norm.validate
+def _(params, x, *, groups, eps):
+    require_normalised(params, x, eps, axes=2)
+    require_groups(groups, x.shape[-1])

@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Integer
 
-from jaxnn.op import Op
+from jaxnn.op import op
 from jaxnn.ops._common.numerics import at_least_float32
 from jaxnn.ops._common.validation import describe, require_floating
 from jaxnn.ops._common.windows import (
@@ -32,7 +32,8 @@ class MaxPoolResiduals(NamedTuple):
     x: Shape
 
 
-def max_pool_definition(
+@op
+def max_pool(
     x: Input, *, window: Lengths, stride: Lengths | None = None, padding: Padding = "VALID"
 ) -> Windows:
     """Max pooling, y = the largest number of each window, in each channel.
@@ -78,6 +79,7 @@ def max_pool_definition(
     return _reduce_window(x, axes, -jnp.inf, lax.max)
 
 
+@max_pool.forward
 def max_pool_fwd(x, *, window, stride=None, padding="VALID"):
     """y = the largest number along each axis in turn, and its places."""
     y, places = x, []
@@ -87,6 +89,7 @@ def max_pool_fwd(x, *, window, stride=None, padding="VALID"):
     return y, MaxPoolResiduals(tuple(places), Shape(x.shape))
 
 
+@max_pool.backward
 def max_pool_bwd(residuals, dy, *, window, stride=None, padding="VALID"):
     """dxᵢ = Σ dyₘ over the windows whose largest number is at i."""
     axes = pooled_axes(residuals.x.sizes, window, stride, padding)
@@ -96,7 +99,8 @@ def max_pool_bwd(residuals, dy, *, window, stride=None, padding="VALID"):
     return (dx.astype(dy.dtype),)
 
 
-def avg_pool_definition(
+@op
+def avg_pool(
     x: Input,
     *,
     window: Lengths,
@@ -145,6 +149,7 @@ def avg_pool_definition(
     return _reduce_window(x, axes, 0.0, lax.add) / _divisor(axes, count_padding, x.dtype)
 
 
+@avg_pool.forward
 def avg_pool_fwd(x, *, window, stride=None, padding="VALID", count_padding=False):
     """yₘ = (1/nₘ)·Σ xᵢ, summed along each axis in turn."""
     axes = pooled_axes(x.shape, window, stride, padding)
@@ -155,6 +160,7 @@ def avg_pool_fwd(x, *, window, stride=None, padding="VALID", count_padding=False
     return y.astype(x.dtype), ShapeKept(Shape(x.shape))
 
 
+@avg_pool.backward
 def avg_pool_bwd(residuals, dy, *, window, stride=None, padding="VALID", count_padding=False):
     """dxᵢ = Σ dyₘ/nₘ over the windows that hold i."""
     axes = pooled_axes(residuals.x.sizes, window, stride, padding)
@@ -165,7 +171,8 @@ def avg_pool_bwd(residuals, dy, *, window, stride=None, padding="VALID", count_p
     return (dx.astype(dy.dtype),)
 
 
-def global_avg_pool_definition(x: Input) -> Float[Array, "N C"]:
+@op
+def global_avg_pool(x: Input) -> Float[Array, "N C"]:
     """Global average pooling, y = the mean over all axes but the first and the last.
 
     Shapes (N batch, L one or more pooled axes, C channels):
@@ -191,12 +198,14 @@ def global_avg_pool_definition(x: Input) -> Float[Array, "N C"]:
     return jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
 
 
+@global_avg_pool.forward
 def global_avg_pool_fwd(x):
     """y = (1/n)·Σ xᵢ."""
-    y = global_avg_pool_definition(at_least_float32(x))
+    y = global_avg_pool.definition(at_least_float32(x))
     return y.astype(x.dtype), ShapeKept(Shape(x.shape))
 
 
+@global_avg_pool.backward
 def global_avg_pool_bwd(residuals, dy):
     """dxᵢ = dy/n."""
     shape = residuals.x.sizes
@@ -286,55 +295,23 @@ def _place_dtype(axis: PooledAxis):
     return jnp.uint8 if axis.window < 2**8 else jnp.int32
 
 
-def _check_max(x, *, window, stride, padding):
-    require_windows("max_pool", x, window, stride, padding)
+@max_pool.validate
+def _(x, *, window, stride, padding):
+    require_windows(x, window, stride, padding)
 
 
-def _check_avg(x, *, window, stride, padding, count_padding):
-    require_windows("avg_pool", x, window, stride, padding)
+@avg_pool.validate
+def _(x, *, window, stride, padding, count_padding):
+    require_windows(x, window, stride, padding)
     if not isinstance(count_padding, bool):
-        raise TypeError(f"avg_pool: option count_padding must be a bool, got {count_padding!r}")
+        raise TypeError(f"option count_padding must be a bool, got {count_padding!r}")
 
 
-def _check_global(x):
-    require_floating("global_avg_pool", x=x)
+@global_avg_pool.validate
+def _(x):
+    require_floating(x=x)
     if x.ndim < 3 or 0 in x.shape[1:-1]:
         raise ValueError(
-            f"global_avg_pool: x is {describe(x)}; between its first axis, the batch, and its "
+            f"x is {describe(x)}; between its first axis, the batch, and its "
             "last, the channels, there must be something to average"
         )
-
-
-def _max_bytes(x, *, window, stride, padding) -> int:
-    kept, sizes = 0, list(x.shape)
-    for axis in reversed(pooled_axes(x.shape, window, stride, padding)):
-        sizes[axis.number] = axis.n_windows
-        kept += math.prod(sizes) * jnp.dtype(_place_dtype(axis)).itemsize
-    return kept
-
-
-max_pool = Op(
-    max_pool_definition,
-    max_pool_fwd,
-    max_pool_bwd,
-    residual_bytes=_max_bytes,
-    check=_check_max,
-    output_shape=lambda residuals: residuals.places[-1].shape,
-)
-
-avg_pool = Op(
-    avg_pool_definition,
-    avg_pool_fwd,
-    avg_pool_bwd,
-    residual_bytes=lambda x, **options: 0,
-    check=_check_avg,
-)
-
-global_avg_pool = Op(
-    global_avg_pool_definition,
-    global_avg_pool_fwd,
-    global_avg_pool_bwd,
-    residual_bytes=lambda x: 0,
-    check=_check_global,
-    output_shape=lambda residuals: residuals.x.sizes[:1] + residuals.x.sizes[-1:],
-)

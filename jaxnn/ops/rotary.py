@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxnn.op import Op
+from jaxnn.op import op
 from jaxnn.ops._common.numerics import accumulator, at_least_float32
 from jaxnn.ops._common.validation import require_floating, require_integers, require_number
 
@@ -19,7 +19,8 @@ class RotaryResiduals(NamedTuple):
     positions: Positions | None
 
 
-def rotary_embedding_definition(
+@op
+def rotary_embedding(
     x: Heads, positions: Positions | None = None, *, base: float = 10000.0
 ) -> Heads:
     """Rotary embedding: each pair of a head's components is turned by an angle ∝ the position.
@@ -64,12 +65,14 @@ def rotary_embedding_definition(
     return jnp.concatenate([x1 * cos - x2 * sin, x1 * sin + x2 * cos], axis=-1)
 
 
+@rotary_embedding.forward
 def rotary_embedding_fwd(x, positions=None, *, base=10000.0):
     """y = R(θ)·x."""
     cos, sin = _cos_sin(x.shape, positions, base, accumulator(x.dtype))
     return _rotated(x, cos, sin), RotaryResiduals(positions)
 
 
+@rotary_embedding.backward
 def rotary_embedding_bwd(residuals, dy, *, base=10000.0):
     """dx = R(−θ)·dy."""
     cos, sin = _cos_sin(dy.shape, residuals.positions, base, accumulator(dy.dtype))
@@ -91,34 +94,22 @@ def _cos_sin(shape, positions, base, dtype):
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def _check(x, positions, *, base):
-    require_floating("rotary_embedding", x=x)
-    require_number("rotary_embedding", "base", base, above=0)
+@rotary_embedding.validate
+def _(x, positions, *, base):
+    require_floating(x=x)
+    require_number("base", base, above=0)
     if x.ndim != 4:
-        raise ValueError(f"rotary_embedding: x must be (B, T, H, D), got shape {x.shape}")
+        raise ValueError(f"x must be (B, T, H, D), got shape {x.shape}")
     if x.shape[-1] % 2:
         raise ValueError(
-            f"rotary_embedding: x has shape {x.shape}; its components are turned in pairs, so "
+            f"x has shape {x.shape}; its components are turned in pairs, so "
             "the last axis must be even"
         )
     if positions is None:
         return
-    require_integers("rotary_embedding", "positions", positions)
+    require_integers("positions", positions)
     if positions.shape not in (x.shape[1:2], x.shape[:2]):
         raise ValueError(
-            f"rotary_embedding: positions has shape {positions.shape}; it must be "
+            f"positions has shape {positions.shape}; it must be "
             f"{x.shape[1:2]} or {x.shape[:2]}, one for each position of x"
         )
-
-
-def _residual_bytes(x, positions, *, base) -> int:
-    return 0 if positions is None else positions.size * positions.dtype.itemsize
-
-
-rotary_embedding = Op(
-    rotary_embedding_definition,
-    rotary_embedding_fwd,
-    rotary_embedding_bwd,
-    residual_bytes=_residual_bytes,
-    check=_check,
-)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array, Float
 
-from jaxnn.op import Op
+from jaxnn.op import op
 from jaxnn.ops._common.validation import describe, require_floating
 
 
@@ -25,7 +25,8 @@ class ShapeKept(NamedTuple):
     x: Shape
 
 
-def flatten_definition(x: Float[Array, "N ..."]) -> Float[Array, "N I"]:
+@op
+def flatten(x: Float[Array, "N ..."]) -> Float[Array, "N I"]:
     """Each example's numbers in one row: all axes but the first become one.
 
     Shapes (N batch, I the product of the other sizes):
@@ -50,17 +51,20 @@ def flatten_definition(x: Float[Array, "N ..."]) -> Float[Array, "N I"]:
     return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
+@flatten.forward
 def flatten_fwd(x):
     """y = x in the shape (N, I)."""
-    return flatten_definition(x), ShapeKept(Shape(x.shape))
+    return flatten.definition(x), ShapeKept(Shape(x.shape))
 
 
+@flatten.backward
 def flatten_bwd(residuals, dy):
     """dx = dy in the shape of x."""
     return (dy.reshape(residuals.x.sizes),)
 
 
-def reshape_definition(x: Float[Array, "*shape"], *, shape: tuple[int, ...]) -> Float[Array, "..."]:
+@op
+def reshape(x: Float[Array, "*shape"], *, shape: tuple[int, ...]) -> Float[Array, "..."]:
     """The same numbers in another shape.
 
     Shapes:
@@ -91,51 +95,34 @@ def reshape_definition(x: Float[Array, "*shape"], *, shape: tuple[int, ...]) -> 
     return x.reshape(shape)
 
 
+@reshape.forward
 def reshape_fwd(x, *, shape):
     """y = x in the new shape."""
     return x.reshape(shape), ShapeKept(Shape(x.shape))
 
 
+@reshape.backward
 def reshape_bwd(residuals, dy, *, shape):
     """dx = dy in the shape of x."""
     return (dy.reshape(residuals.x.sizes),)
 
 
-def _check_flatten(x):
-    require_floating("flatten", x=x)
+@flatten.validate
+def _(x):
+    require_floating(x=x)
     if x.ndim == 0:
-        raise ValueError("flatten: x is a single number; its first axis must be the batch")
+        raise ValueError("x is a single number; its first axis must be the batch")
 
 
-def _check_reshape(x, *, shape):
-    require_floating("reshape", x=x)
+@reshape.validate
+def _(x, *, shape):
+    require_floating(x=x)
     if not isinstance(shape, tuple) or not all(type(size) is int for size in shape):
-        raise TypeError(f"reshape: option shape must be a tuple of integers, got {shape!r}")
+        raise TypeError(f"option shape must be a tuple of integers, got {shape!r}")
     known = math.prod(size for size in shape if size != -1)
     free = shape.count(-1)
     fits = x.size == known if free == 0 else known > 0 and x.size % known == 0
     if min(shape, default=0) < -1 or free > 1 or not fits:
         raise ValueError(
-            f"reshape: x is {describe(x)}, {x.size} numbers, which do not fit the shape {shape}"
+            f"x is {describe(x)}, {x.size} numbers, which do not fit the shape {shape}"
         )
-
-
-flatten = Op(
-    flatten_definition,
-    flatten_fwd,
-    flatten_bwd,
-    residual_bytes=lambda x: 0,
-    check=_check_flatten,
-    output_shape=lambda residuals: (
-        residuals.x.sizes[0],
-        math.prod(residuals.x.sizes[1:]),
-    ),
-)
-
-reshape = Op(
-    reshape_definition,
-    reshape_fwd,
-    reshape_bwd,
-    residual_bytes=lambda x, *, shape: 0,
-    check=_check_reshape,
-)

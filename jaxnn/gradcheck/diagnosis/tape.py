@@ -14,7 +14,7 @@ import numpy as np
 from jaxnn.combinators import Serial
 from jaxnn.gradcheck.laws.oracle import is_differentiable
 from jaxnn.layer import Layer, as_layer
-from jaxnn.op import Op, definitions
+from jaxnn.op import Op
 from jaxnn.ops.activations.smooth import sigmoid
 from jaxnn.ops.activations.softmax import softmax
 from jaxnn.ops.linear import linear
@@ -25,6 +25,7 @@ from jaxnn.ops.losses.cross_entropy import (
 )
 from jaxnn.ops.losses.regression import half_squared_error, squared_error
 from jaxnn.ops.losses.softmax_cross_entropy import softmax_cross_entropy
+from jaxnn.transformations import definitions
 
 
 class Stage(NamedTuple):

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.layer import Layer
-from jaxnn.op import Op, definitions
+from jaxnn.op import Op
+from jaxnn.transformations import definitions
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def subject_of(target, args, options: dict[str, Any], definition=None) -> tuple[
     """
     if isinstance(target, Op):
         subject = _of_op(target, options)
-        args = (*args, *[None] * target.n_left_out(args))
+        args = (*args, *[None] * (len(target.arguments) - len(args)))
     elif isinstance(target, Layer):
         subject = _of_layer(target, len(args) == 3, options)
     elif isinstance(target, jax.custom_vjp):

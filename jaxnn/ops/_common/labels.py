@@ -45,22 +45,22 @@ def nan_out_of_range(
     return rows * jnp.where(valid, 1, jnp.nan).astype(rows.dtype)
 
 
-def require_target(op: str, target: Target, *, ignore: int | None = None, **prediction) -> None:
+def require_target(target: Target, *, ignore: int | None = None, **prediction) -> None:
     """The one named prediction is floating point and the target fits it."""
     ((name, array),) = prediction.items()
-    require_floating(op, **prediction)
-    require_last_axis(op, **prediction)
+    require_floating(**prediction)
+    require_last_axis(**prediction)
     if array.shape[-1] == 0:
-        raise ValueError(f"{op}: {name} is {describe(array)}, without any class")
+        raise ValueError(f"{name} is {describe(array)}, without any class")
     if is_labels(target):
-        require_labels(op, target, array.shape[:-1], array.shape[-1], ignore)
+        require_labels(target, array.shape[:-1], array.shape[-1], ignore)
         return
     if target.shape == array.shape[:-1]:
-        raise TypeError(f"{op}: labels must be integers, got {describe(target)}")
-    require_floating(op, **prediction, target=target)
-    require_equal_shapes(op, **prediction, target=target)
+        raise TypeError(f"labels must be integers, got {describe(target)}")
+    require_floating(**prediction, target=target)
+    require_equal_shapes(**prediction, target=target)
     if ignore is not None:
-        raise ValueError(f"{op}: option ignore_label needs integer labels, got {describe(target)}")
+        raise ValueError(f"option ignore_label needs integer labels, got {describe(target)}")
 
 
 def bytes_of(*arrays) -> int:

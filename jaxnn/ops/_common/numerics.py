@@ -1,7 +1,20 @@
-"""Precision of what is summed: never less than float32."""
+"""Precision: arithmetic in at least float32, rounded once at the end.
 
+Half precision arguments are computed with in float32. What leaves an op is rounded by the op
+itself: `y` to the dtype of the activations, each gradient to that of its argument.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def accumulator(dtype) -> jnp.dtype:
@@ -12,3 +25,53 @@ def accumulator(dtype) -> jnp.dtype:
 def at_least_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`x` in the dtype to sum in."""
     return x.astype(accumulator(x.dtype))
+
+
+def wide(function: Callable[P, T]) -> Callable[P, T]:
+    """A forward or backward whose floating-point arrays are at least float32.
+
+    An argument that the function returns, as a residual for example, is returned as it came.
+    """
+
+    @wraps(function)
+    def in_at_least_float32(*args: P.args, **options: P.kwargs) -> T:
+        for leaf in jax.tree.leaves(args):
+            if _is_narrow(leaf):
+                break
+        else:
+            return function(*args, **options)
+        leaves, tree = jax.tree.flatten(args)
+        widened = [at_least_float32(leaf) if _is_narrow(leaf) else leaf for leaf in leaves]
+        came_as = {id(w): leaf for w, leaf in zip(widened, leaves, strict=True)}
+        result = function(*jax.tree.unflatten(tree, widened), **options)
+        return jax.tree.map(lambda leaf: came_as.get(id(leaf), leaf), result)
+
+    return in_at_least_float32
+
+
+def contract(
+    a: Float[Array, "..."],
+    b: Float[Array, "..."],
+    a_axes: Sequence[int],
+    b_axes: Sequence[int],
+    batch_axes: Sequence[int] = (),
+) -> Float[Array, "..."]:
+    """The sum of products over these axes of a and of b, in at least float32.
+
+    Args:
+        a: the first factor.
+        b: the second factor.
+        a_axes: the axes of `a` that are summed over.
+        b_axes: the axes of `b` that they meet.
+        batch_axes: axes, the same of both, that stay apart.
+
+    Returns:
+        The batch axes, then the other axes of `a`, then those of `b`.
+    """
+    summed = tuple(axis % a.ndim for axis in a_axes), tuple(axis % b.ndim for axis in b_axes)
+    dimensions = summed, (tuple(batch_axes), tuple(batch_axes))
+    return lax.dot_general(a, b, dimensions, preferred_element_type=accumulator(a.dtype))
+
+
+def _is_narrow(leaf) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4

@@ -12,50 +12,56 @@ def describe(x: jax.Array) -> str:
     return f"{x.dtype}[{','.join(map(str, x.shape))}]"
 
 
-def require_floating(op: str, **arrays) -> None:
+def require_floating(**arrays) -> None:
     """Every array is real floating point and they all have one dtype."""
     for name, x in arrays.items():
         if not isinstance(x, jax.Array):
-            raise TypeError(f"{op}: {name} must be an array, got {type(x).__name__}")
+            raise TypeError(f"{name} must be an array, got {type(x).__name__}")
         if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise TypeError(f"{op}: {name} must be floating point, got {describe(x)}")
+            raise TypeError(f"{name} must be floating point, got {describe(x)}")
     dtypes = {name: x.dtype for name, x in arrays.items()}
     if len(set(dtypes.values())) > 1:
         listed = ", ".join(f"{name} is {dtype}" for name, dtype in dtypes.items())
-        raise TypeError(f"{op}: {listed}; convert them to one dtype")
+        raise TypeError(f"{listed}; convert them to one dtype")
 
 
-def require_equal_shapes(op: str, **arrays) -> None:
+def require_equal_shapes(**arrays) -> None:
     """All shapes are the same: nothing is broadcast."""
     if len({x.shape for x in arrays.values()}) > 1:
         listed = ", ".join(f"{name} has shape {x.shape}" for name, x in arrays.items())
-        raise ValueError(f"{op}: {listed}; they must be equal, nothing is broadcast")
+        raise ValueError(f"{listed}; they must be equal, nothing is broadcast")
 
 
-def require_last_axis(op: str, **arrays) -> None:
+def require_last_axis(**arrays) -> None:
     """Each array has at least one axis, the last holding one example's components."""
     for name, x in arrays.items():
         if x.ndim == 0:
             raise ValueError(
-                f"{op}: {name} is a single number; its last axis must hold the components of "
-                "one example"
+                f"{name} is a single number; its last axis must hold the components of one example"
             )
 
 
-def require_axis(op: str, x, axis) -> None:
+def require_alike(**arrays) -> None:
+    """Floating-point arrays of one dtype and one shape, with components in the last axis."""
+    require_floating(**arrays)
+    require_equal_shapes(**arrays)
+    require_last_axis(**arrays)
+
+
+def require_axis(x, axis) -> None:
     """`axis` is one axis of `x`, and not an empty one."""
     if not isinstance(axis, int) or isinstance(axis, bool):
-        raise TypeError(f"{op}: option axis must be an integer, got {axis!r}")
+        raise TypeError(f"option axis must be an integer, got {axis!r}")
     if not -x.ndim <= axis < x.ndim:
-        raise ValueError(f"{op}: option axis is {axis} but x has shape {x.shape}")
+        raise ValueError(f"option axis is {axis} but x has shape {x.shape}")
     if x.shape[axis] == 0:
-        raise ValueError(f"{op}: axis {axis} of x is empty, shape {x.shape}")
+        raise ValueError(f"axis {axis} of x is empty, shape {x.shape}")
 
 
-def require_number(op: str, name: str, value, *, above=None, at_least=None, at_most=None) -> None:
+def require_number(name: str, value, *, above=None, at_least=None, at_most=None) -> None:
     """An option is a Python number within its bounds."""
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{op}: option {name} must be a number, got {value!r}")
+        raise TypeError(f"option {name} must be a number, got {value!r}")
     bounds = []
     if above is not None:
         bounds.append((value > above, f"above {above}"))
@@ -65,24 +71,22 @@ def require_number(op: str, name: str, value, *, above=None, at_least=None, at_m
         bounds.append((value <= at_most, f"at most {at_most}"))
     if not all(fits for fits, _ in bounds):
         wanted = " and ".join(words for _, words in bounds)
-        raise ValueError(f"{op}: option {name} must be {wanted}, got {value!r}")
+        raise ValueError(f"option {name} must be {wanted}, got {value!r}")
 
 
-def require_for_each_axis(op: str, name: str, value, n_axes: int) -> None:
+def require_for_each_axis(name: str, value, n_axes: int) -> None:
     """An option is a positive integer, or a tuple of one for each of the axes."""
     each = value if isinstance(value, tuple) else (value,) * n_axes
     if not all(type(size) is int for size in each):
-        raise TypeError(
-            f"{op}: option {name} must be an integer or a tuple of integers, got {value!r}"
-        )
+        raise TypeError(f"option {name} must be an integer or a tuple of integers, got {value!r}")
     if len(each) != n_axes or min(each) < 1:
         raise ValueError(
-            f"{op}: option {name} must be positive, one number or one for each of the {n_axes} "
+            f"option {name} must be positive, one number or one for each of the {n_axes} "
             f"axes between the first and the last, got {value!r}"
         )
 
 
-def require_padding(op: str, padding, n_axes: int) -> None:
+def require_padding(padding, n_axes: int) -> None:
     """The option padding is "SAME", "VALID" or a pair of sizes for each of the axes."""
     if padding in ("SAME", "VALID"):
         return
@@ -93,37 +97,36 @@ def require_padding(op: str, padding, n_axes: int) -> None:
         or not all(type(size) is int and size >= 0 for pair in padding for size in pair)
     ):
         raise ValueError(
-            f"{op}: option padding must be 'SAME', 'VALID' or a tuple of {n_axes} pairs (before, "
+            f"option padding must be 'SAME', 'VALID' or a tuple of {n_axes} pairs (before, "
             f"after) of integers that are not negative, got {padding!r}"
         )
 
 
-def require_keys(op: str, params, required: Iterable[str], optional: Iterable[str] = ()) -> None:
+def require_keys(params, required: Iterable[str], optional: Iterable[str] = ()) -> None:
     """`params` is a dict with exactly these keys."""
     required, optional = set(required), set(optional)
     if not isinstance(params, dict):
-        raise TypeError(f"{op}: params must be a dict of arrays, got {type(params).__name__}")
+        raise TypeError(f"params must be a dict of arrays, got {type(params).__name__}")
     if missing := sorted(required - set(params)):
-        raise ValueError(f"{op}: params has no {missing[0]!r}; its keys are {sorted(params)}")
+        raise ValueError(f"params has no {missing[0]!r}; its keys are {sorted(params)}")
     if unknown := sorted(set(params) - required - optional):
-        raise ValueError(f"{op}: params has a key {unknown[0]!r} that is not used")
+        raise ValueError(f"params has a key {unknown[0]!r} that is not used")
 
 
-def require_integers(op: str, name: str, array) -> None:
+def require_integers(name: str, array) -> None:
     """An array is of an integer dtype."""
     if not jnp.issubdtype(array.dtype, jnp.integer):
-        raise TypeError(f"{op}: {name} must be integers, got {describe(array)}")
+        raise TypeError(f"{name} must be integers, got {describe(array)}")
 
 
-def require_lengths(op: str, name: str, lengths, shape: tuple[int, ...], longest: int) -> None:
+def require_lengths(name: str, lengths, shape: tuple[int, ...], longest: int) -> None:
     """Lengths, if any are given, have this shape and, where they are known, are in 0 … longest."""
     if lengths is None:
         return
-    require_integers(op, name, lengths)
+    require_integers(name, lengths)
     if lengths.shape != shape:
         raise ValueError(
-            f"{op}: {name} has shape {lengths.shape}; there must be one for each example, shape "
-            f"{shape}"
+            f"{name} has shape {lengths.shape}; there must be one for each example, shape {shape}"
         )
     if isinstance(lengths, jax.core.Tracer):
         return  # not known yet
@@ -131,16 +134,15 @@ def require_lengths(op: str, name: str, lengths, shape: tuple[int, ...], longest
     wrong = (lengths < 0) | (lengths > longest)
     if wrong.any():
         raise ValueError(
-            f"{op}: {name} holds {lengths[wrong][0]}, which is out of range: a length is "
-            f"0 … {longest}"
+            f"{name} holds {lengths[wrong][0]}, which is out of range: a length is 0 … {longest}"
         )
 
 
-def require_labels(op: str, labels, shape: tuple[int, ...], n_classes: int, ignore=None) -> None:
+def require_labels(labels, shape: tuple[int, ...], n_classes: int, ignore=None) -> None:
     """Integer labels have this shape and, where they are known, lie in 0 … n_classes − 1."""
     if labels.shape != shape:
         raise ValueError(
-            f"{op}: integer labels have shape {labels.shape}; there must be one for each row of "
+            f"integer labels have shape {labels.shape}; there must be one for each row of "
             f"the prediction, shape {shape}"
         )
     if isinstance(labels, jax.core.Tracer):
@@ -151,6 +153,6 @@ def require_labels(op: str, labels, shape: tuple[int, ...], n_classes: int, igno
         wrong &= labels != ignore
     if wrong.any():
         raise ValueError(
-            f"{op}: label {labels[wrong][0]} is out of range; with {n_classes} classes the labels "
+            f"label {labels[wrong][0]} is out of range; with {n_classes} classes the labels "
             f"are 0 … {n_classes - 1}"
         )

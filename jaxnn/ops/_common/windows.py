@@ -78,28 +78,28 @@ def pooled_axes(shape, window: Lengths, stride: Lengths | None, padding: Padding
     return tuple(a._replace(stride=a.window) if a.n_windows == 1 else a for a in axes)
 
 
-def require_windows(op: str, x, window, stride, padding) -> None:
+def require_windows(x, window, stride, padding) -> None:
     """x has axes to pool, the options fit them, and every window holds some of it."""
-    require_floating(op, x=x)
+    require_floating(x=x)
     if x.ndim < 3:
         raise ValueError(
-            f"{op}: x is {describe(x)}; it must have at least three axes: the batch first, the "
+            f"x is {describe(x)}; it must have at least three axes: the batch first, the "
             "channels last, and in between what is pooled"
         )
-    require_for_each_axis(op, "window", window, x.ndim - 2)
+    require_for_each_axis("window", window, x.ndim - 2)
     if stride is not None:
-        require_for_each_axis(op, "stride", stride, x.ndim - 2)
-    require_padding(op, padding, x.ndim - 2)
+        require_for_each_axis("stride", stride, x.ndim - 2)
+    require_padding(padding, x.ndim - 2)
     for axis in pooled_axes(x.shape, window, stride, padding):
         padded = axis.size + axis.before + axis.after
         if axis.size == 0 or axis.n_windows < 1:
             raise ValueError(
-                f"{op}: the window has length {axis.window} along axis {axis.number} but x is "
+                f"the window has length {axis.window} along axis {axis.number} but x is "
                 f"{describe(x)}, {padded} along that axis with its padding"
             )
         if axis.counts.min() < 1:
             raise ValueError(
-                f"{op}: a window of length {axis.window} along axis {axis.number} lies in the "
+                f"a window of length {axis.window} along axis {axis.number} lies in the "
                 f"padding {(axis.before, axis.after)} altogether; x is {describe(x)}"
             )
 

@@ -1,9 +1,7 @@
 """Gated linear units: one half of the features decides how much of the other half passes."""
 
-import math
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +9,12 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxnn.op import Op
-from jaxnn.ops._common.numerics import at_least_float32
+from jaxnn.ops._common.numerics import wide
 from jaxnn.ops._common.validation import require_floating, require_last_axis
-from jaxnn.ops.activations.smooth import check_approximate, normal_cdf, normal_pdf
+from jaxnn.ops.activations.smooth import normal_cdf, normal_pdf, require_approximate
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Halves = Float[Array, "*N two_I"]
 Half = Float[Array, "*N I"]
@@ -25,7 +26,26 @@ class GatedResiduals(NamedTuple):
     x: Halves
 
 
-def glu_definition(x: Halves) -> Half:
+def _gated(definition: Callable[P, T]) -> Op[P, T]:
+    """The op of a function that makes one component of two."""
+    made = Op(definition)
+
+    @made.validate
+    def _(x, *, approximate=True):
+        require_floating(x=x)
+        require_last_axis(x=x)
+        require_approximate(approximate)
+        if x.shape[-1] % 2:
+            raise ValueError(
+                f"x has shape {x.shape}; its last axis is cut into two equal halves and must be "
+                "even"
+            )
+
+    return made
+
+
+@_gated
+def glu(x: Halves) -> Half:
     """Gated linear unit, y = a·σ(b) with a and b the halves of x's last axis.
 
     Shapes (N batch, any number of axes; I outputs):
@@ -55,21 +75,26 @@ def glu_definition(x: Halves) -> Half:
     return a * jax.nn.sigmoid(b)
 
 
+@glu.forward
+@wide
 def glu_fwd(x):
     """y = a·σ(b)."""
-    a, b = jnp.split(at_least_float32(x), 2, axis=-1)
-    return (a * jax.nn.sigmoid(b)).astype(x.dtype), GatedResiduals(x)
+    a, b = jnp.split(x, 2, axis=-1)
+    return a * jax.nn.sigmoid(b), GatedResiduals(x)
 
 
+@glu.backward
+@wide
 def glu_bwd(residuals, dy):
     """da = s·dy, db = a·s·(1 − s)·dy with s = σ(b)."""
-    a, b, dy = _recomputed(residuals, dy)
+    a, b = _halves(residuals)
     s = jax.nn.sigmoid(b)
     da = s * dy
     return (_side_by_side(da, a * (1 - s) * da, residuals.x),)
 
 
-def swiglu_definition(x: Halves) -> Half:
+@_gated
+def swiglu(x: Halves) -> Half:
     """SwiGLU, y = silu(a)·b with silu(a) = a·σ(a) and a, b the halves of x's last axis.
 
     Shapes (N batch, any number of axes; I outputs):
@@ -98,20 +123,25 @@ def swiglu_definition(x: Halves) -> Half:
     return a * jax.nn.sigmoid(a) * b
 
 
+@swiglu.forward
+@wide
 def swiglu_fwd(x):
     """y = a·σ(a)·b."""
-    a, b = jnp.split(at_least_float32(x), 2, axis=-1)
-    return (a * jax.nn.sigmoid(a) * b).astype(x.dtype), GatedResiduals(x)
+    a, b = jnp.split(x, 2, axis=-1)
+    return a * jax.nn.sigmoid(a) * b, GatedResiduals(x)
 
 
+@swiglu.backward
+@wide
 def swiglu_bwd(residuals, dy):
     """da = s·(1 + a·(1 − s))·b·dy, db = a·s·dy with s = σ(a)."""
-    a, b, dy = _recomputed(residuals, dy)
+    a, b = _halves(residuals)
     s = jax.nn.sigmoid(a)
     return (_side_by_side(s * (1 + a * (1 - s)) * b * dy, a * s * dy, residuals.x),)
 
 
-def geglu_definition(x: Halves, *, approximate: bool = True) -> Half:
+@_gated
+def geglu(x: Halves, *, approximate: bool = True) -> Half:
     """GEGLU, y = gelu(a)·b with gelu(a) = a·Φ(a) and a, b the halves of x's last axis.
 
     Shapes (N batch, any number of axes; I outputs):
@@ -144,24 +174,27 @@ def geglu_definition(x: Halves, *, approximate: bool = True) -> Half:
     return jax.nn.gelu(a, approximate=approximate) * b
 
 
+@geglu.forward
+@wide
 def geglu_fwd(x, *, approximate=True):
     """y = a·Φ(a)·b."""
-    a, b = jnp.split(at_least_float32(x), 2, axis=-1)
-    return (a * normal_cdf(a, approximate) * b).astype(x.dtype), GatedResiduals(x)
+    a, b = jnp.split(x, 2, axis=-1)
+    return a * normal_cdf(a, approximate) * b, GatedResiduals(x)
 
 
+@geglu.backward
+@wide
 def geglu_bwd(residuals, dy, *, approximate=True):
     """da = (Φ(a) + a·Φ'(a))·b·dy, db = a·Φ(a)·dy."""
-    a, b, dy = _recomputed(residuals, dy)
+    a, b = _halves(residuals)
     cdf = normal_cdf(a, approximate)
     slope = cdf + a * normal_pdf(a, cdf, approximate)
     return (_side_by_side(slope * b * dy, a * cdf * dy, residuals.x),)
 
 
-def _recomputed(residuals, dy):
-    """a, b and dy in at least float32, behind a barrier that keeps the gate from being stored."""
-    x = at_least_float32(lax.optimization_barrier(residuals.x))
-    return *jnp.split(x, 2, axis=-1), at_least_float32(dy)
+def _halves(residuals):
+    """a and b, behind a barrier that keeps the compiler from saving the gate."""
+    return jnp.split(lax.optimization_barrier(residuals.x), 2, axis=-1)
 
 
 def _side_by_side(da, db, x):
@@ -170,33 +203,4 @@ def _side_by_side(da, db, x):
     Stacked along an axis of their own, the two are written in one pass; `jnp.concatenate` would
     first store each of them.
     """
-    return jnp.stack([da, db], axis=-2).reshape(x.shape).astype(x.dtype)
-
-
-def _gated(definition, fwd, bwd, check_options: Callable[..., None] = lambda: None) -> Op:
-    """The op of a triple that takes two halves and gives one."""
-    name = definition.__name__.removesuffix("_definition")
-
-    def check(x, **options):
-        check_options(**options)
-        require_floating(name, x=x)
-        require_last_axis(name, x=x)
-        if x.shape[-1] % 2:
-            raise ValueError(
-                f"{name}: x has shape {x.shape}; its last axis is cut into two equal halves and "
-                "must be even"
-            )
-
-    return Op(
-        definition,
-        fwd,
-        bwd,
-        residual_bytes=lambda x, **options: math.prod(x.shape) * x.dtype.itemsize,
-        check=check,
-        output_shape=lambda residuals: (*residuals.x.shape[:-1], residuals.x.shape[-1] // 2),
-    )
-
-
-glu = _gated(glu_definition, glu_fwd, glu_bwd)
-swiglu = _gated(swiglu_definition, swiglu_fwd, swiglu_bwd)
-geglu = _gated(geglu_definition, geglu_fwd, geglu_bwd, partial(check_approximate, "geglu"))
+    return jnp.stack([da, db], axis=-2).reshape(x.shape)

@@ -2,15 +2,21 @@
 
 import jax.numpy as jnp
 
-from jaxnn.ops._common.elementwise import Elements, InputKept, OutputKept, elementwise
-from jaxnn.ops._common.numerics import at_least_float32
-from jaxnn.ops._common.validation import require_number
+from jaxnn.ops._common.elementwise import (
+    Elements,
+    InputResiduals,
+    OutputResiduals,
+    elementwise,
+)
+from jaxnn.ops._common.numerics import wide
+from jaxnn.ops._common.validation import require_floating, require_number
 
 _SELU_ALPHA = 1.6732632423543772
 _SELU_SCALE = 1.0507009873554805
 
 
-def relu_definition(x: Elements) -> Elements:
+@elementwise
+def relu(x: Elements) -> Elements:
     """Rectified linear unit, y = max(0, x).
 
     Shapes:
@@ -34,19 +40,24 @@ def relu_definition(x: Elements) -> Elements:
     return jnp.where(x <= 0, 0, x)
 
 
+@relu.forward
+@wide
 def relu_fwd(x):
     """y = max(0, x)."""
     y = jnp.where(x <= 0, 0, x)
-    return y, OutputKept(y)
+    return y, OutputResiduals(y)
 
 
+@relu.backward
+@wide
 def relu_bwd(residuals, dy):
     """dx = dy where y > 0, else 0."""
     (y,) = residuals
     return (jnp.where(y <= 0, 0, dy),)
 
 
-def leaky_relu_definition(x: Elements, *, slope: float = 0.01) -> Elements:
+@elementwise
+def leaky_relu(x: Elements, *, slope: float = 0.01) -> Elements:
     """Leaky ReLU, y = x where x > 0, else slope·x.
 
     Shapes:
@@ -76,19 +87,24 @@ def leaky_relu_definition(x: Elements, *, slope: float = 0.01) -> Elements:
     return jnp.where(x > 0, x, slope * x)
 
 
+@leaky_relu.forward
+@wide
 def leaky_relu_fwd(x, *, slope=0.01):
     """y = x where x > 0, else slope·x."""
     y = jnp.where(x > 0, x, slope * x)
-    return y, OutputKept(y)
+    return y, OutputResiduals(y)
 
 
+@leaky_relu.backward
+@wide
 def leaky_relu_bwd(residuals, dy, *, slope=0.01):
     """dx = dy where y > 0, else slope·dy."""
     (y,) = residuals
     return (jnp.where(y > 0, dy, slope * dy),)
 
 
-def elu_definition(x: Elements, *, alpha: float = 1.0) -> Elements:
+@elementwise
+def elu(x: Elements, *, alpha: float = 1.0) -> Elements:
     """Exponential linear unit, y = x where x > 0, else α·(eˣ − 1).
 
     Shapes:
@@ -118,19 +134,24 @@ def elu_definition(x: Elements, *, alpha: float = 1.0) -> Elements:
     return jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x)))
 
 
+@elu.forward
+@wide
 def elu_fwd(x, *, alpha=1.0):
     """y = x where x > 0, else α·(eˣ − 1)."""
     y = jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x)))
-    return y, OutputKept(y)
+    return y, OutputResiduals(y)
 
 
+@elu.backward
+@wide
 def elu_bwd(residuals, dy, *, alpha=1.0):
     """dx = dy where y > 0, else (y + α)·dy."""
     (y,) = residuals
     return (jnp.where(y > 0, dy, (y + alpha) * dy),)
 
 
-def selu_definition(x: Elements) -> Elements:
+@elementwise
+def selu(x: Elements) -> Elements:
     """Scaled ELU, y = λ·x where x > 0, else λ·α·(eˣ − 1).
 
     With λ = 1.0507… and α = 1.6732… inputs of mean 0 and variance 1 keep both.
@@ -154,22 +175,27 @@ def selu_definition(x: Elements) -> Elements:
         >>> print(jaxnn.selu(jnp.array([-100.0, 0.0, 2.0])))
         [-1.7580993  0.         2.101402 ]
     """
-    return _SELU_SCALE * elu_definition(x, alpha=_SELU_ALPHA)
+    return _SELU_SCALE * elu.definition(x, alpha=_SELU_ALPHA)
 
 
+@selu.forward
+@wide
 def selu_fwd(x):
     """y = λ·x where x > 0, else λ·α·(eˣ − 1)."""
-    y = _SELU_SCALE * elu_definition(x, alpha=_SELU_ALPHA)
-    return y, OutputKept(y)
+    y = _SELU_SCALE * jnp.where(x > 0, x, _SELU_ALPHA * jnp.expm1(jnp.where(x > 0, 0, x)))
+    return y, OutputResiduals(y)
 
 
+@selu.backward
+@wide
 def selu_bwd(residuals, dy):
     """dx = λ·dy where y > 0, else (y + λ·α)·dy."""
     (y,) = residuals
     return (jnp.where(y > 0, _SELU_SCALE * dy, (y + _SELU_SCALE * _SELU_ALPHA) * dy),)
 
 
-def celu_definition(x: Elements, *, alpha: float = 1.0) -> Elements:
+@elementwise
+def celu(x: Elements, *, alpha: float = 1.0) -> Elements:
     """Continuously differentiable ELU, y = x where x > 0, else α·(e^(x/α) − 1).
 
     Shapes:
@@ -200,19 +226,24 @@ def celu_definition(x: Elements, *, alpha: float = 1.0) -> Elements:
     return jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x) / alpha))
 
 
+@celu.forward
+@wide
 def celu_fwd(x, *, alpha=1.0):
     """y = x where x > 0, else α·(e^(x/α) − 1)."""
     y = jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x) / alpha))
-    return y, OutputKept(y)
+    return y, OutputResiduals(y)
 
 
+@celu.backward
+@wide
 def celu_bwd(residuals, dy, *, alpha=1.0):
     """dx = dy where y > 0, else (y/α + 1)·dy."""
     (y,) = residuals
     return (jnp.where(y > 0, dy, (y / alpha + 1) * dy),)
 
 
-def relu6_definition(x: Elements) -> Elements:
+@elementwise
+def relu6(x: Elements) -> Elements:
     """ReLU with a ceiling, y = min(max(0, x), 6).
 
     Shapes:
@@ -236,19 +267,24 @@ def relu6_definition(x: Elements) -> Elements:
     return jnp.where(x <= 0, 0, jnp.where(x >= 6, 6, x))
 
 
+@relu6.forward
+@wide
 def relu6_fwd(x):
     """y = min(max(0, x), 6)."""
     y = jnp.where(x <= 0, 0, jnp.where(x >= 6, 6, x))
-    return y, OutputKept(y)
+    return y, OutputResiduals(y)
 
 
+@relu6.backward
+@wide
 def relu6_bwd(residuals, dy):
     """dx = dy where 0 < y < 6, else 0."""
     (y,) = residuals
     return (jnp.where((y <= 0) | (y >= 6), 0, dy),)
 
 
-def hard_sigmoid_definition(x: Elements) -> Elements:
+@elementwise
+def hard_sigmoid(x: Elements) -> Elements:
     """Sigmoid made of lines, y = min(max(0, x + 3), 6)/6.
 
     Shapes:
@@ -272,20 +308,24 @@ def hard_sigmoid_definition(x: Elements) -> Elements:
     return jnp.where(x <= -3, 0, jnp.where(x >= 3, 1, (x + 3) / 6))
 
 
+@hard_sigmoid.forward
+@wide
 def hard_sigmoid_fwd(x):
     """y = 0 where x ≤ −3, 1 where x ≥ 3, else (x + 3)/6."""
-    z = at_least_float32(x)
-    y = jnp.where(z <= -3, 0, jnp.where(z >= 3, 1, (z + 3) / 6))
-    return y.astype(x.dtype), InputKept(x)
+    y = jnp.where(x <= -3, 0, jnp.where(x >= 3, 1, (x + 3) / 6))
+    return y, InputResiduals(x)
 
 
+@hard_sigmoid.backward
+@wide
 def hard_sigmoid_bwd(residuals, dy):
     """dx = dy/6 where −3 < x < 3, else 0."""
     (x,) = residuals
     return (jnp.where((x <= -3) | (x >= 3), 0, dy / 6),)
 
 
-def hard_swish_definition(x: Elements) -> Elements:
+@elementwise
+def hard_swish(x: Elements) -> Elements:
     """Swish made of pieces, y = x·min(max(0, x + 3), 6)/6.
 
     Shapes:
@@ -306,39 +346,38 @@ def hard_swish_definition(x: Elements) -> Elements:
         >>> print(jaxnn.hard_swish(jnp.array([-4.0, 1.5, 4.0])))
         [-0.     1.125  4.   ]
     """
-    return x * hard_sigmoid_definition(x)
+    return x * hard_sigmoid.definition(x)
 
 
+@hard_swish.forward
+@wide
 def hard_swish_fwd(x):
     """y = x·h(x) with h = `hard_sigmoid`."""
-    z = at_least_float32(x)
-    return (z * hard_sigmoid_definition(z)).astype(x.dtype), InputKept(x)
+    h = jnp.where(x <= -3, 0, jnp.where(x >= 3, 1, (x + 3) / 6))
+    return x * h, InputResiduals(x)
 
 
+@hard_swish.backward
+@wide
 def hard_swish_bwd(residuals, dy):
     """dx = 0 where x ≤ −3, dy where x ≥ 3, else (2·x + 3)/6·dy."""
-    x, dz = at_least_float32(residuals.x), at_least_float32(dy)
-    dx = jnp.where(x <= -3, 0, jnp.where(x >= 3, dz, (2 * x + 3) / 6 * dz))
-    return (dx.astype(dy.dtype),)
+    (x,) = residuals
+    return (jnp.where(x <= -3, 0, jnp.where(x >= 3, dy, (2 * x + 3) / 6 * dy)),)
 
 
-def _check_slope(*, slope):
-    require_number("leaky_relu", "slope", slope, at_least=0)
+@leaky_relu.validate
+def _(x, *, slope):
+    require_floating(x=x)
+    require_number("slope", slope, at_least=0)
 
 
-def _check_elu(*, alpha):
-    require_number("elu", "alpha", alpha, above=0)
+@elu.validate
+def _(x, *, alpha):
+    require_floating(x=x)
+    require_number("alpha", alpha, above=0)
 
 
-def _check_celu(*, alpha):
-    require_number("celu", "alpha", alpha, above=0)
-
-
-relu = elementwise(relu_definition, relu_fwd, relu_bwd)
-leaky_relu = elementwise(leaky_relu_definition, leaky_relu_fwd, leaky_relu_bwd, _check_slope)
-elu = elementwise(elu_definition, elu_fwd, elu_bwd, _check_elu)
-selu = elementwise(selu_definition, selu_fwd, selu_bwd)
-celu = elementwise(celu_definition, celu_fwd, celu_bwd, _check_celu)
-relu6 = elementwise(relu6_definition, relu6_fwd, relu6_bwd)
-hard_sigmoid = elementwise(hard_sigmoid_definition, hard_sigmoid_fwd, hard_sigmoid_bwd)
-hard_swish = elementwise(hard_swish_definition, hard_swish_fwd, hard_swish_bwd)
+@celu.validate
+def _(x, *, alpha):
+    require_floating(x=x)
+    require_number("alpha", alpha, above=0)

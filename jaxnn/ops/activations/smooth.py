@@ -1,23 +1,24 @@
 """Smooth activations that work element by element: y = f(x), dx = f'(x)·dy."""
 
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 from jaxnn.ops._common.elementwise import (
-    BothKept,
     Elements,
-    InputKept,
-    NothingKept,
-    OutputKept,
+    InputOutputResiduals,
+    InputResiduals,
+    NoResiduals,
+    OutputResiduals,
     elementwise,
 )
-from jaxnn.ops._common.numerics import at_least_float32
+from jaxnn.ops._common.numerics import wide
+from jaxnn.ops._common.validation import require_floating
 
 
-def identity_definition(x: Elements) -> Elements:
+@elementwise
+def identity(x: Elements) -> Elements:
     """Identity, y = x: the "no activation" of an output layer.
 
     Shapes:
@@ -41,17 +42,22 @@ def identity_definition(x: Elements) -> Elements:
     return x
 
 
+@identity.forward
+@wide
 def identity_fwd(x):
     """y = x."""
-    return x, NothingKept()
+    return x, NoResiduals()
 
 
+@identity.backward
+@wide
 def identity_bwd(residuals, dy):
     """dx = dy."""
     return (dy,)
 
 
-def sigmoid_definition(x: Elements) -> Elements:
+@elementwise
+def sigmoid(x: Elements) -> Elements:
     """Logistic sigmoid, y = σ(x) = 1/(1 + e⁻ˣ).
 
     Shapes:
@@ -75,19 +81,24 @@ def sigmoid_definition(x: Elements) -> Elements:
     return jax.nn.sigmoid(x)
 
 
+@sigmoid.forward
+@wide
 def sigmoid_fwd(x):
     """y = σ(x)."""
     y = jax.nn.sigmoid(x)
-    return y, OutputKept(y)
+    return y, OutputResiduals(y)
 
 
+@sigmoid.backward
+@wide
 def sigmoid_bwd(residuals, dy):
     """dx = y·(1 − y)·dy."""
     (y,) = residuals
     return (y * (1 - y) * dy,)
 
 
-def tanh_definition(x: Elements) -> Elements:
+@elementwise
+def tanh(x: Elements) -> Elements:
     """Hyperbolic tangent, y = (eˣ − e⁻ˣ)/(eˣ + e⁻ˣ).
 
     Shapes:
@@ -114,19 +125,24 @@ def tanh_definition(x: Elements) -> Elements:
     return jnp.tanh(x)
 
 
+@tanh.forward
+@wide
 def tanh_fwd(x):
     """y = tanh x."""
     y = jnp.tanh(x)
-    return y, OutputKept(y)
+    return y, OutputResiduals(y)
 
 
+@tanh.backward
+@wide
 def tanh_bwd(residuals, dy):
     """dx = (1 − y)·(1 + y)·dy."""
     (y,) = residuals
     return ((1 - y) * (1 + y) * dy,)
 
 
-def softplus_definition(x: Elements) -> Elements:
+@elementwise
+def softplus(x: Elements) -> Elements:
     """Softplus, y = log(1 + eˣ), the smooth ReLU.
 
     Shapes:
@@ -154,12 +170,16 @@ def softplus_definition(x: Elements) -> Elements:
     return jnp.logaddexp(x, jnp.zeros_like(x))
 
 
+@softplus.forward
+@wide
 def softplus_fwd(x):
     """y = max(0, x) + log(1 + e^(−|x|)): no exponential of a positive number."""
     y = jnp.where(x <= 0, 0, x) + jnp.log1p(jnp.exp(-jnp.abs(x)))
-    return y, InputKept(x)
+    return y, InputResiduals(x)
 
 
+@softplus.backward
+@wide
 def softplus_bwd(residuals, dy):
     """dx = σ(x)·dy."""
     (x,) = residuals
@@ -167,7 +187,8 @@ def softplus_bwd(residuals, dy):
     return (jnp.where(x > 0, 1, e) / (1 + e) * dy,)
 
 
-def silu_definition(x: Elements) -> Elements:
+@elementwise
+def silu(x: Elements) -> Elements:
     """Sigmoid linear unit (swish), y = x·σ(x).
 
     Shapes:
@@ -192,20 +213,24 @@ def silu_definition(x: Elements) -> Elements:
     return x * jax.nn.sigmoid(x)
 
 
+@silu.forward
+@wide
 def silu_fwd(x):
     """y = x·σ(x)."""
-    z = at_least_float32(x)
-    return (z * jax.nn.sigmoid(z)).astype(x.dtype), InputKept(x)
+    return x * jax.nn.sigmoid(x), InputResiduals(x)
 
 
+@silu.backward
+@wide
 def silu_bwd(residuals, dy):
     """dx = s·(1 + x·(1 − s))·dy with s = σ(x)."""
-    x = at_least_float32(residuals.x)
+    (x,) = residuals
     s = jax.nn.sigmoid(x)
-    return ((s * (1 + x * (1 - s)) * at_least_float32(dy)).astype(dy.dtype),)
+    return (s * (1 + x * (1 - s)) * dy,)
 
 
-def mish_definition(x: Elements) -> Elements:
+@elementwise
+def mish(x: Elements) -> Elements:
     """Mish, y = x·tanh(log(1 + eˣ)).
 
     Shapes:
@@ -234,28 +259,32 @@ def mish_definition(x: Elements) -> Elements:
         >>> print(jaxnn.mish(jnp.array([-1000.0, 0.0, 1000.0])))
         [  -0.    0. 1000.]
     """
-    return x * jnp.tanh(softplus_definition(x))
+    return x * jnp.tanh(softplus.definition(x))
 
 
+@mish.forward
+@wide
 def mish_fwd(x):
     """y = x·n/(n + 2)."""
-    z = at_least_float32(x)
-    e = jnp.exp(jnp.minimum(z, 20))
+    e = jnp.exp(jnp.minimum(x, 20))
     n = e * (e + 2)
-    return (z * (n / (n + 2))).astype(x.dtype), InputKept(x)
+    return x * (n / (n + 2)), InputResiduals(x)
 
 
+@mish.backward
+@wide
 def mish_bwd(residuals, dy):
     """dx = (w + x·w')·dy."""
-    x = jnp.minimum(at_least_float32(residuals.x), 20)
+    x = jnp.minimum(residuals.x, 20)
     e = jnp.exp(x)
     n = e * (e + 2)
     per_total = 1 / (n + 2)
     slope = (n + x * (4 * e * (1 + e) * per_total)) * per_total
-    return ((slope * at_least_float32(dy)).astype(dy.dtype),)
+    return (slope * dy,)
 
 
-def gelu_definition(x: Elements, *, approximate: bool = True) -> Elements:
+@elementwise
+def gelu(x: Elements, *, approximate: bool = True) -> Elements:
     """Gaussian error linear unit, y = x·Φ(x), Φ the normal distribution function.
 
     With `approximate`, Φ(x) ≈ ½·(1 + tanh u) with u = √(2/π)·(x + 0.044715·x³).
@@ -293,20 +322,29 @@ def gelu_definition(x: Elements, *, approximate: bool = True) -> Elements:
     return 0.5 * x * jax.lax.erfc(-x / math.sqrt(2))
 
 
+@gelu.validate
+def _(x, *, approximate):
+    require_floating(x=x)
+    require_approximate(approximate)
+
+
+@gelu.forward
+@wide
 def gelu_fwd(x, *, approximate=True):
     """y = x·Φ(x)."""
-    z = at_least_float32(x)
-    y = (z * normal_cdf(z, approximate)).astype(x.dtype)
-    return y, BothKept(x, y)
+    y = x * normal_cdf(x, approximate)
+    return y, InputOutputResiduals(x, y)
 
 
+@gelu.backward
+@wide
 def gelu_bwd(residuals, dy, *, approximate=True):
     """dx = (Φ(x) + x·Φ'(x))·dy with Φ(x) = y/x."""
-    x, y = map(at_least_float32, residuals)
+    x, y = residuals
     small = jnp.abs(x) ** 3 < float(jnp.finfo(dy.dtype).eps)
     cdf = jnp.where(small, 0.5 + x / math.sqrt(2 * math.pi), y / jnp.where(small, 1, x))
     slope = cdf + x * normal_pdf(x, cdf, approximate)
-    return ((slope * at_least_float32(dy)).astype(dy.dtype),)
+    return (slope * dy,)
 
 
 def normal_cdf(x: Elements, approximate: bool) -> Elements:
@@ -326,16 +364,7 @@ def normal_pdf(x: Elements, cdf: Elements, approximate: bool) -> Elements:
 _GELU_SCALE = math.sqrt(2 / math.pi)
 
 
-def check_approximate(op: str, approximate) -> None:
+def require_approximate(approximate) -> None:
     """The option `approximate` is a bool."""
     if not isinstance(approximate, bool):
-        raise TypeError(f"{op}: option approximate must be True or False, got {approximate!r}")
-
-
-identity = elementwise(identity_definition, identity_fwd, identity_bwd, kept=0)
-sigmoid = elementwise(sigmoid_definition, sigmoid_fwd, sigmoid_bwd)
-tanh = elementwise(tanh_definition, tanh_fwd, tanh_bwd)
-softplus = elementwise(softplus_definition, softplus_fwd, softplus_bwd)
-silu = elementwise(silu_definition, silu_fwd, silu_bwd)
-mish = elementwise(mish_definition, mish_fwd, mish_bwd)
-gelu = elementwise(gelu_definition, gelu_fwd, gelu_bwd, partial(check_approximate, "gelu"), kept=2)
+        raise TypeError(f"option approximate must be True or False, got {approximate!r}")

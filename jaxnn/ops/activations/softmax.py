@@ -1,15 +1,13 @@
 """Softmax and its logarithm."""
 
-import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxnn.op import Op
-from jaxnn.ops._common.labels import bytes_of
-from jaxnn.ops._common.numerics import accumulator, at_least_float32
+from jaxnn.op import op
+from jaxnn.ops._common.numerics import at_least_float32, wide
 from jaxnn.ops._common.validation import require_axis, require_floating
 
 Logits = Float[Array, "*shape"]
@@ -28,7 +26,8 @@ class LogSoftmaxResiduals(NamedTuple):
     total: Float[Array, "..."]
 
 
-def softmax_definition(x: Logits, *, axis: int = -1) -> Logits:
+@op
+def softmax(x: Logits, *, axis: int = -1) -> Logits:
     """Softmax along one axis, pᵢ = e^(xᵢ)/Σⱼ e^(xⱼ).
 
     Shapes:
@@ -62,22 +61,31 @@ def softmax_definition(x: Logits, *, axis: int = -1) -> Logits:
     return shifted / jnp.sum(shifted, axis, keepdims=True)
 
 
+@softmax.validate
+def _(x, *, axis):
+    require_floating(x=x)
+    require_axis(x, axis)
+
+
+@softmax.forward
+@wide
 def softmax_fwd(x, *, axis=-1):
     """p = e^(x − max x)/Σ e^(x − max x)."""
-    z = at_least_float32(x)
-    shifted = jnp.exp(z - lax.stop_gradient(jnp.max(z, axis, keepdims=True)))
-    p = (shifted / jnp.sum(shifted, axis, keepdims=True)).astype(x.dtype)
+    e = jnp.exp(x - lax.stop_gradient(jnp.max(x, axis, keepdims=True)))
+    p = e / jnp.sum(e, axis, keepdims=True)
     return p, SoftmaxResiduals(p)
 
 
+@softmax.backward
+@wide
 def softmax_bwd(residuals, dy, *, axis=-1):
     """dx = p ⊙ (dy − p·dy)."""
-    p, dp = at_least_float32(residuals.p), at_least_float32(dy)
-    dx = p * (dp + -jnp.sum(p * dp, axis, keepdims=True))
-    return (dx.astype(dy.dtype),)
+    (p,) = residuals
+    return (p * (dy + -jnp.sum(p * dy, axis, keepdims=True)),)
 
 
-def log_softmax_definition(x: Logits, *, axis: int = -1) -> Logits:
+@op
+def log_softmax(x: Logits, *, axis: int = -1) -> Logits:
     """Logarithm of the softmax along one axis, yᵢ = xᵢ − log Σⱼ e^(xⱼ).
 
     Shapes:
@@ -109,45 +117,26 @@ def log_softmax_definition(x: Logits, *, axis: int = -1) -> Logits:
     return shifted - jnp.log(jnp.sum(jnp.exp(shifted), axis, keepdims=True))
 
 
+@log_softmax.validate
+def _(x, *, axis):
+    require_floating(x=x)
+    require_axis(x, axis)
+
+
+@log_softmax.forward
 def log_softmax_fwd(x, *, axis=-1):
     """y = (x − max x) − log Σ e^(x − max x)."""
     z = at_least_float32(x)
     shifted = z - lax.stop_gradient(jnp.max(z, axis, keepdims=True))
     exponentials = jnp.exp(shifted)
     total = jnp.sum(exponentials, axis, keepdims=True)
-    log_p = (shifted - jnp.log(total)).astype(x.dtype)
-    return log_p, LogSoftmaxResiduals(exponentials.astype(x.dtype), total)
+    residuals = LogSoftmaxResiduals(exponentials.astype(x.dtype), total)
+    return shifted - jnp.log(total), residuals
 
 
+@log_softmax.backward
+@wide
 def log_softmax_bwd(residuals, dy, *, axis=-1):
     """dx = dy − e·(Σ dy/Σ e)."""
-    e, dlog_p = at_least_float32(residuals.exponentials), at_least_float32(dy)
-    dx = dlog_p + e * (-jnp.sum(dlog_p, axis, keepdims=True) / residuals.total)
-    return (dx.astype(dy.dtype),)
-
-
-def _softmax(definition, fwd, bwd, residual_bytes) -> Op:
-    """The op of a triple that normalises along one axis."""
-    name = definition.__name__.removesuffix("_definition")
-
-    def check(x, *, axis):
-        require_floating(name, x=x)
-        require_axis(name, x, axis)
-
-    return Op(
-        definition,
-        fwd,
-        bwd,
-        residual_bytes=residual_bytes,
-        check=check,
-        output_shape=lambda residuals: residuals[0].shape,
-    )
-
-
-def _bytes_with_total(x, *, axis) -> int:
-    rows = math.prod(x.shape) // x.shape[axis]
-    return bytes_of(x) + rows * accumulator(x.dtype).itemsize
-
-
-softmax = _softmax(softmax_definition, softmax_fwd, softmax_bwd, lambda x, *, axis: bytes_of(x))
-log_softmax = _softmax(log_softmax_definition, log_softmax_fwd, log_softmax_bwd, _bytes_with_total)
+    e, total = residuals
+    return (dy + e * (-jnp.sum(dy, axis, keepdims=True) / total),)

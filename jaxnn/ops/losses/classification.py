@@ -5,19 +5,18 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
-from jaxnn.op import Op
+from jaxnn.op import op
 from jaxnn.ops._common.labels import (
     Classes,
     Labels,
     Losses,
     Target,
-    bytes_of,
     is_labels,
     nan_out_of_range,
     one_hot,
     require_target,
 )
-from jaxnn.ops._common.numerics import accumulator, at_least_float32
+from jaxnn.ops._common.numerics import at_least_float32
 from jaxnn.ops._common.validation import require_number
 
 NoRows = Float[Array, "0 K"]  # an array without numbers, for its dtype and its number of columns
@@ -46,7 +45,8 @@ class DistributionKept(NamedTuple):
     target: Classes
 
 
-def multiclass_hinge_definition(scores: Classes, labels: Labels, *, margin: float = 1.0) -> Losses:
+@op
+def multiclass_hinge(scores: Classes, labels: Labels, *, margin: float = 1.0) -> Losses:
     """Multiclass hinge loss of each example, L = max(0, m + maxₖ≠c xₖ − x_c).
 
     The maximum over the wrong classes, not their sum: only the strongest rival of the class c
@@ -95,6 +95,7 @@ def multiclass_hinge_definition(scores: Classes, labels: Labels, *, margin: floa
     return nan_out_of_range(losses, labels, n_classes)
 
 
+@multiclass_hinge.forward
 def multiclass_hinge_fwd(scores, labels, *, margin=1.0):
     """L = max(0, m + x_r − x_c), the strongest rival r, and whether L > 0."""
     n_classes = scores.shape[-1]
@@ -111,6 +112,7 @@ def multiclass_hinge_fwd(scores, labels, *, margin=1.0):
     return losses.astype(scores.dtype), kept
 
 
+@multiclass_hinge.backward
 def multiclass_hinge_bwd(residuals, dy, *, margin=1.0):
     """dx = dL at the rival, −dL at the label, where the margin is missed."""
     labels, rival, slope, like = residuals
@@ -120,7 +122,8 @@ def multiclass_hinge_bwd(residuals, dy, *, margin=1.0):
     return jnp.where(one_hot(labels, n_classes), -d, elsewhere), None
 
 
-def negative_log_likelihood_definition(
+@op
+def negative_log_likelihood(
     log_probabilities: Classes, target: Target, *, ignore_label: int | None = None
 ) -> Losses:
     """Negative log-likelihood of each example, L = −Σₖ tₖ·log pₖ, from log-probabilities.
@@ -165,10 +168,11 @@ def negative_log_likelihood_definition(
     return _without_ignored(losses, target, ignore_label)
 
 
+@negative_log_likelihood.forward
 def negative_log_likelihood_fwd(log_probabilities, target, *, ignore_label=None):
     """L = −Σₖ tₖ·lₖ, summed in at least float32; of labels, the one term that is not 0."""
     if is_labels(target):
-        losses = negative_log_likelihood_definition(
+        losses = negative_log_likelihood.definition(
             log_probabilities, target, ignore_label=ignore_label
         )
         return losses, LabelsKept(target, _no_rows(log_probabilities))
@@ -177,6 +181,7 @@ def negative_log_likelihood_fwd(log_probabilities, target, *, ignore_label=None)
     return losses.astype(target.dtype), DistributionKept(log_probabilities, target)
 
 
+@negative_log_likelihood.backward
 def negative_log_likelihood_bwd(residuals, dy, *, ignore_label=None):
     """dl = −t·dL, dt = −l·dL."""
     if isinstance(residuals, DistributionKept):
@@ -208,44 +213,16 @@ def _without_excluded(log_p, t):
     return jnp.where((t == 0) & jnp.isneginf(log_p), 0, log_p)
 
 
-def _check_multiclass_hinge(scores, labels, *, margin):
-    op = "multiclass_hinge"
-    require_number(op, "margin", margin, at_least=0)
+@multiclass_hinge.validate
+def _(scores, labels, *, margin):
+    require_number("margin", margin, at_least=0)
     if not is_labels(labels):
-        raise TypeError(f"{op}: labels must be integers, got {labels.dtype}")
-    require_target(op, labels, scores=scores)
+        raise TypeError(f"labels must be integers, got {labels.dtype}")
+    require_target(labels, scores=scores)
 
 
-def _check_negative_log_likelihood(log_probabilities, target, *, ignore_label):
-    op = "negative_log_likelihood"
+@negative_log_likelihood.validate
+def _(log_probabilities, target, *, ignore_label):
     if ignore_label is not None and type(ignore_label) is not int:
-        raise TypeError(f"{op}: option ignore_label must be an integer, got {ignore_label!r}")
-    require_target(op, target, ignore=ignore_label, log_probabilities=log_probabilities)
-
-
-def _multiclass_hinge_bytes(scores, labels, *, margin) -> int:
-    return bytes_of(labels) + labels.size * (4 + accumulator(scores.dtype).itemsize)
-
-
-def _negative_log_likelihood_bytes(log_probabilities, target, *, ignore_label) -> int:
-    return bytes_of(target) if is_labels(target) else bytes_of(log_probabilities, target)
-
-
-multiclass_hinge = Op(
-    multiclass_hinge_definition,
-    multiclass_hinge_fwd,
-    multiclass_hinge_bwd,
-    residual_bytes=_multiclass_hinge_bytes,
-    check=_check_multiclass_hinge,
-    output_shape=lambda residuals: residuals.labels.shape,
-)
-negative_log_likelihood = Op(
-    negative_log_likelihood_definition,
-    negative_log_likelihood_fwd,
-    negative_log_likelihood_bwd,
-    residual_bytes=_negative_log_likelihood_bytes,
-    check=_check_negative_log_likelihood,
-    output_shape=lambda residuals: (
-        residuals.labels.shape if isinstance(residuals, LabelsKept) else residuals.target.shape[:-1]
-    ),
-)
+        raise TypeError(f"option ignore_label must be an integer, got {ignore_label!r}")
+    require_target(target, ignore=ignore_label, log_probabilities=log_probabilities)

@@ -6,19 +6,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnn.op import Op
+from jaxnn.op import op
 from jaxnn.ops._common.labels import (
     Classes,
     Losses,
     Target,
-    bytes_of,
     is_labels,
     nan_out_of_range,
     one_hot,
     require_target,
 )
 from jaxnn.ops._common.numerics import at_least_float32
-from jaxnn.ops._common.validation import require_equal_shapes, require_floating, require_last_axis
+from jaxnn.ops._common.validation import require_alike
 
 
 class TwoArgumentsKept(NamedTuple):
@@ -28,7 +27,8 @@ class TwoArgumentsKept(NamedTuple):
     target: Target
 
 
-def cross_entropy_definition(probabilities: Classes, target: Target) -> Losses:
+@op
+def cross_entropy(probabilities: Classes, target: Target) -> Losses:
     """Cross-entropy of each example, L = −Σₖ tₖ·log pₖ: no 1/K, no 1/N.
 
     Shapes (N batch, any number of axes; K classes):
@@ -66,6 +66,12 @@ def cross_entropy_definition(probabilities: Classes, target: Target) -> Losses:
     return -jnp.sum(target * _log(probabilities), axis=-1)
 
 
+@cross_entropy.validate
+def _(probabilities, target):
+    require_target(target, probabilities=probabilities)
+
+
+@cross_entropy.forward
 def cross_entropy_fwd(probabilities, target):
     """L = −Σₖ tₖ·log pₖ, summed in at least float32; of labels, the one term that is not 0."""
     if is_labels(target):
@@ -76,6 +82,7 @@ def cross_entropy_fwd(probabilities, target):
     return losses.astype(probabilities.dtype), TwoArgumentsKept(probabilities, target)
 
 
+@cross_entropy.backward
 def cross_entropy_bwd(residuals, dy):
     """dp = −t/max(p, ε)·dL, dt = −log(p)·dL."""
     p, target = residuals
@@ -85,7 +92,8 @@ def cross_entropy_bwd(residuals, dy):
     return -target * _log_slope(p) * dy[..., None], -_log(p) * dy[..., None]
 
 
-def binary_cross_entropy_definition(probabilities: Classes, target: Classes) -> Losses:
+@op
+def binary_cross_entropy(probabilities: Classes, target: Classes) -> Losses:
     """Binary cross-entropy of each example, L = −Σₖ (tₖ·log pₖ + (1 − tₖ)·log(1 − pₖ)).
 
     No 1/K and no 1/N: K independent yes-or-no outputs are summed.
@@ -123,6 +131,12 @@ def binary_cross_entropy_definition(probabilities: Classes, target: Classes) -> 
     return -jnp.sum(t * _log(p) + (1 - t) * _log(1 - p), axis=-1)
 
 
+@binary_cross_entropy.validate
+def _(probabilities, target):
+    require_alike(probabilities=probabilities, target=target)
+
+
+@binary_cross_entropy.forward
 def binary_cross_entropy_fwd(probabilities, target):
     """L = −Σₖ (tₖ·log pₖ + (1 − tₖ)·log(1 − pₖ)), summed in at least float32."""
     p, t = probabilities, target
@@ -134,6 +148,7 @@ def binary_cross_entropy_fwd(probabilities, target):
     return losses.astype(p.dtype), TwoArgumentsKept(p, t)
 
 
+@binary_cross_entropy.backward
 def binary_cross_entropy_bwd(residuals, dy):
     """dp = ((1 − t)/max(1 − p, ε) − t/max(p, ε))·dL, dt = (log(1 − p) − log p)·dL."""
     p, t = lax.optimization_barrier(residuals)
@@ -142,7 +157,8 @@ def binary_cross_entropy_bwd(residuals, dy):
     return dp, (_log(1 - p) - _log(p)) * dloss
 
 
-def sigmoid_cross_entropy_definition(logits: Classes, target: Classes) -> Losses:
+@op
+def sigmoid_cross_entropy(logits: Classes, target: Classes) -> Losses:
     """Binary cross-entropy of σ(logits), one value per example, from the logits themselves.
 
     L = −Σₖ (tₖ·log σ(xₖ) + (1 − tₖ)·log σ(−xₖ)); no 1/K, no 1/N.
@@ -173,6 +189,12 @@ def sigmoid_cross_entropy_definition(logits: Classes, target: Classes) -> Losses
     return -jnp.sum(t * jax.nn.log_sigmoid(x) + (1 - t) * jax.nn.log_sigmoid(-x), axis=-1)
 
 
+@sigmoid_cross_entropy.validate
+def _(logits, target):
+    require_alike(logits=logits, target=target)
+
+
+@sigmoid_cross_entropy.forward
 def sigmoid_cross_entropy_fwd(logits, target):
     """L = Σₖ t·max(0, −x) + (1 − t)·max(0, x) + log(1 + e^(−|x|)): one exponential."""
     x, t = at_least_float32(logits), at_least_float32(target)
@@ -181,6 +203,7 @@ def sigmoid_cross_entropy_fwd(logits, target):
     return losses.astype(logits.dtype), TwoArgumentsKept(logits, target)
 
 
+@sigmoid_cross_entropy.backward
 def sigmoid_cross_entropy_bwd(residuals, dy):
     """dx = ((1 − t)·σ(x) − t·σ(−x))·dL, dt = −x·dL."""
     x, t = residuals
@@ -213,50 +236,3 @@ def _at_least(p, smallest):
 def _smallest(p) -> float:
     """The smallest normal number of float32, or of float16."""
     return float(max(jnp.finfo(p.dtype).tiny, jnp.finfo(jnp.float32).tiny))
-
-
-def _loss(definition, fwd, bwd, check) -> Op:
-    """The op of a triple that keeps its two arguments."""
-    return Op(
-        definition,
-        fwd,
-        bwd,
-        residual_bytes=bytes_of,
-        check=check,
-        output_shape=lambda residuals: residuals.prediction.shape[:-1],
-    )
-
-
-def _check_cross_entropy(probabilities, target):
-    require_target("cross_entropy", target, probabilities=probabilities)
-
-
-def _check_binary_cross_entropy(probabilities, target):
-    _require_alike("binary_cross_entropy", probabilities=probabilities, target=target)
-
-
-def _check_sigmoid_cross_entropy(logits, target):
-    _require_alike("sigmoid_cross_entropy", logits=logits, target=target)
-
-
-def _require_alike(op, **arrays):
-    require_floating(op, **arrays)
-    require_equal_shapes(op, **arrays)
-    require_last_axis(op, **arrays)
-
-
-cross_entropy = _loss(
-    cross_entropy_definition, cross_entropy_fwd, cross_entropy_bwd, _check_cross_entropy
-)
-binary_cross_entropy = _loss(
-    binary_cross_entropy_definition,
-    binary_cross_entropy_fwd,
-    binary_cross_entropy_bwd,
-    _check_binary_cross_entropy,
-)
-sigmoid_cross_entropy = _loss(
-    sigmoid_cross_entropy_definition,
-    sigmoid_cross_entropy_fwd,
-    sigmoid_cross_entropy_bwd,
-    _check_sigmoid_cross_entropy,
-)

@@ -1,7 +1,6 @@
 """Connectionist temporal classification: the loss of a label sequence without its alignment."""
 
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -10,8 +9,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Integer
 
-from jaxnn.op import Op
-from jaxnn.ops._common.labels import bytes_of, one_hot
+from jaxnn.op import op
+from jaxnn.ops._common.labels import one_hot
 from jaxnn.ops._common.numerics import accumulator, at_least_float32
 from jaxnn.ops._common.validation import require_floating, require_integers, require_lengths
 
@@ -34,7 +33,8 @@ class CTCResiduals(NamedTuple):
     last: Float[Array, "*N 2S+1"]
 
 
-def ctc_loss_definition(
+@op
+def ctc_loss(
     logits: Logits,
     labels: Labels,
     logit_lengths: Lengths = None,
@@ -110,6 +110,7 @@ def ctc_loss_definition(
     return losses * valid.astype(losses.dtype)
 
 
+@ctc_loss.forward
 def ctc_loss_fwd(logits, labels, logit_lengths=None, label_lengths=None, *, blank_id=0):
     """L = −log p(labels) by the recursion of α, which is kept."""
     states = _states(labels, blank_id)
@@ -132,6 +133,7 @@ def ctc_loss_fwd(logits, labels, logit_lengths=None, label_lengths=None, *, blan
     return losses.astype(logits.dtype), CTCResiduals(*given, maximum, total, alpha, last[..., 2:])
 
 
+@ctc_loss.backward
 def ctc_loss_bwd(residuals, dy, *, blank_id=0):
     """dx = (p·Σγ − γ)·dL, with γ by a recursion from the last frame to the first."""
     logits, labels, logit_lengths, label_lengths, maximum, total, alpha, last = residuals
@@ -273,26 +275,27 @@ def _one_or_nan(logits, labels, logit_lengths, label_lengths, blank_id):
     return jnp.where(valid, 1, jnp.nan).astype(accumulator(logits.dtype))
 
 
-def _check(logits, labels, logit_lengths, label_lengths, *, blank_id):
+@ctc_loss.validate
+def _(logits, labels, logit_lengths, label_lengths, *, blank_id):
     if type(blank_id) is not int:
-        raise TypeError(f"ctc_loss: option blank_id must be an integer, got {blank_id!r}")
-    require_floating("ctc_loss", logits=logits)
+        raise TypeError(f"option blank_id must be an integer, got {blank_id!r}")
+    require_floating(logits=logits)
     if logits.ndim < 2:
-        raise ValueError(f"ctc_loss: logits must be (…, frames, classes), got shape {logits.shape}")
+        raise ValueError(f"logits must be (…, frames, classes), got shape {logits.shape}")
     *rows, n_frames, n_classes = logits.shape
     if not 0 <= blank_id < n_classes:
         raise ValueError(
-            f"ctc_loss: option blank_id is {blank_id}; with {n_classes} classes it must be "
+            f"option blank_id is {blank_id}; with {n_classes} classes it must be "
             f"0 … {n_classes - 1}"
         )
-    require_integers("ctc_loss", "labels", labels)
+    require_integers("labels", labels)
     if labels.ndim == 0 or labels.shape[:-1] != tuple(rows):
         raise ValueError(
-            f"ctc_loss: labels have shape {labels.shape} but logits have shape {logits.shape}; "
+            f"labels have shape {labels.shape} but logits have shape {logits.shape}; "
             f"there must be one sequence of labels for each of frames, shape {(*rows, 'S')}"
         )
-    require_lengths("ctc_loss", "logit_lengths", logit_lengths, tuple(rows), n_frames)
-    require_lengths("ctc_loss", "label_lengths", label_lengths, tuple(rows), labels.shape[-1])
+    require_lengths("logit_lengths", logit_lengths, tuple(rows), n_frames)
+    require_lengths("label_lengths", label_lengths, tuple(rows), labels.shape[-1])
     _require_labels(labels, label_lengths, n_classes, blank_id)
 
 
@@ -307,29 +310,11 @@ def _require_labels(labels, label_lengths, n_classes, blank_id):
     wrong = counted & ((known < 0) | (known >= n_classes))
     if wrong.any():
         raise ValueError(
-            f"ctc_loss: label {known[wrong][0]} is out of range; with {n_classes} classes the "
+            f"label {known[wrong][0]} is out of range; with {n_classes} classes the "
             f"labels are 0 … {n_classes - 1}"
         )
     if (counted & (known == blank_id)).any():
         raise ValueError(
-            f"ctc_loss: a label is {blank_id}, which is the blank; sequences that are shorter than "
+            f"a label is {blank_id}, which is the blank; sequences that are shorter than "
             "others need label_lengths"
         )
-
-
-def _residual_bytes(logits, labels, logit_lengths, label_lengths, *, blank_id) -> int:
-    rows, n_frames = math.prod(logits.shape[:-2]), logits.shape[-2]
-    n_states = 2 * labels.shape[-1] + 1
-    numbers = rows * (2 * n_frames + n_frames * (n_states + 2) + n_states)
-    given = [a for a in (logits, labels, logit_lengths, label_lengths) if a is not None]
-    return bytes_of(*given) + numbers * accumulator(logits.dtype).itemsize
-
-
-ctc_loss = Op(
-    ctc_loss_definition,
-    ctc_loss_fwd,
-    ctc_loss_bwd,
-    residual_bytes=_residual_bytes,
-    check=_check,
-    output_shape=lambda residuals: residuals.labels.shape[:-1],
-)

@@ -1,16 +1,14 @@
 """How far apart two distributions are, or the directions of two vectors."""
 
-import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxnn.op import Op
-from jaxnn.ops._common.labels import bytes_of
-from jaxnn.ops._common.numerics import accumulator, at_least_float32
-from jaxnn.ops._common.validation import require_equal_shapes, require_floating, require_last_axis
+from jaxnn.op import op
+from jaxnn.ops._common.numerics import at_least_float32
+from jaxnn.ops._common.validation import require_alike
 
 Components = Float[Array, "*N K"]
 Losses = Float[Array, "*N"]
@@ -42,7 +40,8 @@ class VectorsKept(NamedTuple):
     loss: Row
 
 
-def kl_divergence_definition(log_probabilities: Components, target: Components) -> Losses:
+@op
+def kl_divergence(log_probabilities: Components, target: Components) -> Losses:
     """Kullback-Leibler divergence of each example, L = Σₖ tₖ·(log tₖ − log pₖ): no 1/K, no 1/N.
 
     Shapes (N batch, any number of axes; K classes):
@@ -80,6 +79,7 @@ def kl_divergence_definition(log_probabilities: Components, target: Components) 
     return jnp.sum(terms, axis=-1).astype(target.dtype)
 
 
+@kl_divergence.forward
 def kl_divergence_fwd(log_probabilities, target):
     """L = Σₖ tₖ·(log tₖ − lₖ), in at least float32."""
     log_p, t = at_least_float32(log_probabilities), at_least_float32(target)
@@ -87,6 +87,7 @@ def kl_divergence_fwd(log_probabilities, target):
     return losses.astype(target.dtype), DistributionsKept(log_probabilities, target)
 
 
+@kl_divergence.backward
 def kl_divergence_bwd(residuals, dy):
     """dl = −t·dL, dt = (log t − l + t·log'(t))·dL."""
     log_p, t = map(at_least_float32, residuals)
@@ -95,7 +96,8 @@ def kl_divergence_bwd(residuals, dy):
     return -residuals.target * dy[..., None], dt.astype(dy.dtype)
 
 
-def cosine_distance_definition(prediction: Components, target: Components) -> Losses:
+@op
+def cosine_distance(prediction: Components, target: Components) -> Losses:
     """Cosine distance of each example, L = 1 − ⟨a, b⟩/(‖a‖·‖b‖), from 0 to 2.
 
     Shapes (N batch, any number of axes; K components of one example):
@@ -129,6 +131,7 @@ def cosine_distance_definition(prediction: Components, target: Components) -> Lo
     return 1 - jnp.sum(_direction(prediction) * _direction(target), axis=-1)
 
 
+@cosine_distance.forward
 def cosine_distance_fwd(prediction, target):
     """L = ½·‖u − v‖², or 1 where a vector is zero."""
     a, b = at_least_float32(prediction), at_least_float32(target)
@@ -140,6 +143,7 @@ def cosine_distance_fwd(prediction, target):
     return loss[..., 0].astype(prediction.dtype), kept
 
 
+@cosine_distance.backward
 def cosine_distance_bwd(residuals, dy):
     """da = (u − v − L·u)/‖a‖·dL, db = (v − u − L·v)/‖b‖·dL."""
     prediction, target, a_size, a_shrink, b_size, b_shrink, loss = residuals
@@ -186,38 +190,11 @@ def _size_and_shrink(x) -> tuple[Row, Row]:
     return size, jnp.where(is_zero, 0, lax.rsqrt(jnp.where(is_zero, 1, square)))
 
 
-def _check_kl_divergence(log_probabilities, target):
-    _require_alike("kl_divergence", log_probabilities=log_probabilities, target=target)
+@kl_divergence.validate
+def _(log_probabilities, target):
+    require_alike(log_probabilities=log_probabilities, target=target)
 
 
-def _check_cosine_distance(prediction, target):
-    _require_alike("cosine_distance", prediction=prediction, target=target)
-
-
-def _require_alike(op, **arrays):
-    require_floating(op, **arrays)
-    require_equal_shapes(op, **arrays)
-    require_last_axis(op, **arrays)
-
-
-def _cosine_distance_bytes(prediction, target) -> int:
-    rows = math.prod(prediction.shape[:-1]) * accumulator(prediction.dtype).itemsize
-    return bytes_of(prediction, target) + 5 * rows
-
-
-kl_divergence = Op(
-    kl_divergence_definition,
-    kl_divergence_fwd,
-    kl_divergence_bwd,
-    residual_bytes=bytes_of,
-    check=_check_kl_divergence,
-    output_shape=lambda residuals: residuals.target.shape[:-1],
-)
-cosine_distance = Op(
-    cosine_distance_definition,
-    cosine_distance_fwd,
-    cosine_distance_bwd,
-    residual_bytes=_cosine_distance_bytes,
-    check=_check_cosine_distance,
-    output_shape=lambda residuals: residuals.loss.shape[:-1],
-)
+@cosine_distance.validate
+def _(prediction, target):
+    require_alike(prediction=prediction, target=target)

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxnn.op import Op
-from jaxnn.ops._common.labels import bytes_of
+from jaxnn.op import op
 from jaxnn.ops._common.numerics import at_least_float32
 from jaxnn.ops._common.validation import (
     require_equal_shapes,
@@ -28,7 +27,8 @@ class FocalResiduals(NamedTuple):
     target: Outputs
 
 
-def focal_loss_definition(
+@op
+def focal_loss(
     logits: Outputs, target: Outputs, *, gamma: float = 2.0, alpha: float | None = None
 ) -> Losses:
     """Focal loss of σ(logits), one value per example: easy outputs count little.
@@ -77,6 +77,7 @@ def focal_loss_definition(
     return jnp.sum(yes * of_yes + no * of_no, axis=-1)
 
 
+@focal_loss.forward
 def focal_loss_fwd(logits, target, *, gamma=2.0, alpha=None):
     """L = Σₖ α·tₖ·f(xₖ) + (1 − α)·(1 − tₖ)·f(−xₖ), in at least float32."""
     x, t = at_least_float32(logits), at_least_float32(target)
@@ -86,6 +87,7 @@ def focal_loss_fwd(logits, target, *, gamma=2.0, alpha=None):
     return jnp.sum(terms, axis=-1).astype(logits.dtype), FocalResiduals(logits, target)
 
 
+@focal_loss.backward
 def focal_loss_bwd(residuals, dy, *, gamma=2.0, alpha=None):
     """dx = (α·t·f'(x) − (1 − α)·(1 − t)·f'(−x))·dL, dt = (α·f(x) − (1 − α)·f(−x))·dL."""
     x, t = map(at_least_float32, lax.optimization_barrier(residuals))
@@ -128,20 +130,11 @@ def _slopes(x, gamma):
     return right, wrong
 
 
-def _check(logits, target, *, gamma, alpha):
-    require_number("focal_loss", "gamma", gamma, at_least=0)
+@focal_loss.validate
+def _(logits, target, *, gamma, alpha):
+    require_number("gamma", gamma, at_least=0)
     if alpha is not None:
-        require_number("focal_loss", "alpha", alpha, at_least=0, at_most=1)
-    require_floating("focal_loss", logits=logits, target=target)
-    require_equal_shapes("focal_loss", logits=logits, target=target)
-    require_last_axis("focal_loss", logits=logits)
-
-
-focal_loss = Op(
-    focal_loss_definition,
-    focal_loss_fwd,
-    focal_loss_bwd,
-    residual_bytes=lambda logits, target, **options: bytes_of(logits, target),
-    check=_check,
-    output_shape=lambda residuals: residuals.logits.shape[:-1],
-)
+        require_number("alpha", alpha, at_least=0, at_most=1)
+    require_floating(logits=logits, target=target)
+    require_equal_shapes(logits=logits, target=target)
+    require_last_axis(logits=logits)

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxnn.op import Op
-from jaxnn.ops._common.labels import Labels, Losses, bytes_of, is_labels, nan_out_of_range
+from jaxnn.op import op
+from jaxnn.ops._common.labels import Labels, Losses, is_labels, nan_out_of_range
 from jaxnn.ops._common.numerics import accumulator, at_least_float32
 from jaxnn.ops._common.validation import describe, require_floating, require_labels, require_number
-from jaxnn.ops.linear import Params, linear_definition, require_linear
+from jaxnn.ops.linear import Params, linear, require_linear
 
 CHUNK_LOGITS = 2**21  # logits that are worked on at a time: 8 MiB of float32
 LEAST_CHUNK = 512  # classes: with fewer the matrix products become narrow
@@ -34,7 +34,8 @@ class LinearSoftmaxResiduals(NamedTuple):
     cross_entropy: Row | None
 
 
-def linear_softmax_cross_entropy_definition(
+@op
+def linear_softmax_cross_entropy(
     params: Params,
     x: Float[Array, "*N I"],
     labels: Labels,
@@ -104,7 +105,7 @@ def linear_softmax_cross_entropy_definition(
     """
     n_classes = params["w"].shape[1]
     x = _without_ignored(x, labels[..., None], ignore_label)
-    logits = _capped(linear_definition(params, x), softcap)
+    logits = _capped(linear.definition(params, x), softcap)
     log_total = jax.nn.logsumexp(logits, axis=-1)
     places = _places(labels, n_classes)
     of_label = jnp.take_along_axis(logits, places[..., None], axis=-1, mode="clip")[..., 0]
@@ -120,6 +121,7 @@ def linear_softmax_cross_entropy_definition(
     return _without_ignored(losses, labels, ignore_label)
 
 
+@linear_softmax_cross_entropy.forward
 def linear_softmax_cross_entropy_fwd(
     params,
     x,
@@ -173,6 +175,7 @@ def linear_softmax_cross_entropy_fwd(
     )
 
 
+@linear_softmax_cross_entropy.backward
 def linear_softmax_cross_entropy_bwd(
     residuals,
     dy,
@@ -293,47 +296,27 @@ def _without_ignored(array, labels, ignore_label):
     return array if ignore_label is None else jnp.where(labels != ignore_label, array, 0)
 
 
-def _check(
-    params, x, labels, class_weights, *, label_smoothing, ignore_label, z_loss, softcap, chunk
-):
-    op = "linear_softmax_cross_entropy"
-    require_linear(op, params, x)
+@linear_softmax_cross_entropy.validate
+def _(params, x, labels, class_weights, *, label_smoothing, ignore_label, z_loss, softcap, chunk):
+    require_linear(params, x)
     n_classes = params["w"].shape[1]
     if n_classes == 0:
-        raise ValueError(f"{op}: params['w'] has shape {params['w'].shape}, without any class")
-    require_number(op, "label_smoothing", label_smoothing, at_least=0, at_most=1)
-    require_number(op, "z_loss", z_loss, at_least=0)
+        raise ValueError(f"params['w'] has shape {params['w'].shape}, without any class")
+    require_number("label_smoothing", label_smoothing, at_least=0, at_most=1)
+    require_number("z_loss", z_loss, at_least=0)
     if softcap is not None:
-        require_number(op, "softcap", softcap, above=0)
+        require_number("softcap", softcap, above=0)
     if ignore_label is not None and type(ignore_label) is not int:
-        raise TypeError(f"{op}: option ignore_label must be an integer, got {ignore_label!r}")
+        raise TypeError(f"option ignore_label must be an integer, got {ignore_label!r}")
     if chunk is not None and (type(chunk) is not int or chunk < 1):
-        raise ValueError(f"{op}: option chunk must be a positive integer, got {chunk!r}")
+        raise ValueError(f"option chunk must be a positive integer, got {chunk!r}")
     if not is_labels(labels):
-        raise TypeError(f"{op}: labels must be integers, got {describe(labels)}")
-    require_labels(op, labels, x.shape[:-1], n_classes, ignore_label)
+        raise TypeError(f"labels must be integers, got {describe(labels)}")
+    require_labels(labels, x.shape[:-1], n_classes, ignore_label)
     if class_weights is not None:
-        require_floating(op, x=x, class_weights=class_weights)
+        require_floating(x=x, class_weights=class_weights)
         if class_weights.shape != (n_classes,):
             raise ValueError(
-                f"{op}: class_weights has shape {class_weights.shape}; with {n_classes} classes "
+                f"class_weights has shape {class_weights.shape}; with {n_classes} classes "
                 f"it must be ({n_classes},)"
             )
-
-
-def _residual_bytes(params, x, labels, class_weights, **options) -> int:
-    arrays = [*params.values(), x, labels]
-    rows = math.prod(x.shape[:-1]) * accumulator(x.dtype).itemsize
-    if class_weights is None:
-        return bytes_of(*arrays) + 3 * rows
-    return bytes_of(*arrays, class_weights) + 4 * rows
-
-
-linear_softmax_cross_entropy = Op(
-    linear_softmax_cross_entropy_definition,
-    linear_softmax_cross_entropy_fwd,
-    linear_softmax_cross_entropy_bwd,
-    residual_bytes=_residual_bytes,
-    check=_check,
-    output_shape=lambda residuals: residuals.x.shape[:-1],
-)

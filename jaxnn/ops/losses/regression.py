@@ -1,31 +1,38 @@
 """Losses of a prediction against a target of the same kind: functions of the error e = ŷ − y."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxnn.op import Op
 from jaxnn.ops._common.numerics import at_least_float32
-from jaxnn.ops._common.validation import (
-    require_equal_shapes,
-    require_floating,
-    require_last_axis,
-    require_number,
-)
+from jaxnn.ops._common.validation import require_alike, require_number
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Components = Float[Array, "*N K"]
 Losses = Float[Array, "*N"]
 
 
-class ErrorKept(NamedTuple):
+class ErrorResiduals(NamedTuple):
     """The error ŷ − y, which the derivative is a function of."""
 
     error: Components
 
 
-def squared_error_definition(prediction: Components, target: Components) -> Losses:
+def _loss(definition: Callable[P, T]) -> Op[P, T]:
+    """The op of a function of `(prediction, target)`."""
+    made = Op(definition)
+    made.validate(lambda prediction, target: require_alike(prediction=prediction, target=target))
+    return made
+
+
+@_loss
+def squared_error(prediction: Components, target: Components) -> Losses:
     """Squared error of each example, L = Σₖ (ŷₖ − yₖ)²: no ½, no 1/K, no 1/N.
 
     Shapes (N batch, any number of axes; K components of one example):
@@ -51,18 +58,21 @@ def squared_error_definition(prediction: Components, target: Components) -> Loss
     return jnp.sum((prediction - target) ** 2, axis=-1)
 
 
+@squared_error.forward
 def squared_error_fwd(prediction, target):
     """L = Σₖ eₖ²."""
     e = prediction - target
-    return _sum_components(lambda e: e * e, e), ErrorKept(e)
+    return _sum_components(lambda e: e * e, e), ErrorResiduals(e)
 
 
+@squared_error.backward
 def squared_error_bwd(residuals, dy):
     """dŷ = 2·e·dL, and its negative for the target."""
     return _both_sides(2 * residuals.error * dy[..., None])
 
 
-def half_squared_error_definition(prediction: Components, target: Components) -> Losses:
+@_loss
+def half_squared_error(prediction: Components, target: Components) -> Losses:
     """Half the squared error of each example, L = ½·Σₖ (ŷₖ − yₖ)²: no 1/K, no 1/N.
 
     Shapes (N batch, any number of axes; K components of one example):
@@ -88,18 +98,21 @@ def half_squared_error_definition(prediction: Components, target: Components) ->
     return 0.5 * jnp.sum((prediction - target) ** 2, axis=-1)
 
 
+@half_squared_error.forward
 def half_squared_error_fwd(prediction, target):
     """L = ½·Σₖ eₖ²."""
     e = prediction - target
-    return _sum_components(lambda e: e * e, e, times=0.5), ErrorKept(e)
+    return _sum_components(lambda e: e * e, e, times=0.5), ErrorResiduals(e)
 
 
+@half_squared_error.backward
 def half_squared_error_bwd(residuals, dy):
     """dŷ = e·dL, and its negative for the target."""
     return _both_sides(residuals.error * dy[..., None])
 
 
-def absolute_error_definition(prediction: Components, target: Components) -> Losses:
+@_loss
+def absolute_error(prediction: Components, target: Components) -> Losses:
     """Absolute error of each example, L = Σₖ |ŷₖ − yₖ|: no 1/K, no 1/N.
 
     Shapes (N batch, any number of axes; K components of one example):
@@ -126,20 +139,21 @@ def absolute_error_definition(prediction: Components, target: Components) -> Los
     return jnp.sum(_absolute(prediction - target), axis=-1)
 
 
+@absolute_error.forward
 def absolute_error_fwd(prediction, target):
     """L = Σₖ |eₖ|."""
     e = prediction - target
-    return _sum_components(jnp.abs, e), ErrorKept(e)
+    return _sum_components(jnp.abs, e), ErrorResiduals(e)
 
 
+@absolute_error.backward
 def absolute_error_bwd(residuals, dy):
     """dŷ = sign(e)·dL, and its negative for the target."""
     return _both_sides(jnp.sign(residuals.error) * dy[..., None])
 
 
-def huber_loss_definition(
-    prediction: Components, target: Components, *, delta: float = 1.0
-) -> Losses:
+@_loss
+def huber_loss(prediction: Components, target: Components, *, delta: float = 1.0) -> Losses:
     """Huber loss of each example: squared where the error is small, absolute where it is large.
 
     L = Σₖ h(ŷₖ − yₖ) with h(e) = ½·e² where |e| ≤ δ, else δ·(|e| − ½·δ); no 1/K, no 1/N.
@@ -177,6 +191,13 @@ def huber_loss_definition(
     return jnp.sum(jnp.where(near, parabola, line), axis=-1)
 
 
+@huber_loss.validate
+def _(prediction, target, *, delta):
+    require_alike(prediction=prediction, target=target)
+    require_number("delta", delta, above=0)
+
+
+@huber_loss.forward
 def huber_loss_fwd(prediction, target, *, delta=1.0):
     """L = Σₖ ½·eₖ² where |eₖ| ≤ δ, else δ·(|eₖ| − ½·δ)."""
 
@@ -185,9 +206,10 @@ def huber_loss_fwd(prediction, target, *, delta=1.0):
         return jnp.where(size <= delta, 0.5 * e * e, delta * (size - 0.5 * delta))
 
     e = prediction - target
-    return _sum_components(h, e), ErrorKept(e)
+    return _sum_components(h, e), ErrorResiduals(e)
 
 
+@huber_loss.backward
 def huber_loss_bwd(residuals, dy, *, delta=1.0):
     """dŷ = e·dL inside ±δ, ±δ·dL outside, and its negative for the target."""
     e, dloss = residuals.error, dy[..., None]
@@ -196,7 +218,8 @@ def huber_loss_bwd(residuals, dy, *, delta=1.0):
     )
 
 
-def log_cosh_definition(prediction: Components, target: Components) -> Losses:
+@_loss
+def log_cosh(prediction: Components, target: Components) -> Losses:
     """Log-cosh loss of each example: about ½·e² for a small error, |e| − log 2 for a large one.
 
     L = Σₖ log cosh(ŷₖ − yₖ); no 1/K, no 1/N.
@@ -231,6 +254,7 @@ def log_cosh_definition(prediction: Components, target: Components) -> Losses:
     return jnp.sum(jnp.logaddexp(e, -e) - math.log(2), axis=-1)
 
 
+@log_cosh.forward
 def log_cosh_fwd(prediction, target):
     """L = Σₖ log cosh eₖ."""
 
@@ -242,9 +266,10 @@ def log_cosh_fwd(prediction, target):
         return jnp.where(near, logarithm, size - math.log(2) + logarithm)
 
     e = prediction - target
-    return _sum_components(h, e), ErrorKept(e)
+    return _sum_components(h, e), ErrorResiduals(e)
 
 
+@log_cosh.backward
 def log_cosh_bwd(residuals, dy):
     """dŷ = tanh(e)·dL, and its negative for the target."""
     size = jnp.tanh(jnp.abs(residuals.error)) * dy[..., None]
@@ -263,38 +288,3 @@ def _sum_components(h, e, times=1.0):
 
 def _both_sides(d_prediction):
     return d_prediction, -d_prediction
-
-
-def _loss(definition, fwd, bwd, check_options=lambda: None) -> Op:
-    """The op of a triple on `(prediction, target)` that keeps their difference."""
-    name = definition.__name__.removesuffix("_definition")
-
-    def check(prediction, target, **options):
-        require_floating(name, prediction=prediction, target=target)
-        require_equal_shapes(name, prediction=prediction, target=target)
-        require_last_axis(name, prediction=prediction)
-        check_options(**options)
-
-    return Op(
-        definition,
-        fwd,
-        bwd,
-        residual_bytes=lambda prediction, target, **options: (
-            math.prod(prediction.shape) * prediction.dtype.itemsize
-        ),
-        check=check,
-        output_shape=lambda residuals: residuals.error.shape[:-1],
-    )
-
-
-def _check_delta(*, delta):
-    require_number("huber_loss", "delta", delta, above=0)
-
-
-squared_error = _loss(squared_error_definition, squared_error_fwd, squared_error_bwd)
-half_squared_error = _loss(
-    half_squared_error_definition, half_squared_error_fwd, half_squared_error_bwd
-)
-absolute_error = _loss(absolute_error_definition, absolute_error_fwd, absolute_error_bwd)
-huber_loss = _loss(huber_loss_definition, huber_loss_fwd, huber_loss_bwd, _check_delta)
-log_cosh = _loss(log_cosh_definition, log_cosh_fwd, log_cosh_bwd)

@@ -1,6 +1,5 @@
 """Softmax and cross-entropy in one: the loss of a classifier, from its logits."""
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -8,19 +7,18 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxnn.op import Op
+from jaxnn.op import op
 from jaxnn.ops._common.labels import (
     Classes,
     Labels,
     Losses,
     Target,
-    bytes_of,
     is_labels,
     nan_out_of_range,
     one_hot,
     require_target,
 )
-from jaxnn.ops._common.numerics import accumulator, at_least_float32
+from jaxnn.ops._common.numerics import at_least_float32
 from jaxnn.ops._common.validation import require_number
 
 Row = Float[Array, "*N 1"]
@@ -45,7 +43,8 @@ class DistributionResiduals(NamedTuple):
     rest: Row
 
 
-def softmax_cross_entropy_definition(
+@op
+def softmax_cross_entropy(
     logits: Classes,
     target: Target,
     *,
@@ -110,6 +109,7 @@ def softmax_cross_entropy_definition(
     return losses
 
 
+@softmax_cross_entropy.forward
 def softmax_cross_entropy_fwd(logits, target, *, label_smoothing=0.0, ignore_label=None):
     """L = −Σₖ tₖ·log pₖ, in at least float32."""
     if is_labels(target):
@@ -117,6 +117,7 @@ def softmax_cross_entropy_fwd(logits, target, *, label_smoothing=0.0, ignore_lab
     return _distribution_fwd(logits, target, label_smoothing)
 
 
+@softmax_cross_entropy.backward
 def softmax_cross_entropy_bwd(residuals, dy, *, label_smoothing=0.0, ignore_label=None):
     """dx = (p ⊙ (Σt − t) − t ⊙ (1 − p))·dL, dt = −(1 − s)·log(p)·dL."""
     if isinstance(residuals, LabelResiduals):
@@ -205,24 +206,9 @@ def _without_excluded(t, minus_log_p):
     return jnp.where((t == 0) & jnp.isposinf(minus_log_p), 0, minus_log_p)
 
 
-def _check(logits, target, *, label_smoothing, ignore_label):
-    op = "softmax_cross_entropy"
-    require_number(op, "label_smoothing", label_smoothing, at_least=0, at_most=1)
+@softmax_cross_entropy.validate
+def _(logits, target, *, label_smoothing, ignore_label):
+    require_number("label_smoothing", label_smoothing, at_least=0, at_most=1)
     if ignore_label is not None and type(ignore_label) is not int:
-        raise TypeError(f"{op}: option ignore_label must be an integer, got {ignore_label!r}")
-    require_target(op, target, ignore=ignore_label, logits=logits)
-
-
-def _residual_bytes(logits, target, *, label_smoothing, ignore_label) -> int:
-    rows = math.prod(logits.shape[:-1]) * accumulator(logits.dtype).itemsize
-    return bytes_of(logits, target) + (3 if is_labels(target) else 2) * rows
-
-
-softmax_cross_entropy = Op(
-    softmax_cross_entropy_definition,
-    softmax_cross_entropy_fwd,
-    softmax_cross_entropy_bwd,
-    residual_bytes=_residual_bytes,
-    check=_check,
-    output_shape=lambda residuals: residuals.logits.shape[:-1],
-)
+        raise TypeError(f"option ignore_label must be an integer, got {ignore_label!r}")
+    require_target(target, ignore=ignore_label, logits=logits)

@@ -1,12 +1,10 @@
 """The gated recurrent unit over a whole sequence."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxnn.op import Op
+from jaxnn.op import op
 from jaxnn.ops._common.numerics import accumulator
 from jaxnn.ops.recurrent.sweep import (
     Hidden,
@@ -17,7 +15,6 @@ from jaxnn.ops.recurrent.sweep import (
     define,
     initial,
     input_gradients,
-    recurrence_bytes,
     require_recurrence,
     state_gradient,
     sweep,
@@ -28,7 +25,8 @@ from jaxnn.ops.recurrent.sweep import (
 )
 
 
-def gru_definition(
+@op
+def gru(
     params: Params, x: Sequences, state: Hidden | None = None, lengths: Lengths | None = None
 ) -> tuple[Float[Array, "T N H"], Hidden]:
     """Gated recurrent unit over a whole sequence, and its final state.
@@ -79,6 +77,7 @@ def gru_definition(
     return y, h
 
 
+@gru.forward
 def gru_fwd(params, x, state=None, lengths=None):
     """One product x·W for all steps, then the loop, which keeps r, z, n, m and hₜ₋₁."""
     x = without_padding(x, lengths)
@@ -86,6 +85,7 @@ def gru_fwd(params, x, state=None, lengths=None):
     return (y, h), RecurrenceResiduals(params, x, state, lengths, y, kept)
 
 
+@gru.backward
 def gru_bwd(residuals, dy):
     """The loop back gives (dr', dz', dn') and dm; the products of all steps come after it."""
     _, x, state, _, y, kept = residuals
@@ -130,16 +130,7 @@ def _cell_bwd(params, kept, dstate):
     return (dh * z + through_u,), (jnp.concatenate([dr, dz, dn], axis=-1), dm)
 
 
-def _check(params, x, state, lengths):
+@gru.validate
+def _(params, x, state, lengths):
     states = {} if state is None else {"state": state}
-    require_recurrence("gru", params, x, states, lengths, gates=3, extra=("b_u",))
-
-
-gru = Op(
-    gru_definition,
-    gru_fwd,
-    gru_bwd,
-    residual_bytes=partial(recurrence_bytes, 6),
-    check=_check,
-    output_shape=lambda residuals: (residuals.y.shape, residuals.y.shape[1:]),
-)
+    require_recurrence(params, x, states, lengths, gates=3, extra=("b_u",))

@@ -1,12 +1,10 @@
 """The long short-term memory over a whole sequence."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxnn.op import Op
+from jaxnn.op import op
 from jaxnn.ops.recurrent.sweep import (
     Hidden,
     Lengths,
@@ -17,7 +15,6 @@ from jaxnn.ops.recurrent.sweep import (
     hidden_before,
     initial,
     input_gradients,
-    recurrence_bytes,
     require_recurrence,
     state_gradient,
     sweep,
@@ -30,7 +27,8 @@ from jaxnn.ops.recurrent.sweep import (
 State = tuple[Hidden, Hidden]
 
 
-def lstm_definition(
+@op
+def lstm(
     params: Params, x: Sequences, state: State | None = None, lengths: Lengths | None = None
 ) -> tuple[Float[Array, "T N H"], State]:
     """Long short-term memory over a whole sequence, and its final state (h, c).
@@ -78,6 +76,7 @@ def lstm_definition(
     return define(_cell, params, x, _start(params, x, state), lengths)
 
 
+@lstm.forward
 def lstm_fwd(params, x, state=None, lengths=None):
     """One product x·W for all steps, then the loop, which keeps the gates and cₜ₋₁."""
     x = without_padding(x, lengths)
@@ -85,6 +84,7 @@ def lstm_fwd(params, x, state=None, lengths=None):
     return (y, final), RecurrenceResiduals(params, x, state, lengths, y, kept)
 
 
+@lstm.backward
 def lstm_bwd(residuals, dy):
     """The loop back gives daₜ; the products of all steps come after it."""
     params, x, state, _, y, kept = residuals
@@ -130,23 +130,9 @@ def _start(params, x, state):
     return (initial(params, x, None),) * 2 if state is None else state
 
 
-def _check(params, x, state, lengths):
+@lstm.validate
+def _(params, x, state, lengths):
     if state is not None and (not isinstance(state, tuple) or len(state) != 2):
-        raise TypeError(f"lstm: state must be a tuple (h, c), got {jax.tree.structure(state)}")
+        raise TypeError(f"state must be a tuple (h, c), got {jax.tree.structure(state)}")
     named = {} if state is None else dict(zip(("state[0]", "state[1]"), state, strict=True))
-    require_recurrence("lstm", params, x, named, lengths, gates=4)
-
-
-def _output_shape(residuals):
-    shape = residuals.y.shape
-    return shape, (shape[1:], shape[1:])
-
-
-lstm = Op(
-    lstm_definition,
-    lstm_fwd,
-    lstm_bwd,
-    residual_bytes=partial(recurrence_bytes, 6),
-    check=_check,
-    output_shape=_output_shape,
-)
+    require_recurrence(params, x, named, lengths, gates=4)

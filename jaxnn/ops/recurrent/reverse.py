@@ -5,8 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxnn.op import Op
-from jaxnn.ops._common.labels import bytes_of
+from jaxnn.op import op
 from jaxnn.ops._common.validation import require_floating, require_lengths
 from jaxnn.ops.recurrent.sweep import Lengths
 
@@ -19,7 +18,8 @@ class ReverseResiduals(NamedTuple):
     lengths: Lengths | None
 
 
-def reverse_sequences_definition(x: Sequences, lengths: Lengths | None = None) -> Sequences:
+@op
+def reverse_sequences(x: Sequences, lengths: Lengths | None = None) -> Sequences:
     """Sequences run backwards: of length L, yₜ = x_(L − 1 − t) for t < L, and yₜ = xₜ beyond.
 
     So that a recurrent op reads a sequence from its end:
@@ -58,31 +58,21 @@ def reverse_sequences_definition(x: Sequences, lengths: Lengths | None = None) -
     return jnp.take_along_axis(x, source, axis=0, mode="clip")
 
 
+@reverse_sequences.forward
 def reverse_sequences_fwd(x, lengths=None):
     """y = P·x."""
-    return reverse_sequences_definition(x, lengths), ReverseResiduals(lengths)
+    return reverse_sequences.definition(x, lengths), ReverseResiduals(lengths)
 
 
+@reverse_sequences.backward
 def reverse_sequences_bwd(residuals, dy):
     """dx = P·dy."""
-    return reverse_sequences_definition(dy, residuals.lengths), None
+    return reverse_sequences.definition(dy, residuals.lengths), None
 
 
-def _check(x, lengths):
-    require_floating("reverse_sequences", x=x)
+@reverse_sequences.validate
+def _(x, lengths):
+    require_floating(x=x)
     if x.ndim < 2:
-        raise ValueError(f"reverse_sequences: x must be (steps, batch, …), got shape {x.shape}")
-    require_lengths("reverse_sequences", "lengths", lengths, x.shape[1:2], x.shape[0])
-
-
-def _residual_bytes(x, lengths):
-    return 0 if lengths is None else bytes_of(lengths)
-
-
-reverse_sequences = Op(
-    reverse_sequences_definition,
-    reverse_sequences_fwd,
-    reverse_sequences_bwd,
-    residual_bytes=_residual_bytes,
-    check=_check,
-)
+        raise ValueError(f"x must be (steps, batch, …), got shape {x.shape}")
+    require_lengths("lengths", lengths, x.shape[1:2], x.shape[0])

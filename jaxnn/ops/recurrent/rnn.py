@@ -1,11 +1,9 @@
 """The simple recurrent network over a whole sequence."""
 
-from functools import partial
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxnn.op import Op
+from jaxnn.op import op
 from jaxnn.ops.recurrent.sweep import (
     Hidden,
     Lengths,
@@ -16,7 +14,6 @@ from jaxnn.ops.recurrent.sweep import (
     hidden_before,
     initial,
     input_gradients,
-    recurrence_bytes,
     require_recurrence,
     state_gradient,
     sweep,
@@ -27,7 +24,8 @@ from jaxnn.ops.recurrent.sweep import (
 )
 
 
-def rnn_definition(
+@op
+def rnn(
     params: Params, x: Sequences, state: Hidden | None = None, lengths: Lengths | None = None
 ) -> tuple[Float[Array, "T N H"], Hidden]:
     """Recurrent network hₜ = tanh(xₜ·W + hₜ₋₁·U + b) over a whole sequence, and its final state.
@@ -69,6 +67,7 @@ def rnn_definition(
     return y, h
 
 
+@rnn.forward
 def rnn_fwd(params, x, state=None, lengths=None):
     """One product x·W for all steps, then the loop."""
     x = without_padding(x, lengths)
@@ -76,6 +75,7 @@ def rnn_fwd(params, x, state=None, lengths=None):
     return (y, h), RecurrenceResiduals(params, x, state, lengths, y, ())
 
 
+@rnn.backward
 def rnn_bwd(residuals, dy):
     """The loop back gives daₜ; the products of all steps come after it."""
     params, x, state, _, y, _ = residuals
@@ -103,16 +103,7 @@ def _cell_bwd(params, kept, dstate):
     return (times_transposed(da, params["u"]),), (da,)
 
 
-def _check(params, x, state, lengths):
+@rnn.validate
+def _(params, x, state, lengths):
     states = {} if state is None else {"state": state}
-    require_recurrence("rnn", params, x, states, lengths, gates=1)
-
-
-rnn = Op(
-    rnn_definition,
-    rnn_fwd,
-    rnn_bwd,
-    residual_bytes=partial(recurrence_bytes, 1),
-    check=_check,
-    output_shape=lambda residuals: (residuals.y.shape, residuals.y.shape[1:]),
-)
+    require_recurrence(params, x, states, lengths, gates=1)

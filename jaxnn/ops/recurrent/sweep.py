@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
-from jaxnn.ops._common.labels import bytes_of
 from jaxnn.ops._common.numerics import accumulator, at_least_float32
 from jaxnn.ops._common.validation import require_floating, require_keys, require_lengths
 from jaxnn.ops.linear import LinearResiduals, linear_bwd, linear_fwd
@@ -191,14 +190,7 @@ def _wide(array):
     return accumulator(array.dtype)
 
 
-def recurrence_bytes(stacks: int, params, x, state, lengths) -> int:
-    """The bytes of the arguments and of so many numbers for each step and hidden unit."""
-    t, n, _ = x.shape
-    kept = stacks * t * n * params["u"].shape[0] * x.dtype.itemsize
-    return bytes_of(x, *jax.tree.leaves((params, state, lengths))) + kept
-
-
-def require_recurrence(op: str, params, x, states: dict, lengths, gates: int, extra=()) -> None:
+def require_recurrence(params, x, states: dict, lengths, gates: int, extra=()) -> None:
     """Params, sequences, states and lengths fit together.
 
     Args:
@@ -210,11 +202,11 @@ def require_recurrence(op: str, params, x, states: dict, lengths, gates: int, ex
         gates: G.
         extra: the names of the vectors of H.
     """
-    require_keys(op, params, ["w", "u", "b", *extra])
+    require_keys(params, ["w", "u", "b", *extra])
     named = {f"params[{name!r}]": array for name, array in params.items()}
-    require_floating(op, **named, x=x, **states)
+    require_floating(**named, x=x, **states)
     if x.ndim != 3:
-        raise ValueError(f"{op}: x must be (steps, batch, inputs), got shape {x.shape}")
+        raise ValueError(f"x must be (steps, batch, inputs), got shape {x.shape}")
     _, n, n_in = x.shape
     u_shape = params["u"].shape
     n_hidden = u_shape[0] if u_shape else 0
@@ -224,13 +216,13 @@ def require_recurrence(op: str, params, x, states: dict, lengths, gates: int, ex
     for name, shape in expected.items():
         if params[name].shape != shape:
             raise ValueError(
-                f"{op}: params[{name!r}] has shape {params[name].shape}; with {n_in} inputs in x "
+                f"params[{name!r}] has shape {params[name].shape}; with {n_in} inputs in x "
                 f"and {n_hidden} hidden units in params['u'] it must be {shape}"
             )
     for name, state in states.items():
         if state.shape != (n, n_hidden):
             raise ValueError(
-                f"{op}: {name} has shape {state.shape}; with {n} sequences and {n_hidden} hidden "
+                f"{name} has shape {state.shape}; with {n} sequences and {n_hidden} hidden "
                 f"units it must be {(n, n_hidden)}"
             )
-    require_lengths(op, "lengths", lengths, (n,), x.shape[0])
+    require_lengths("lengths", lengths, (n,), x.shape[0])

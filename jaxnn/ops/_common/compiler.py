@@ -1,0 +1,38 @@
+"""Persuasion of the compiler, each with its reason. None of these changes a value."""
+
+import jax
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxnn.ops._common.tuning import NARROW_OUTPUT
+
+
+def recomputed(tree):
+    """The same arrays; what follows is computed from them again and not shared with other code.
+
+    Where one program holds forward and backward, XLA merges equal operations of both and stores
+    their result in between. Behind a barrier it does not: memory traffic costs more than a few
+    operations per element.
+    """
+    return jax.tree.map(lax.optimization_barrier, tree)
+
+
+def stored(tree):
+    """The same arrays, computed before anything that uses them.
+
+    Without it XLA fuses a small array, such as a statistic of each row, into its users and
+    computes it once per element of the large array beside it.
+    """
+    return lax.optimization_barrier(tree)
+
+
+def transposed_product(product: Float[Array, "O I"]) -> Float[Array, "I O"]:
+    """The transpose of a matrix product, which stays the product that it is.
+
+    XLA turns (dyᵀ·x)ᵀ into xᵀ·dy. With few columns in dy that product has short rows, and is
+    several times slower on a CPU. The barrier lies on the flat numbers, which leave the compiler
+    no layout to choose: in its first form XLA aborted under `jit` of `vmap`.
+    """
+    if product.shape[0] <= NARROW_OUTPUT:
+        product = lax.optimization_barrier(product.reshape(-1)).reshape(product.shape)
+    return product.T

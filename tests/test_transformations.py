@@ -1,0 +1,126 @@
+"""Every op under every transformation of JAX: the derivatives are those of the definition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnn.catalogue import ENTRIES
+
+TOLERANCE = 1e-9
+DUALITY = 1e-13
+
+
+def is_floating(leaf):
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def numbers(seed, tree):
+    """Standard normal numbers for each floating-point array."""
+    random = np.random.default_rng(seed)
+    return [
+        jnp.asarray(random.standard_normal(leaf.shape))
+        for leaf in jax.tree.leaves(tree)
+        if is_floating(leaf)
+    ]
+
+
+def on_a_plane(function, args):
+    """`s -> three numbers`, the function at x + s₀·v₀ + s₁·v₁, seen through random weights.
+
+    Two inputs and three outputs make every Jacobian and Hessian small, and a mistake in any entry
+    shows in them.
+    """
+    leaves, tree = jax.tree.flatten(args)
+    directions = numbers(1, args), numbers(2, args)
+    shapes = jax.eval_shape(function, *args)
+    weights = [numbers(3 + k, shapes) for k in range(3)]
+
+    def project(s):
+        steps = iter([s[0] * v + s[1] * u for v, u in zip(*directions, strict=True)])
+        moved = [leaf + next(steps) if is_floating(leaf) else leaf for leaf in leaves]
+        y = jax.tree.leaves(function(*jax.tree.unflatten(tree, moved)))
+        return jnp.stack([sum(jnp.sum(w * a) for w, a in zip(ws, y, strict=True)) for ws in weights])
+
+    return project
+
+
+V, U = jnp.array([0.3, -0.7]), jnp.array([1.1, 0.4])
+
+DERIVATIVES = {
+    "jvp": lambda f: lambda s: jax.jvp(f, (s,), (V,)),
+    "linearize": lambda f: lambda s: jax.linearize(f, s)[1](V),
+    "jacfwd": lambda f: jax.jacfwd(f),
+    "jacrev": lambda f: jax.jacrev(f),
+    "hessian": lambda f: jax.hessian(f),
+    "forward over forward": lambda f: (
+        lambda s: jax.jvp(lambda s: jax.jvp(f, (s,), (V,))[1], (s,), (U,))[1]
+    ),
+    "reverse over forward": lambda f: jax.grad(lambda s: jax.jvp(f, (s,), (V,))[1].sum()),
+}
+
+
+def scanned(derivative, f, s):
+    return jax.lax.scan(lambda carry, s: (carry, derivative(f)(s)), None, s[None])[1]
+
+
+WAYS = {
+    "plain": lambda derivative, f, s: derivative(f)(s),
+    "jit": lambda derivative, f, s: derivative(jax.jit(f))(s),
+    "vmap": lambda derivative, f, s: first(jax.vmap(derivative(f))(jnp.stack([s, s + 1e-3]))),
+    "scan": lambda derivative, f, s: first(scanned(derivative, f, s)),
+    "checkpoint": lambda derivative, f, s: derivative(jax.checkpoint(f))(s),
+}
+
+
+def first(tree):
+    return jax.tree.map(lambda a: a[0], tree)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.op.__name__)
+def test_every_transformation(entry):
+    case = entry.cases[0]
+    op, args = entry.op.bind(**case.options), case.arguments(1, jnp.float64)
+    s = jnp.array([0.02, -0.01])
+    mine, truth = on_a_plane(op, args), on_a_plane(op.definition, args)
+
+    @jax.jit
+    def every_way(s):
+        return {
+            (name, way): run(derivative, mine, s)
+            for name, derivative in DERIVATIVES.items()
+            for way, run in WAYS.items()
+        }
+
+    true = jax.jit(lambda s: {n: derivative(truth)(s) for n, derivative in DERIVATIVES.items()})(s)
+    wrong = {}
+    for (name, way), found in every_way(s).items():
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(true[name]), strict=True):
+            error = np.abs(a - b).max() / max(np.abs(b).max(), 1)
+            if not error <= TOLERANCE:
+                wrong[name, way] = float(error)
+    assert not wrong
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.op.__name__)
+def test_the_tangent_map_is_dual_to_the_backward(entry):
+    """⟨dy, J·ẋ⟩ = ⟨Jᵀ·dy, ẋ⟩."""
+    for case in entry.cases:
+        op, args = entry.op.bind(**case.options), case.arguments(1, jnp.float64)
+        leaves, tree = jax.tree.flatten(args)
+        places = [i for i, leaf in enumerate(leaves) if is_floating(leaf)]
+
+        def function(*moved, op=op, leaves=leaves, tree=tree, places=places):
+            filled = list(leaves)
+            for i, leaf in zip(places, moved, strict=True):
+                filled[i] = leaf
+            return jax.tree.leaves(op(*jax.tree.unflatten(tree, filled)))
+
+        x, dx = [leaves[i] for i in places], numbers(1, args)
+        y, pushed = jax.jit(lambda x, dx, f=function: jax.jvp(f, x, dx))(x, dx)
+        dy = numbers(2, y)
+        pulled = jax.jit(lambda x, dy, f=function: jax.vjp(f, *x)[1](dy))(x, dy)
+        terms = [np.vdot(a, b) for a, b in zip(dy, pushed, strict=True)]
+        scale = sum(np.linalg.norm(a) * np.linalg.norm(b) for a, b in zip(dy, pushed, strict=True))
+        terms_back = [np.vdot(a, b) for a, b in zip(pulled, dx, strict=True)]
+        assert abs(sum(terms) - sum(terms_back)) <= DUALITY * scale, case.name
