@@ -19,6 +19,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxnn import calls, meshes
 
 by_definition = jax.make_user_context(default_value=False)
+transposing = jax.make_user_context(default_value=False)
 
 
 def definitions():
@@ -102,7 +103,8 @@ class TangentMap(NamedTuple):
             for axes in self.batches:
                 push = jax.vmap(push, in_axes=(axes, 0))
             return push(residuals, tangents)
-        transpose = jax.linear_transpose(partial(self.pull, residuals), self.outputs)
+        with transposing(True):
+            transpose = jax.linear_transpose(partial(self.pull, residuals), self.outputs)
         return list(*transpose(tangents))
 
     def pull(self, residuals: tuple, dy: tuple) -> tuple:

@@ -42,7 +42,7 @@ def linear(params: Params, x: Float[Array, "*N I"]) -> Float[Array, "*N O"]:
     Implementation notes:
         The axes of the batch are contracted where they are. Merging them into one would gather a
         sharded batch on every device. Products of float16 and bfloat16 accumulate in float32. With
-        few outputs, dW is computed as (dyᵀ·x)ᵀ; see `transposed_product`.
+        one axis of batch, dW is computed as (dyᵀ·x)ᵀ; see `transposed_product`.
 
     Raises:
         TypeError: an array is not floating point, or the dtypes differ.
@@ -91,7 +91,10 @@ def linear_bwd_params(residuals, dy):
     """dW = xᵀ·dy, db = Σₙ dy."""
     params, x = residuals
     batch = range(x.ndim - 1)
-    dparams = {"w": transposed_product(contract(dy, x, batch, batch))}
+    if x.ndim == 2:
+        dparams = {"w": transposed_product(contract(dy, x, batch, batch))}
+    else:
+        dparams = {"w": contract(x, dy, batch, batch)}
     if "b" in params:
         dparams["b"] = jnp.sum(at_least_float32(dy), axis=batch)
     return dparams

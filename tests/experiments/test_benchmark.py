@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import ops, peers, report, timing
+from experiments.benchmark import __main__ as benchmark, ops, peers, report, timing
 from experiments.benchmark.processes import measured_process
 from jaxnn.catalogue import ENTRIES
 

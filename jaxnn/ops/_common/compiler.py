@@ -1,10 +1,12 @@
 """Persuasion of the compiler, each with its reason. None of these changes a value."""
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 from jaxnn.ops._common.tuning import NARROW_OUTPUT
+from jaxnn.transformations import transposing
 
 
 def recomputed(tree):
@@ -36,3 +38,13 @@ def transposed_product(product: Float[Array, "O I"]) -> Float[Array, "I O"]:
     if product.shape[0] <= NARROW_OUTPUT:
         product = lax.optimization_barrier(product.reshape(-1)).reshape(product.shape)
     return product.T
+
+
+def room_after(value: Float[Array, "*shape"], shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """An array of this shape to be overwritten, for which there is no room before `value` is made.
+
+    XLA allocates an array of zeros when the program starts, and holds it through a loop that does
+    not use it. Numbers made of the loop's result come after the loop. They are zeros where the
+    backward is transposed: there every use of `value` would count as a factor.
+    """
+    return jnp.zeros(shape, value.dtype) if transposing.value else jnp.broadcast_to(value, shape)

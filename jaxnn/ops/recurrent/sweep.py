@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
+from jaxnn.ops._common.compiler import room_after
 from jaxnn.ops._common.numerics import accumulator, at_least_float32
 from jaxnn.ops._common.validation import require_floating, require_keys, require_lengths
 from jaxnn.ops.linear import LinearResiduals, linear_bwd, linear_fwd
@@ -131,12 +132,8 @@ def state_gradient(before, delta):
 
 
 def hidden_before(y, start, dstart):
-    """The state that each step starts from: y, one step later.
-
-    It is written over numbers made of `dstart`, which come out of the loop back, so that XLA makes
-    room for it after the loop and not before.
-    """
-    room = jnp.broadcast_to(dstart, y.shape)
+    """The state that each step starts from: y, one step later."""
+    room = room_after(dstart, y.shape)
     return room.at[:1].set(start[None]).at[1:].set(y[:-1])
 
 
