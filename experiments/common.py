@@ -184,7 +184,7 @@ def autodiff(net: jaxnn.Layer, loss: jaxnn.Op) -> Callable:
         value, grads, _ = gradient(params, (), x, target, key)
         return value, grads
 
-    return gradient if net.init_state else stateless
+    return gradient if net.stateful else stateless
 
 
 def both_gradients(net: jaxnn.Layer, loss: jaxnn.Op, params, x, target, key=None) -> tuple:
@@ -193,7 +193,7 @@ def both_gradients(net: jaxnn.Layer, loss: jaxnn.Op, params, x, target, key=None
     The referee is `jax.grad` of the definitions. It works in float64, so that the rounding errors
     are those of the hand-written gradient alone, in full float32 on any device.
     """
-    state = (net.init_state(),) if net.init_state else ()
+    state = (net.init_state(),) if net.stateful else ()
     with jax.default_matmul_precision("highest"):
         grads = jax.jit(jaxnn.value_and_grad(net, loss))(params, *state, x, target, key)[1]
     with jax.enable_x64(True):

@@ -1,5 +1,7 @@
 """jaxnn: neural networks in JAX with every backward pass derived and written by hand."""
 
+from typing import TYPE_CHECKING
+
 from jaxnn import ops
 from jaxnn.combinators import batch_first, parallel, residual, serial
 from jaxnn.interop.layouts import convert_convention
@@ -11,24 +13,31 @@ from jaxnn.interop.recurrent import (
     recurrent_to_keras,
     recurrent_to_torch,
 )
-from jaxnn.layer import Layer, as_layer
+from jaxnn.layer import Layer, as_layer, layer
 from jaxnn.layers.attention import MultiHeadAttention, TransformerBlock
+from jaxnn.layers.batch_norm import BatchNorm
 from jaxnn.layers.convolution import Conv, ConvTranspose
 from jaxnn.layers.dropout import Dropout
 from jaxnn.layers.embedding import Embedding
 from jaxnn.layers.linear import Linear
 from jaxnn.layers.mlp import mlp
-from jaxnn.layers.normalisation import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from jaxnn.layers.normalisation import GroupNorm, LayerNorm, RMSNorm
 from jaxnn.layers.recurrent import GRU, LSTM, RNN, Bidirectional
 from jaxnn.op import Op, op
-from jaxnn.ops import *  # noqa: F403
+from jaxnn.summary import summary
 from jaxnn.teaching import jacobians
 from jaxnn.teaching.least_squares import least_squares
 from jaxnn.training.checkpoint import load_params, save_params
 from jaxnn.training.fit import History, NonFiniteError, fit
+from jaxnn.training.gradient import value_and_grad
 from jaxnn.training.metrics import accuracy, evaluate
-from jaxnn.training.steps import epoch_of, sgd_update, train_epoch, train_step, value_and_grad
+from jaxnn.training.steps import epoch_of, sgd_update, train_epoch, train_step
 from jaxnn.transformations import definitions
+
+if TYPE_CHECKING:
+    from jaxnn.ops import *  # noqa: F403
+else:
+    globals().update({name: getattr(ops, name) for name in ops.NAMES})
 
 __all__ = [
     "GRU",
@@ -59,6 +68,7 @@ __all__ = [
     "evaluate",
     "fit",
     "jacobians",
+    "layer",
     "least_squares",
     "load_params",
     "mlp",
@@ -74,8 +84,9 @@ __all__ = [
     "save_params",
     "serial",
     "sgd_update",
+    "summary",
     "train_epoch",
     "train_step",
     "value_and_grad",
-    *ops.__all__,
+    *ops.NAMES,
 ]

@@ -2,7 +2,6 @@
 
 import inspect
 import typing
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -10,43 +9,86 @@ import jaxtyping
 import numpy as np
 
 NUMBERS = (np.ndarray, np.generic, float, int)
+KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
+PLAIN = (int, float, bool, str, type(None))
 
 
-def as_arrays(parameters: Mapping[str, inspect.Parameter], arguments: dict) -> tuple[tuple, dict]:
-    """The positional arguments as arrays or trees of arrays, and the options.
+def bind(op, args: tuple, options: dict) -> tuple[tuple, dict]:
+    """The positional arguments as arrays or trees of arrays, and all the options, valid.
 
     Args:
-        parameters: those of the op.
-        arguments: a value for each of them.
+        op: the op.
+        args: as they were given.
+        options: likewise, and positional arguments that were given by name.
 
     Raises:
-        TypeError: an argument holds something other than arrays, or an option is an array.
+        TypeError: an argument is missing or unknown, holds something other than arrays, or does
+            not fit; an option is an array.
+        ValueError: an argument or an option does not fit.
     """
-    args, options = [], {}
-    for name, value in arguments.items():
-        if parameters[name].kind is inspect.Parameter.KEYWORD_ONLY:
-            if isinstance(value, jax.Array | np.ndarray):
-                raise TypeError(
-                    f"option {name!r} must be a plain Python value, known when the op is traced, "
-                    "and is an array"
-                )
-            options[name] = value.item() if isinstance(value, np.generic) else value
-        elif (
-            isinstance(value, jax.Array)
-            or (value is None and parameters[name].default is None)
-            or (type(value) is dict and all(map(jax.Array.__instancecheck__, value.values())))
+    name, signature = op.__name__, op.__signature__
+    try:
+        bound = signature.bind(*args, **options)
+        bound.apply_defaults()
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}; it is {name}{without_annotations(signature)}") from None
+    arrays, static = [], {}
+    try:
+        for argument, value in bound.arguments.items():
+            parameter = signature.parameters[argument]
+            if parameter.kind is KEYWORD_ONLY:
+                static[argument] = value
+                if type(value) not in PLAIN:
+                    static[argument] = _option(argument, value)
+            elif (
+                isinstance(value, jax.Array)
+                or (value is None and parameter.default is None)
+                or (type(value) is dict and all(map(jax.Array.__instancecheck__, value.values())))
+            ):
+                arrays.append(value)
+            else:
+                arrays.append(_converted(argument, value, parameter.annotation))
+        op.rules.validate(*arrays, **static)
+    except (TypeError, ValueError) as error:
+        if type(error) not in (TypeError, ValueError):
+            raise
+        raise type(error)(f"{name}: {error}") from None
+    return tuple(arrays), static
+
+
+def without_annotations(signature: inspect.Signature) -> inspect.Signature:
+    """A signature as one reads it."""
+    return inspect.Signature([p.replace(annotation=p.empty) for p in signature.parameters.values()])
+
+
+def with_defaults(name: str, signature: inspect.Signature, options: dict) -> inspect.Signature:
+    """A signature with other defaults for some options of the op of this name."""
+    parameters = dict(signature.parameters)
+    for option, value in options.items():
+        if (
+            option not in parameters
+            or parameters[option].kind is not inspect.Parameter.KEYWORD_ONLY
         ):
-            args.append(value)
-        else:
-            args.append(_converted(name, value, parameters[name].annotation))
-    return tuple(args), options
+            shown = f"{name}{without_annotations(signature)}"
+            raise TypeError(f"{name}: there is no option {option!r} in {shown}")
+        parameters[option] = parameters[option].replace(default=value)
+    return signature.replace(parameters=list(parameters.values()))
 
 
-def signature_in_short(function) -> str:
-    """The name of a function and its parameters, without their annotations."""
-    signature = inspect.signature(function)
-    plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
-    return f"{function.__name__}{inspect.Signature(plain)}"
+def _option(name, value):
+    """A static option, hashable; a NumPy scalar as a Python number."""
+    if isinstance(value, jax.Array | np.ndarray):
+        raise TypeError(
+            f"option {name!r} must be a plain Python value, known when the op is traced, and is an "
+            "array"
+        )
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            f"option {name!r} must be hashable, such as a tuple, and is a {type(value).__name__}"
+        ) from None
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _converted(name, value, annotation):

@@ -1,13 +1,14 @@
-"""One call of an op: its forward and backward, each with the types that the contract promises.
+"""The rules of an op, and one call of them with the types that the contract promises.
 
 The backward must know the call: a `dy` of another shape than `y` is refused, and each gradient has
 the dtype, the sharding and the devices of its argument. All of that is static, so it lives in the
-class of the residuals: `forward` returns the op's own `NamedTuple` in a subclass for the call.
+class of the residuals: `fwd` returns the op's own `NamedTuple` in a subclass made for the call.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -16,19 +17,7 @@ import numpy as np
 
 from jaxnn import meshes
 
-
-@dataclass(eq=False)
-class Rules:
-    """The functions that make an op; see the decorators of `Op`."""
-
-    name: str
-    definition: Callable
-    validate: Callable = lambda *args, **options: None
-    forward: Callable | None = None
-    backward: Callable | None = None
-    backward_input: Callable | None = None
-    backward_params: Callable | None = None
-    tangent: Callable | None = None
+_dtype = attrgetter("dtype")
 
 
 class Call(NamedTuple):
@@ -38,8 +27,9 @@ class Call(NamedTuple):
         options: `(name, value)` of each option.
         arguments: the structure of the tuple of the arguments.
         dtypes: of all the arrays in the arguments.
-        placements: `jax.typeof` of all the arrays in the arguments if they are on devices of their
-            own, see `meshes`; else `None`.
+        gradient_dtypes: of all gradients, where they all have the same; else empty.
+        placements: `jax.typeof` of all the arrays in the arguments if they are on several devices,
+            see `meshes`; else `None`.
         output: the structure of `y`.
         shapes: of all the arrays in `y`.
     """
@@ -47,102 +37,142 @@ class Call(NamedTuple):
     options: tuple[tuple[str, Any], ...]
     arguments: Any
     dtypes: tuple
+    gradient_dtypes: frozenset
     placements: tuple | None
     output: Any
     shapes: tuple
 
 
-def forward(rules: Rules, args: tuple, options: dict) -> tuple[Any, tuple]:
-    """`y`, in the narrowest floating dtype of the arguments, and residuals that know the call."""
-    arrays, arguments = jax.tree.flatten(args)
-    placed, dtypes, narrowest = False, [], None
-    for array in arrays:
-        dtypes.append(array.dtype)
-        placed = placed or not jax.typeof(array).sharding.mesh.empty
-        if jnp.issubdtype(array.dtype, jnp.floating) and (
-            narrowest is None or array.dtype.itemsize < narrowest.itemsize
-        ):
-            narrowest = array.dtype
-    placed = placed and any(map(meshes.is_placed, arrays))
-    if placed:
-        run, definition = partial(rules.forward, **options), partial(rules.definition, **options)
-        y, residuals = meshes.with_output_of(definition, run, *args)
-    else:
-        y, residuals = rules.forward(*args, **options)
-    leaves, output = jax.tree.flatten(y)
-    for i, leaf in enumerate(leaves):
-        if leaf.dtype != narrowest:
-            leaves[i] = leaf.astype(narrowest)
-            residuals = _replaced(residuals, leaf, leaves[i])
-    call = Call(
-        options=tuple(options.items()),
-        arguments=arguments,
-        dtypes=tuple(dtypes),
-        placements=tuple(map(jax.typeof, arrays)) if placed else None,
-        output=output,
-        shapes=tuple(map(np.shape, leaves)),
-    )
-    return jax.tree.unflatten(output, leaves), _class_for(type(residuals), call)._make(residuals)
+@dataclass(eq=False)
+class Rules:
+    """The functions that make an op; see the decorators of `Op`."""
 
+    name: str
+    definition: Callable
+    validate: Callable = lambda *args, **options: None
+    forward: Any = None
+    backward: Any = None
+    backward_input: Any = None
+    backward_params: Any = None
+    tangent: Any = None
 
-def backward(rules: Rules, residuals, dy, options: dict) -> tuple:
-    """The gradient of each positional argument, in its dtype and where it lies."""
-    call = getattr(residuals, "call", None)
-    if call is None:  # from the plain forward function
-        return rules.backward(residuals, dy, **options)
-    _require_cotangent(rules.name, call, dy)
-    options = dict(call.options) | options
-    if call.placements is None:
-        gradients = rules.backward(residuals, dy, **options)
-    else:
-        run, kinds = partial(rules.backward, **options), _placed(call)
-        gradients = meshes.with_types_of(kinds, run, residuals, dy)
-    return _rounded(gradients, jax.tree.unflatten(call.arguments, call.dtypes))
+    @property
+    def has_halves(self) -> bool:
+        """Whether the backward is declared in its two halves too."""
+        return self.backward_input is not None and self.backward_params is not None
 
+    def fwd(self, args: tuple, options: dict) -> tuple[Any, tuple]:
+        """`y`, in the narrowest floating dtype of the arguments, and residuals that know the call.
 
-def backward_input(rules: Rules, residuals, dy) -> tuple:
-    """The deltas, and the gradient of each positional argument but the first, the parameters."""
-    call = residuals.call
-    _require_cotangent(rules.name, call, dy)
-    run = partial(rules.backward_input, **dict(call.options))
-    if call.placements is None:
-        deltas, *gradients = run(residuals, dy)
-    else:
-        kinds = (None, *_placed(call)[1:])
-        deltas, *gradients = meshes.with_types_of(kinds, run, residuals, dy)
-    dtypes = jax.tree.unflatten(call.arguments, call.dtypes)
-    return deltas, *_rounded(gradients, dtypes[1:])
+        Args:
+            args: all the positional arguments, as arrays.
+            options: all the options.
+        """
+        arrays, arguments = jax.tree.flatten(args)
+        placed, dtypes, floating, narrowest = False, [], set(), None
+        for array in arrays:
+            dtypes.append(array.dtype)
+            placed = placed or not jax.typeof(array).sharding.mesh.empty
+            if jnp.issubdtype(array.dtype, jnp.floating):
+                floating.add(array.dtype)
+                if narrowest is None or array.dtype.itemsize < narrowest.itemsize:
+                    narrowest = array.dtype
+        if placed and any(map(meshes.is_placed, arrays)):
+            run = partial(self.forward, **options)
+            definition = partial(self.definition, **options)
+            y, residuals = meshes.with_output_of(definition, run, *args)
+        else:
+            placed = False
+            y, residuals = self.forward(*args, **options)
+        leaves, output = jax.tree.flatten(y)
+        for i, leaf in enumerate(leaves):
+            if leaf.dtype != narrowest:
+                leaves[i] = leaf.astype(narrowest)
+                residuals = _replaced(residuals, leaf, leaves[i])
+        call = Call(
+            options=tuple(options.items()),
+            arguments=arguments,
+            dtypes=tuple(dtypes),
+            gradient_dtypes=frozenset(floating if len(floating) == 1 else ()),
+            placements=tuple(map(jax.typeof, arrays)) if placed else None,
+            output=output,
+            shapes=tuple(map(np.shape, leaves)),
+        )
+        return jax.tree.unflatten(output, leaves), _class_for(residuals.__class__, call)(*residuals)
 
+    def bwd(self, residuals, dy, **options) -> tuple:
+        """The gradient with respect to each positional argument, as a tuple.
 
-def backward_params(rules: Rules, residuals, deltas):
-    """The gradient of the first positional argument, the parameters."""
-    call = residuals.call
-    run = partial(rules.backward_params, **dict(call.options))
-    if call.placements is None:
-        gradient = run(residuals, deltas)
-    else:
+        Args:
+            residuals: those of `fwd`, which remember its options.
+            dy: the gradient of the output.
+            **options: options for residuals that come from the plain forward function.
 
-        def alone(residuals, deltas):
-            return (run(residuals, deltas),)
+        Raises:
+            ValueError: dy does not have the shape of the output.
+        """
+        call = getattr(residuals, "call", None)
+        if call is None:
+            return self.backward(residuals, dy, **options)
+        leaves, tree = jax.tree.flatten(dy)
+        if tree != call.output or tuple(map(np.shape, leaves)) != call.shapes:
+            raise self._wrong_cotangent(call, dy)
+        if call.placements is None:
+            gradients = self.backward(residuals, dy, **dict(call.options))
+        else:
+            run, kinds = partial(self.backward, **dict(call.options)), _placed(call)
+            gradients = meshes.with_types_of(kinds, run, residuals, dy)
+        if set(map(_dtype, jax.tree.leaves(gradients))) != call.gradient_dtypes:
+            gradients = _rounded(gradients, call.arguments, call.dtypes)
+        return gradients
 
-        (gradient,) = meshes.with_types_of(_placed(call)[:1], alone, residuals, deltas)
-    dtypes = jax.tree.unflatten(call.arguments, call.dtypes)
-    return _rounded((gradient,), dtypes[:1])[0]
+    def bwd_input(self, residuals, dy) -> tuple:
+        """The deltas, and the gradient of each argument but the first, the parameters.
 
+        Args:
+            residuals: those of `fwd`.
+            dy: the gradient of the output.
 
-def _require_cotangent(name: str, call: Call, dy) -> None:
-    """Raise unless `dy` has the structure and the shapes of the output."""
-    leaves, tree = jax.tree.flatten(dy)
-    if tree != call.output or tuple(map(np.shape, leaves)) != call.shapes:
-        raise ValueError(
-            f"{name}: dy has shape {jax.tree.map(np.shape, dy)} but the output has shape "
+        Raises:
+            ValueError: dy does not have the shape of the output.
+        """
+        call = residuals.call
+        leaves, tree = jax.tree.flatten(dy)
+        if tree != call.output or tuple(map(np.shape, leaves)) != call.shapes:
+            raise self._wrong_cotangent(call, dy)
+        run = partial(self.backward_input, **dict(call.options))
+        if call.placements is None:
+            deltas, *gradients = run(residuals, dy)
+        else:
+            kinds = (None, *_placed(call)[1:])
+            deltas, *gradients = meshes.with_types_of(kinds, run, residuals, dy)
+        return deltas, *_rounded((None, *gradients), call.arguments, call.dtypes)[1:]
+
+    def bwd_params(self, residuals, deltas):
+        """The gradient of the first argument, the parameters.
+
+        Args:
+            residuals: those of `fwd`.
+            deltas: those of `bwd_input`.
+        """
+        call = residuals.call
+        run = partial(self.backward_params, **dict(call.options))
+        if call.placements is None:
+            gradient = run(residuals, deltas)
+        else:
+
+            def alone(residuals, deltas):
+                return (run(residuals, deltas),)
+
+            (gradient,) = meshes.with_types_of(_placed(call)[:1], alone, residuals, deltas)
+        return _rounded((gradient,), call.arguments, call.dtypes)[0]
+
+    def _wrong_cotangent(self, call: Call, dy) -> ValueError:
+        return ValueError(
+            f"{self.name}: dy has shape {jax.tree.map(np.shape, dy)} but the output has shape "
             f"{jax.tree.unflatten(call.output, call.shapes)}; they must be equal, nothing is "
             "broadcast"
         )
-
-
-def _placed(call: Call) -> tuple:
-    return jax.tree.unflatten(call.arguments, call.placements)
 
 
 def by_position(call: Call, gradients: tuple) -> list:
@@ -158,13 +188,20 @@ def by_position(call: Call, gradients: tuple) -> list:
     return found
 
 
-def _rounded(gradients: tuple, dtypes: tuple) -> tuple:
+def _placed(call: Call) -> tuple:
+    """The types of the arguments, each a tree of them."""
+    return jax.tree.unflatten(call.arguments, call.placements or ())
+
+
+def _rounded(gradients: tuple, arguments, dtypes: tuple) -> tuple:
     """Each gradient in the dtype of its argument."""
+    wanted = jax.tree.unflatten(arguments, dtypes)
     rounded = []
-    for gradient, wanted in zip(gradients, dtypes, strict=True):
+    tree: Any
+    for gradient, wanted_dtypes in zip(gradients, wanted, strict=False):
         leaves, tree = jax.tree.flatten(gradient)
-        if gradient is not None and tree == jax.tree.structure(wanted):
-            for i, dtype in enumerate(jax.tree.leaves(wanted)):
+        if gradient is not None and tree == jax.tree.structure(wanted_dtypes):
+            for i, dtype in enumerate(jax.tree.leaves(wanted_dtypes)):
                 if leaves[i].dtype != dtype:
                     leaves[i] = leaves[i].astype(dtype)
             gradient = jax.tree.unflatten(tree, leaves)
@@ -189,4 +226,4 @@ def _class_for(kind: type, call: Call) -> type:
 
 
 def _remade(kind, call, values):
-    return _class_for(kind, call)._make(values)
+    return _class_for(kind, call)(*values)

@@ -1,10 +1,11 @@
-"""The layer contract: parameters, a forward pass and a hand-written backward that compose."""
+"""The layer contract: parameters, a forward pass, and a hand-written backward in two halves."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields, is_dataclass
+from operator import attrgetter
+from typing import Any
 
 import jax
-from jax.typing import ArrayLike
 
 from jaxnn.op import Op
 
@@ -13,58 +14,261 @@ Residuals = Any
 State = Any
 
 
-class Layer(NamedTuple):
-    """Four pure functions of something that may have parameters.
+class Layer:
+    """Pure functions of something that may have parameters.
 
-        params        = init(key)
-        y             = apply(params, x)                  inference: nothing is kept
-        y, residuals  = fwd(params, x, key=None)          training: key feeds random layers
-        dparams, dx   = bwd(residuals, dy)                dparams has the tree of params
+        params        = layer.init(key)
+        y             = layer.apply(params, x)                  inference
+        y, residuals  = layer.fwd(params, x, key=None)          training; key feeds random layers
+        dparams, dx   = layer.bwd(residuals, dy)
 
-    Parameters are a pytree: dicts of arrays and tuples of such dicts; a layer without parameters
-    has the empty tuple. Whatever composes layers (`serial`) is a layer again.
+    The backward is made of two halves: the chain rule back to the input, and from there to the
+    parameters. `deltas` is what the second needs of `dy`: `dy` itself, or the gradients of the
+    gates of an LSTM.
 
-    A layer that gathers statistics while it is trained (`BatchNorm`) has two more functions, and
-    inference takes what was gathered. The state is no parameter: no gradient, optimizer or weight
-    decay reaches it. A layer without state has `None` for both.
+        deltas, dx    = layer.bwd_input(residuals, dy)
+        dparams       = layer.bwd_params(residuals, deltas)
 
-        state         = init_state()
-        state         = update_state(state, residuals)    after a step of training
-        y             = apply(params, x, state)
+    Parameters are a pytree: a dict of arrays, a tuple of such dicts, or the empty tuple. `x` may be
+    a pytree too. Layers compose: `serial` and the other combinators are layers again.
+
+    A layer that gathers statistics in training (`BatchNorm`) is `stateful`. Its state is no
+    parameter: no gradient, optimizer or weight decay reaches it.
+
+        state         = layer.init_state()
+        state         = layer.update_state(state, residuals)    after a training step
+        y             = layer.apply(params, x, state)
+
+    A new layer is a frozen dataclass that derives from `Layer` and defines `init`, `apply`, `fwd`,
+    and either `bwd` or its two halves; or it is `jaxnn.layer` of four functions.
     """
 
-    init: Callable[[jax.Array], Params]
-    apply: Callable[..., jax.Array]
-    fwd: Callable[..., tuple[jax.Array, Residuals]]
-    bwd: Callable[[Residuals, jax.Array], tuple[Params, jax.Array]]
-    init_state: Callable[[], State] | None = None
-    update_state: Callable[[State, Residuals], State] | None = None
+    @property
+    def stateful(self) -> bool:
+        """Whether inference takes a state that training gathers."""
+        return False
+
+    def init(self, key: jax.Array) -> Params:
+        """The initial parameters; by default there are none."""
+        return ()
+
+    def apply(self, params: Params, x, state: State = None):
+        """The output in inference; nothing is saved."""
+        raise NotImplementedError
+
+    def fwd(self, params: Params, x, key: jax.Array | None = None) -> tuple[Any, Residuals]:
+        """The output in training, and the residuals."""
+        raise NotImplementedError
+
+    def bwd(self, residuals: Residuals, dy) -> tuple[Params, Any]:
+        """The gradients of the parameters and of the input."""
+        deltas, dx = self.bwd_input(residuals, dy)
+        return self.bwd_params(residuals, deltas), dx
+
+    def bwd_input(self, residuals: Residuals, dy) -> tuple[Any, Any]:
+        """The deltas, and the gradient of the input.
+
+        A layer that defines only `bwd` computes everything here: its deltas are `dparams`.
+        """
+        if type(self).bwd is Layer.bwd:
+            raise NotImplementedError(f"{type(self).__name__} defines neither bwd nor bwd_input")
+        return self.bwd(residuals, dy)
+
+    def bwd_params(self, residuals: Residuals, deltas) -> Params:
+        """The gradient of the parameters."""
+        return deltas
+
+    def init_state(self) -> State:
+        """The state before training."""
+        return ()
+
+    def update_state(self, state: State, residuals: Residuals) -> State:
+        """The state after a training step."""
+        return state
+
+    def __call__(self, *args, **options):
+        """Refused: a layer holds no parameters."""
+        name = type(self).__name__
+        raise TypeError(
+            f"a layer holds no parameters, so {name} cannot be called: params = layer.init(key), "
+            "then y = layer.apply(params, x)"
+        )
+
+    def __repr__(self) -> str:
+        """The constructor's call, without options that have their default value."""
+        if not is_dataclass(self):
+            return type(self).__name__
+        shown = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not field.kw_only:
+                shown.append(repr(value))
+            elif value != field.default:
+                shown.append(f"{field.name}={getattr(value, '__name__', repr(value))}")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
+@dataclass(frozen=True, repr=False)
 class OpLayer(Layer):
-    """A layer that is one op.
+    """An op of one argument as a layer without parameters.
 
     Attributes:
-        op: the op; its arguments are `(params, x)`, or `(x,)` where it has no parameters.
+        op: the op.
     """
 
     op: Op
 
+    def apply(self, params, x, state=None):
+        """`op(x)`."""
+        return self.op(x)
 
-def op_layer(op: Op, init: Callable[[jax.Array], Params]) -> OpLayer:
-    """The layer of an op `(params, x) -> y`.
+    def fwd(self, params, x, key=None):
+        """`op.fwd(x)`."""
+        return self.op.fwd(x)
+
+    def bwd(self, residuals, dy):
+        """`op.bwd`; there are no parameters, so no deltas."""
+        (dx,) = self.op.bwd(residuals, dy)
+        return (), dx
+
+    def __repr__(self) -> str:
+        return repr(self.op)
+
+
+class ParametricOpLayer(Layer):
+    """What layers share that are one op `(params, x) -> y`; a subclass has the op as `op`."""
+
+    op: Op
+
+    def apply(self, params, x, state=None):
+        """`op(params, x)`."""
+        return self.op(params, x)
+
+    def fwd(self, params, x, key=None):
+        """`op.fwd(params, x)`."""
+        return self.op.fwd(params, x)
+
+    bwd = property(attrgetter("op.bwd"))
+    bwd_input = property(attrgetter("op.bwd_input"))
+    bwd_params = property(attrgetter("op.bwd_params"))
+
+
+class BuiltLayer(Layer):
+    """What layers share that are built of other layers; a subclass has the whole as `net`."""
+
+    @property
+    def net(self) -> Layer:
+        """The layer that it is built as."""
+        raise NotImplementedError
+
+    @property
+    def stateful(self) -> bool:
+        """Whether `net` is."""
+        return self.net.stateful
+
+    def init(self, key):
+        """`net.init`."""
+        return self.net.init(key)
+
+    def apply(self, params, x, state=None):
+        """`net.apply`."""
+        return self.net.apply(params, x, state)
+
+    def fwd(self, params, x, key=None):
+        """`net.fwd`."""
+        return self.net.fwd(params, x, key)
+
+    def bwd_input(self, residuals, dy):
+        """`net.bwd_input`."""
+        return self.net.bwd_input(residuals, dy)
+
+    def bwd_params(self, residuals, deltas):
+        """`net.bwd_params`."""
+        return self.net.bwd_params(residuals, deltas)
+
+    def init_state(self):
+        """`net.init_state`."""
+        return self.net.init_state()
+
+    def update_state(self, state, residuals):
+        """`net.update_state`."""
+        return self.net.update_state(state, residuals)
+
+
+@dataclass(frozen=True, repr=False)
+class FunctionLayer(Layer):
+    """A layer of plain functions; see `layer`."""
+
+    functions: tuple[Callable, Callable, Callable, Callable]
+    init_state_function: Callable | None = None
+    update_state_function: Callable | None = None
+
+    @property
+    def stateful(self) -> bool:
+        """Whether there is a function that makes a state."""
+        return self.init_state_function is not None
+
+    def init(self, key):
+        """The first function."""
+        return self.functions[0](key)
+
+    def apply(self, params, x, state=None):
+        """The second function."""
+        return (
+            self.functions[1](params, x, state) if self.stateful else self.functions[1](params, x)
+        )
+
+    def fwd(self, params, x, key=None):
+        """The third function."""
+        return self.functions[2](params, x, key)
+
+    def bwd(self, residuals, dy):
+        """The fourth function."""
+        return self.functions[3](residuals, dy)
+
+    def init_state(self):
+        """The state before training."""
+        return self.init_state_function() if self.stateful else ()
+
+    def update_state(self, state, residuals):
+        """The state after a training step."""
+        return self.update_state_function(state, residuals) if self.stateful else state
+
+    def __repr__(self) -> str:
+        return f"layer({', '.join(function.__name__ for function in self.functions)})"
+
+
+def layer(
+    init: Callable,
+    apply: Callable,
+    fwd: Callable,
+    bwd: Callable,
+    *,
+    init_state: Callable | None = None,
+    update_state: Callable | None = None,
+) -> FunctionLayer:
+    """A layer of four functions, or of six if it has a state; see `Layer`.
 
     Args:
-        op: the op, with its options bound.
         init: `(key) -> params`.
+        apply: `(params, x) -> y`, or `(params, x, state) -> y`.
+        fwd: `(params, x, key) -> (y, residuals)`; `key` is `None` unless one is given.
+        bwd: `(residuals, dy) -> (dparams, dx)`.
+        init_state: `() -> state`.
+        update_state: `(state, residuals) -> state`.
+
+    Example:
+        >>> scale = jaxnn.layer(
+        ...     init=lambda key: {"s": jnp.ones(())},
+        ...     apply=lambda params, x: params["s"] * x,
+        ...     fwd=lambda params, x, key: (params["s"] * x, (params, x)),
+        ...     bwd=lambda kept, dy: ({"s": jnp.vdot(kept[1], dy)}, kept[0]["s"] * dy),
+        ... )
+        >>> net = jaxnn.serial(scale, jaxnn.relu)
+        >>> print(net.apply(net.init(jax.random.key(0)), jnp.array([-1.0, 2.0])))
+        [0. 2.]
     """
-
-    def fwd(params, x, key=None):
-        return op.fwd(params, x)
-
-    made = OpLayer(init=init, apply=op, fwd=fwd, bwd=op.bwd)
-    made.op = op
-    return made
+    return FunctionLayer((init, apply, fwd, bwd), init_state, update_state)
 
 
 def as_layer(layer: Layer | Op) -> Layer:
@@ -83,19 +287,11 @@ def as_layer(layer: Layer | Op) -> Layer:
             f"{layer.__name__} takes ({', '.join(layer.arguments)}); only an op of one argument "
             "can stand as a layer"
         )
-
-    def fwd(params, x, key=None):
-        return layer.fwd(x)
-
-    def bwd(residuals, dy):
-        (dx,) = layer.bwd(residuals, dy)
-        return (), dx
-
-    made = OpLayer(init=lambda key: (), apply=lambda params, x: layer(x), fwd=fwd, bwd=bwd)
-    made.op = layer
-    return made
+    return OpLayer(layer)
 
 
-def run(layer: Layer, params: Params, x: ArrayLike, state: State) -> jax.Array:
-    """Inference of a layer with state or without; without, the state is not looked at."""
-    return layer.apply(params, x) if layer.init_state is None else layer.apply(params, x, state)
+def require_sizes(layer: str, **sizes) -> None:
+    """Raise unless every size is a positive integer."""
+    for name, size in sizes.items():
+        if type(size) is not int or size < 1:
+            raise ValueError(f"{layer}: {name} must be a positive integer, got {size!r}")

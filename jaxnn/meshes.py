@@ -85,7 +85,9 @@ def with_types_of(arguments: tuple, function: Callable, residuals, dy) -> tuple:
 
 
 def _varying(kind) -> frozenset:
-    return kind.manual_axis_type.varying
+    """The axes of `shard_map` over which a type varies."""
+    axes = getattr(kind, "manual_axis_type", None)  # JAX 0.10 and newer
+    return kind.vma if axes is None else axes.varying
 
 
 def _summed(gradient, kind):

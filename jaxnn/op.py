@@ -1,18 +1,30 @@
 """The op contract: a function and its hand-written backward, declared with decorators."""
 
-import importlib
 import inspect
 from collections.abc import Callable
 from functools import update_wrapper
+from operator import attrgetter, methodcaller
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
 
-from jaxnn import calls, transformations
-from jaxnn.arguments import as_arrays, signature_in_short
+from jaxnn import arguments, transformations
+from jaxnn.calls import Rules
 
 P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable)
+
+
+def _declares(rule: str, kind: str):
+    """A decorator that makes a function one of the rules of an op."""
+
+    def declare(self, function: F) -> F:
+        setattr(self.rules, rule, function)
+        return function
+
+    declare.__doc__ = f"Declare {kind}."
+    return declare
 
 
 class Op(Generic[P, T]):
@@ -24,12 +36,10 @@ class Op(Generic[P, T]):
         y                 = op.definition(*args, **options)
 
     Positional arguments are arrays or pytrees of arrays; one with the default `None` is optional.
-    An argument annotated with a jaxtyping array takes exactly one array. Options are keyword-only,
-    static and hashable.
-
-    Calling the op runs `forward` and drops the residuals, so the value is always the one to which
-    the backward belongs. Reverse mode runs `backward`; forward mode runs its transpose, or
-    `tangent` where the op gives one; every transformation of JAX composes with both.
+    One annotated with a jaxtyping array takes exactly one array. Options are keyword-only, static
+    and hashable. Reverse mode runs `backward`; forward mode runs its transpose, or `tangent`. An op
+    whose first argument is its parameters may have its backward in two halves, `bwd_input` and
+    `bwd_params`.
 
     Example:
         >>> y, residuals = jaxnn.tanh.fwd(jnp.array([0.0, 1.0]))
@@ -38,79 +48,46 @@ class Op(Generic[P, T]):
         [1.0, 0.42]
     """
 
+    __name__: str
+    bwd = property(attrgetter("rules.bwd"))
+    bwd_input = property(attrgetter("rules.bwd_input"))
+    bwd_params = property(attrgetter("rules.bwd_params"))
+
     def __init__(self, definition: Callable[P, T]):
         update_wrapper(self, definition)
         self.__signature__ = inspect.signature(definition)
-        self._rules = calls.Rules(definition.__name__, definition)
+        self.rules, self._unbound = Rules(definition.__name__, definition), self
 
-    def validate(self, function):
-        """Declare `(*args, **options)`, which raises a sentence; the op's name goes before it."""
-        self._rules.validate = function
-        return function
-
-    def forward(self, function):
-        """Declare `(*args, **options) -> (y, residuals)`; the residuals are a `NamedTuple`."""
-        self._rules.forward = function
-        return function
-
-    def backward(self, function):
-        """Declare `(residuals, dy, **options) -> one gradient per argument`, linear in `dy`."""
-        self._rules.backward = function
-        return function
-
-    def backward_input(self, function):
-        """Declare `(residuals, dy) -> (deltas, dx)`: the half of `backward` that reaches the input.
-
-        The op's first argument is `params`; `deltas` is what the other half needs of `dy`.
-        """
-        self._rules.backward_input = function
-        return function
-
-    def backward_params(self, function):
-        """Declare `(residuals, deltas) -> dparams`: the half that reaches the parameters."""
-        self._rules.backward_params = function
-        return function
-
-    def tangent(self, function):
-        """Declare `(residuals, tangents, **options) -> ẏ`, where the transpose would cost more."""
-        self._rules.tangent = function
-        return function
+    validate = _declares("validate", "`(*args, **options)`, which raises a sentence")
+    forward = _declares("forward", "`(*args, **options) -> (y, residuals)`, a `NamedTuple`")
+    backward = _declares("backward", "`(residuals, dy, **options) -> gradients`, linear in `dy`")
+    backward_input = _declares("backward_input", "`(residuals, dy, **options) -> (deltas, dx, …)`")
+    backward_params = _declares("backward_params", "`(residuals, deltas, **options) -> dparams`")
+    tangent = _declares("tangent", "`(residuals, tangents, **options) -> ẏ`, if it is cheaper")
 
     def __call__(self, *args: P.args, **options: P.kwargs) -> T:
         """The value `y`; its derivative is `backward`."""
-        arrays, static = self._bind(args, options)
+        arrays, static = arguments.bind(self, args, options)
         if transformations.by_definition.value:
-            return self._rules.definition(*arrays, **static)
-        return transformations.call(self._rules, arrays, static)
+            return self.rules.definition(*arrays, **static)
+        return transformations.call(self.rules, arrays, static)
 
     def fwd(self, *args: P.args, **options: P.kwargs) -> tuple[T, Any]:
         """The value and the residuals, `(y, residuals)`."""
-        arrays, static = self._bind(args, options)
+        arrays, static = arguments.bind(self, args, options)
         if transformations.by_definition.value:
-            _, residuals = calls.forward(self._rules, jax.lax.stop_gradient(arrays), static)
-            return self._rules.definition(*arrays, **static), residuals
-        return calls.forward(self._rules, arrays, static)
-
-    def bwd(self, residuals, dy, **options) -> tuple:
-        """The gradient with respect to each positional argument, with the options of `fwd`."""
-        return calls.backward(self._rules, residuals, dy, options)
-
-    def bwd_input(self, residuals, dy) -> tuple:
-        """What the parameters' gradients need of `dy`, and the gradients of the other arguments."""
-        return calls.backward_input(self._rules, residuals, dy)
-
-    def bwd_params(self, residuals, deltas):
-        """The gradient of the parameters."""
-        return calls.backward_params(self._rules, residuals, deltas)
+            _, residuals = self.rules.fwd(jax.lax.stop_gradient(arrays), static)
+            return self.rules.definition(*arrays, **static), residuals
+        return self.rules.fwd(arrays, static)
 
     def definition(self, *args: P.args, **options: P.kwargs) -> T:
         """The textbook formula in `jax.numpy`, which autodiff differentiates."""
-        arrays, static = self._bind(args, options)
-        return self._rules.definition(*arrays, **static)
+        arrays, static = arguments.bind(self, args, options)
+        return self.rules.definition(*arrays, **static)
 
     def check(self, *args: P.args, **options: P.kwargs) -> None:
         """Raise `TypeError` or `ValueError`, in words, if these arguments do not fit."""
-        self._bind(args, options)
+        arguments.bind(self, args, options)
 
     def bind(self, **options) -> "Op[P, T]":
         """The same op with these options fixed, so that it can enter `serial`.
@@ -119,18 +96,9 @@ class Op(Generic[P, T]):
             >>> jaxnn.leaky_relu.bind(slope=0.5)
             leaky_relu(slope=0.5)
         """
-        if unknown := sorted(set(options) - set(self.options)):
-            raise TypeError(
-                f"{self.__name__}: there is no option {unknown[0]!r} in {signature_in_short(self)}"
-            )
         bound = object.__new__(type(self))
         bound.__dict__.update(self.__dict__)
-        bound.__signature__ = self.__signature__.replace(
-            parameters=[
-                p.replace(default=options.get(name, p.default))
-                for name, p in self.__signature__.parameters.items()
-            ]
-        )
+        bound.__signature__ = arguments.with_defaults(self.__name__, self.__signature__, options)
         return bound
 
     @property
@@ -145,48 +113,31 @@ class Op(Generic[P, T]):
         parameters = self.__signature__.parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
-    def _bind(self, args, options) -> tuple[tuple, dict[str, Any]]:
-        """The positional arguments as arrays, and all the options, valid."""
-        try:
-            bound = self.__signature__.bind(*args, **options)
-        except TypeError as error:
-            reason = f"{self.__name__}: {error}; it is {signature_in_short(self)}"
-            raise TypeError(reason) from None
-        bound.apply_defaults()
-        try:
-            arrays, static = as_arrays(self.__signature__.parameters, bound.arguments)
-            self._rules.validate(*arrays, **static)
-        except (TypeError, ValueError) as error:
-            if type(error) not in (TypeError, ValueError):
-                raise
-            raise type(error)(f"{self.__name__}: {error}") from None
-        return arrays, static
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """The options that `bind` has fixed to something else than the definition's default."""
+        defined = inspect.signature(self.rules.definition).parameters
+        return {n: v for n, v in self.options.items() if v != defined[n].default}
+
+    def is_same_as(self, other) -> bool:
+        """Whether another object is this op, whatever the options of the two."""
+        return isinstance(other, Op) and self.rules is other.rules
 
     def __eq__(self, other) -> bool:
-        return isinstance(other, Op) and self._identity() == other._identity()
+        return self.is_same_as(other) and self.options == other.options
 
     def __hash__(self) -> int:
-        return hash(self._identity())
-
-    def _identity(self):
-        return self._rules, tuple(self.options.items())
+        return hash((self.rules, tuple(self.options.items())))
 
     def __reduce__(self):
-        defined = inspect.signature(self._rules.definition).parameters
-        fixed = {n: v for n, v in self.options.items() if v is not defined[n].default}
-        return (_bound, (self.__module__, self.__qualname__, fixed)) if fixed else self.__qualname__
+        bind = methodcaller("bind", **self.fixed)
+        return self.__name__ if self is self._unbound else (bind, (self._unbound,))
 
     def __repr__(self) -> str:
-        defined = inspect.signature(self._rules.definition).parameters
-        fixed = [f"{n}={v!r}" for n, v in self.options.items() if v != defined[n].default]
-        return f"{self.__name__}({', '.join(fixed)})" if fixed else self.__name__
+        fixed = ", ".join(f"{name}={value!r}" for name, value in self.fixed.items())
+        return f"{self.__name__}({fixed})" if fixed else self.__name__
 
 
 def op(definition: Callable[P, T]) -> Op[P, T]:
     """Declare an op by its definition, whose docstring, name and signature become the op's."""
     return Op(definition)
-
-
-def _bound(module: str, name: str, options: dict) -> Op:
-    """Unpickle an op with fixed options."""
-    return getattr(importlib.import_module(module), name).bind(**options)

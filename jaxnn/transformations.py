@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive, unmapped_aval
 from jax.interpreters import ad, batching, mlir
@@ -52,18 +53,18 @@ def call(rules: calls.Rules, args: tuple, options: dict):
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _differentiable(rules, options, *args):
-    return calls.forward(rules, args, dict(options))[0]
+    return rules.fwd(args, dict(options))[0]
 
 
 @partial(_differentiable.defjvp, symbolic_zeros=True)
 def _(rules, options, primals, tangents):
-    y, residuals = calls.forward(rules, jax.tree.map(jnp.asarray, primals), dict(options))
+    y, residuals = rules.fwd(jax.tree.map(jnp.asarray, primals), dict(options))
     values, residual_tree = jax.tree.flatten(residuals)
     leaves, output = jax.tree.flatten(y)
     moving = [
         (position, tangent)
         for position, tangent in enumerate(jax.tree.leaves(tangents))
-        if not isinstance(tangent, SymbolicZero) and jnp.issubdtype(tangent.dtype, jnp.inexact)
+        if not isinstance(tangent, SymbolicZero) and np.result_type(tangent) != jax.dtypes.float0
     ]
     product = TangentMap(
         rules=rules,
@@ -117,7 +118,7 @@ class TangentMap(NamedTuple):
     def _gradients(self, residuals, dy):
         residuals = jax.tree.unflatten(self.residuals, residuals)
         dy = jax.tree.unflatten(residuals.call.output, dy)
-        gradients = calls.backward(self.rules, residuals, dy, {})
+        gradients = self.rules.bwd(residuals, dy)
         by_position = calls.by_position(residuals.call, gradients)
         return tuple(by_position[position] for position in self.inputs)
 

@@ -1,5 +1,7 @@
 """Every test runs strictly: float64 allowed, no silent promotion, annotated shapes checked."""
 
+import resource
+
 import jax
 import jaxtyping
 import pytest
@@ -8,6 +10,21 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jaxtyping.install_import_hook("jaxnn", "beartype.beartype")
+
+MOST_KIBIBYTES = 1.5 * 2**20  # of a worker, beyond which it forgets its compiled programs
+
+
+def pytest_xdist_auto_num_workers(config):
+    """One process for named files, where starting workers would take longer than the tests."""
+    return 0 if all(".py" in argument for argument in config.args) else None
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory():
+    """Compiled programs are kept between modules only while the worker is small."""
+    yield
+    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > MOST_KIBIBYTES:
+        jax.clear_caches()
 
 
 @pytest.fixture

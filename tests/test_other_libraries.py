@@ -2,9 +2,12 @@
 
 import equinox as eqx
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
+import lineax
 import numpy as np
 import optax
+import optimistix
 import pytest
 from flax import nnx
 
@@ -131,3 +134,53 @@ def test_equinox(module, batch):
 def test_equinox_under_jax_grad(batch):
     gradient = jax.jit(jax.grad(loss))
     assert_same(gradient(EquinoxByHand(), *batch), gradient(EquinoxNative(), *batch), 4)
+
+
+def residuals_of(kind):
+    """`θ -> prediction − target` of a module with jaxnn ops or without, and the initial θ."""
+    x = jax.random.normal(jax.random.key(1), (N, N_IN))
+    target = jax.random.normal(jax.random.key(2), (N, K))
+    if kind == "Flax":
+        net = nnx.Sequential(
+            nnx.Linear(N_IN, HIDDEN, rngs=nnx.Rngs(0), param_dtype=jnp.float64), jaxnn.tanh
+        )
+        graph, theta = nnx.split(net)
+        hidden = lambda theta, x: nnx.merge(graph, theta)(x)  # noqa: E731
+    else:
+        net = eqx.nn.Linear(N_IN, HIDDEN, key=jax.random.key(0), dtype=jnp.float64)
+        theta, static = eqx.partition(net, eqx.is_array)
+        hidden = lambda theta, x: jaxnn.tanh(jax.vmap(eqx.combine(theta, static))(x))  # noqa: E731
+    out = {"w": jax.random.normal(jax.random.key(3), (HIDDEN, K))}
+
+    def function(theta, args=None):
+        return jaxnn.layer_norm({}, jaxnn.linear(out, hidden(theta, x))) - target
+
+    return function, theta
+
+
+@pytest.mark.parametrize("kind", ["Flax", "Equinox"])
+def test_second_order_methods_over_modules_with_ops(kind):
+    """Levenberg–Marquardt, a Jacobian as an operator, and the Hessian, each as by autodiff."""
+    function, theta = residuals_of(kind)
+    flat, unflatten = jax.flatten_util.ravel_pytree(theta)
+
+    def flat_function(flat, args=None):
+        return function(unflatten(flat)).ravel()
+
+    def found():
+        solution = optimistix.least_squares(
+            flat_function,
+            optimistix.LevenbergMarquardt(rtol=1e-6, atol=1e-6),
+            flat,
+            max_steps=8,
+            throw=False,
+        )
+        operator = lineax.JacobianLinearOperator(flat_function, flat)
+        hessian = jax.jit(jax.hessian(lambda flat: (flat_function(flat) ** 2).sum()))(flat)
+        return solution.value, operator.as_matrix(), operator.T.mv(jnp.ones(N * K)), hessian
+
+    mine = found()
+    with jaxnn.definitions():
+        by_autodiff = found()
+    for a, b in zip(mine, by_autodiff, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)

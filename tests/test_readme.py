@@ -1,6 +1,5 @@
 """Every code block of the README runs or is what it says it shows."""
 
-import inspect
 import re
 import subprocess
 import sys
@@ -10,8 +9,7 @@ from pathlib import Path
 import pytest
 
 import jaxnn
-from experiments.__main__ import experiments
-from jaxnn.catalogue import ENTRIES
+from experiments import readme
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -42,7 +40,7 @@ def test_python_blocks_run_in_order_and_print_what_is_shown():
 
 
 def test_the_derivation_and_the_code_beside_it_are_the_real_ones():
-    source = (ROOT / "jaxnn/ops/softmax.py").read_text()
+    source = (ROOT / "jaxnn/ops/activations/softmax.py").read_text()
     (code,) = [code for code in blocks("python") if code.startswith("def ")]
     assert code in source
     derivation, _ = blocks("text")
@@ -61,47 +59,27 @@ def test_commands_name_what_exists(command):
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
 
 
-def test_the_table_of_ops_is_the_catalogue():
-    table = [
-        f"| `{entry.op.__name__}({', '.join(entry.op.arguments)})` "
-        f"| {entry.op.__doc__.splitlines()[0].replace('|', chr(92) + '|')} |"
-        for entry in ENTRIES
+def test_the_generated_tables_are_those_of_the_code():
+    """`python -m experiments.readme` writes them again."""
+    assert readme.rewritten(README) == README
+    blocks = re.findall(r"<!-- (generated|measured): (\w+) -->", README)
+    assert [name for kind, name in blocks if kind == "generated"] == [
+        "experiments",
+        "ops",
+        "layers",
     ]
-    assert "\n".join(table) in README
 
 
-def test_the_table_of_times_has_a_row_for_each_op():
-    for entry in ENTRIES:
-        assert f"\n| `{entry.op.__name__}` {entry.benchmark.name} | " in README
+def test_measured_tables_change_only_when_figures_are_given():
+    new = readme.rewritten(README, {"training": "| network |\n|---|\n| none |"})
+    assert "| none |" in new
+    assert len(new) < len(README)
+    assert readme.rewritten(new, {}) == new
 
 
-def layers():
-    """The functions that return a layer, and what they must be given."""
-    for name in jaxnn.__all__:
-        function = getattr(jaxnn, name)
-        if inspect.isfunction(function) and function is not jaxnn.as_layer:
-            signature = inspect.signature(function)
-            made = signature.return_annotation
-            if isinstance(made, type) and issubclass(made, jaxnn.Layer):
-                yield name, function, signature.parameters.values()
-
-
-def test_the_table_of_layers_is_complete():
-    table = []
-    for name, function, parameters in layers():
-        given = [
-            ("*" if parameter.kind is parameter.VAR_POSITIONAL else "") + parameter.name
-            for parameter in parameters
-            if parameter.default is parameter.empty
-            and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.VAR_POSITIONAL)
-        ]
-        table.append(f"| `{name}({', '.join(given)})` | {function.__doc__.splitlines()[0]} |")
-    assert "\n".join(table) in README
-
-
-def test_the_table_of_experiments_is_their_list():
-    table = [f"| `{name}` | {line.partition(': ')[2]} |" for name, line in experiments().items()]
-    assert "\n".join(table) in README
+def test_a_measured_row_is_of_an_op_that_exists():
+    for name in re.findall(r"^\| `(\w+)` \S.*\| \d+\.\d\d \|", README, flags=re.M):
+        assert isinstance(getattr(jaxnn, name), jaxnn.Op)
 
 
 def test_the_pictures_are_made_by_experiments_and_small():

@@ -1,6 +1,7 @@
 """Every op under every transformation of JAX: the derivatives are those of the definition."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -132,3 +133,64 @@ def product_and_size(pairs):
     pairs = list(pairs)
     size = sum(np.linalg.norm(a) * np.linalg.norm(b) for a, b in pairs)
     return sum(np.vdot(a, b) for a, b in pairs), size
+
+
+SYMBOLIC = {  # the symbol of each axis, by the argument; other arguments have a batch of "n" first
+    "rnn": {"x": "t, n, 5", "state": "n, 3", "lengths": "n"},
+    "gru": {"x": "t, n, 5", "state": "n, 3", "lengths": "n"},
+    "lstm": {"x": "t, n, 5", "state": "n, 3", "lengths": "n"},
+    "reverse_sequences": {"x": "t, n, ...", "lengths": "n"},
+    "attention": {"q": "n, t, ...", "k": "n, s, ...", "v": "n, s, ...", "bias": "n, 6, t, s"},
+    "rotary_embedding": {"x": "n, t, ..."},
+    "ctc_loss": {"logits": "n, t, ...", "labels": "n, ..."},
+}
+FIXED = {"params", "statistics", "class_weights", "key", "positions"}
+
+
+def symbolic(op, args):
+    """The arguments' shapes and dtypes, with symbols for the batch and the length."""
+    scope = jax.export.SymbolicScope()
+
+    def of(name, leaf):
+        symbols = SYMBOLIC.get(op.__name__, {}).get(name, "n, ...")
+        if name in FIXED or not leaf.ndim:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        shape = jax.export.symbolic_shape(symbols, scope=scope, like=leaf.shape)
+        return jax.ShapeDtypeStruct(shape, leaf.dtype)
+
+    return tuple(
+        jax.tree.map(lambda leaf, name=name: of(name, leaf), arg)
+        for name, arg in zip(op.arguments, args, strict=False)
+    )
+
+
+@pytest.mark.usefixtures("unannotated")  # a symbolic size is no `int`
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.op.__name__)
+def test_export_with_a_symbolic_batch_and_length(entry):
+    case = entry.cases[0]
+    op, args = entry.op.bind(**case.options), case.arguments(1, jnp.float64)
+    if entry.op.__name__ == "dropout":
+        args = (args[0], jax.random.key_data(args[1]))
+
+    def gradient(*args):
+        y, residuals = op.fwd(*args)
+        return y, op.bwd(residuals, jax.tree.map(jnp.ones_like, y))
+
+    exported = jax.export.export(jax.jit(gradient))(*symbolic(op, args))
+    found, truth = exported.call(*args), jax.jit(gradient)(*args)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(truth), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.op.__name__)
+def test_debug_flags_are_quiet_where_the_result_is_finite(entry):
+    """Each operation on its own, in audit cases and hard ones, under debug_nans and debug_infs."""
+    for case in entry.cases[:1] + entry.hard:
+        args = case.arguments(1, jnp.float32)
+        y, residuals = entry.op.fwd(*args, **case.options)
+        dy = jax.tree.map(jnp.ones_like, y)
+        results = jax.tree.leaves((args, y, entry.op.bwd(residuals, dy)))
+        if all(np.isfinite(np.asarray(a)).all() for a in results if is_floating(a)):
+            with jax.debug_nans(True), jax.debug_infs(True):
+                y, residuals = entry.op.fwd(*args, **case.options)
+                entry.op.bwd(residuals, dy)

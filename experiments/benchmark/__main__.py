@@ -28,7 +28,7 @@ def run(args: Namespace, suite: ModuleType) -> None:
         if args.only not in name:
             continue
         try:
-            measured[name] = {p: measure(p, args.pairs) for p in platforms()}
+            measured[name] = {p: measure(p, args.pairs) for p in args.platform}
         except NotInstalled as reason:
             skipped[name] = str(reason)
             tqdm.write(f"skipped: {name}: {reason}")
@@ -71,6 +71,13 @@ def main(arguments: list[str] | None = None) -> None:
         default=15,
         metavar="N",
         help="measurements of both sides, at least 15 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--platform",
+        nargs="+",
+        choices=platforms(),
+        default=platforms(),
+        help="the platforms to measure on (default: %(default)s)",
     )
     parser.add_argument("--only", default="", metavar="TEXT", help="the rows with this in the name")
     args = parser.parse_args(arguments)

@@ -14,7 +14,6 @@ import jaxnn
 from experiments import char_gpt, char_lstm, cnn, common
 from experiments.benchmark import report
 from experiments.benchmark.timing import Contestant, compiled, contest, costs, on
-from jaxnn.layer import run
 
 SQUARE = 2048  # rows and columns of the matrices whose product is this machine's rate
 
@@ -105,11 +104,11 @@ def _measure(name, case, seed, platform, rounds):
         figures = contest(
             contestants | {"product": compiled(jnp.matmul, square, square)}, rounds, name
         )
-        state = case.net.init_state() if case.net.init_state else None
+        state = case.net.init_state() if case.net.stateful else None
 
         def objective(params):
             with jaxnn.definitions():
-                return jnp.mean(loss(run(case.net, params, x, state), target))
+                return jnp.mean(loss(case.net.apply(params, x, state), target))
 
         flops = product_flops(jax.make_jaxpr(jax.grad(objective))(params).jaxpr)
     ratio = figures["ratio"].pop("product")  # a high one is a low share of the product's rate
@@ -126,7 +125,7 @@ def _measure(name, case, seed, platform, rounds):
 def _epoch(gradient, case, params, x, target, key) -> Contestant:
     optimizer = optax.sgd(0.1)
     params = jax.tree.map(jnp.copy, params)
-    stateful = bool(case.net.init_state)
+    stateful = case.net.stateful
     state = (case.net.init_state(),) if stateful else ()
     carry = [params, optimizer.init(params), *state]
     epoch = jaxnn.epoch_of(gradient, optimizer, case.batch_size, stateful=stateful)

@@ -37,6 +37,7 @@ ENTRIES = (
             params(w=normal(3, 3, 16, 32), b=normal(32)),
             normal(32, 28, 28, 16),
         ),
+        saves=1_624_192,
     ),
     Entry(
         conv_transpose,
@@ -69,5 +70,6 @@ ENTRIES = (
             normal(32, 14, 14, 32),
             stride=2,
         ),
+        saves=835_648,
     ),
 )

@@ -24,5 +24,6 @@ ENTRIES = (
             case("empty batch", normal(0, 5), _key, rate=0.5),
         ),
         benchmark=case("(4096, 1024)", normal(4096, 1024), _key, rate=0.1),
+        saves=8,
     ),
 )

@@ -24,5 +24,6 @@ ENTRIES = (
             case("no id", params(w=normal(6, 5)), _ids(0, n=6)),
         ),
         benchmark=case("(32000, 256)", params(w=normal(32000, 256)), _ids(16, 512, n=32000)),
+        saves=32_768,
     ),
 )

@@ -29,6 +29,7 @@ ENTRIES = (
             case("one feature, empty batch", affine(1), normal(0, 1)),
         ),
         benchmark=case("(4096, 768)", affine(768), normal(4096, 768)),
+        saves=12_621_824,
     ),
     Entry(
         rms_norm,
@@ -42,6 +43,7 @@ ENTRIES = (
             case("one feature, empty batch", params(scale=normal(1)), normal(0, 1)),
         ),
         benchmark=case("(4096, 768)", params(scale=normal(768)), normal(4096, 768)),
+        saves=12_602_368,
     ),
     Entry(
         group_norm,
@@ -61,6 +63,7 @@ ENTRIES = (
             case("a group a channel, no batch", params(), normal(0, 3, 4), groups=4),
         ),
         benchmark=case("(32, 28, 28, 64)", affine(64), normal(32, 28, 28, 64), groups=8),
+        saves=6_425_088,
     ),
     Entry(
         batch_norm,
@@ -75,6 +78,7 @@ ENTRIES = (
             case("empty batch", affine(5), normal(0, 5)),
         ),
         benchmark=case("(32, 28, 28, 64)", affine(64), normal(32, 28, 28, 64)),
+        saves=6_423_552,
     ),
     Entry(
         batch_norm_inference,
@@ -108,5 +112,6 @@ ENTRIES = (
             params(mean=normal(64), var=positive(64)),
             normal(32, 28, 28, 64),
         ),
+        saves=6_423_552,
     ),
 )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxnn.catalogue.case import Entry, case, constant, left_out, normal, params
+from jaxnn.catalogue.case import Entry, case, constant, normal, omitted, params
 from jaxnn.op import Op
 from jaxnn.ops.recurrent.gru import gru
 from jaxnn.ops.recurrent.lstm import lstm
@@ -26,7 +26,9 @@ def _pair(maker):
     return lambda random, dtype: (maker(random, dtype), maker(random, dtype))
 
 
-def _recurrent(op: Op, gates: int, state=lambda maker: maker, candidate_bias=False) -> Entry:
+def _recurrent(
+    op: Op, gates: int, saves: int, state=lambda maker: maker, candidate_bias=False
+) -> Entry:
     audit = _params(5, 3, gates, candidate_bias, scale=0.5)
     one = _params(1, 1, gates, candidate_bias)
     x, start = normal(4, 7, 5), state(normal(7, 3))
@@ -34,39 +36,41 @@ def _recurrent(op: Op, gates: int, state=lambda maker: maker, candidate_bias=Fal
     return Entry(
         op,
         cases=(
-            case("from zero", audit, x, left_out, left_out),
+            case("from zero", audit, x, omitted, omitted),
             case("state and lengths", audit, x, start, LENGTHS),
         ),
         hard=(
             case("saturated", audit, normal(4, 7, 5, scale=1e4), start, LENGTHS),
-            case("one of each", one, normal(1, 1, 1), state(normal(1, 1)), left_out),
-            case("no steps", audit, normal(0, 7, 5), start, left_out),
-            case("empty batch", audit, normal(4, 0, 5), left_out, no_lengths),
+            case("one of each", one, normal(1, 1, 1), state(normal(1, 1)), omitted),
+            case("no steps", audit, normal(0, 7, 5), start, omitted),
+            case("empty batch", audit, normal(4, 0, 5), omitted, no_lengths),
         ),
         benchmark=case(
             "T 64, N 32, I 64, H 128",
             _params(64, 128, gates, candidate_bias, scale=0.1),
             normal(64, 32, 64),
-            left_out,
-            left_out,
+            omitted,
+            omitted,
         ),
+        saves=saves,
     )
 
 
 ENTRIES = (
-    _recurrent(rnn, 1),
-    _recurrent(gru, 3, candidate_bias=True),
-    _recurrent(lstm, 4, state=_pair),
+    _recurrent(rnn, 1, saves=1_671_680),
+    _recurrent(gru, 3, saves=6_064_128, candidate_bias=True),
+    _recurrent(lstm, 4, saves=7_211_008, state=_pair),
     Entry(
         reverse_sequences,
         cases=(
-            case("whole", normal(4, 7, 5), left_out),
+            case("whole", normal(4, 7, 5), omitted),
             case("lengths", normal(4, 7, 5), LENGTHS),
         ),
         hard=(
             case("one of each", normal(1, 1, 1), constant([1])),
-            case("no steps", normal(0, 7, 5), left_out),
+            case("no steps", normal(0, 7, 5), omitted),
         ),
         benchmark=case("(64, 32, 512)", normal(64, 32, 512), constant([64, 40, 17, 3] * 8)),
+        saves=128,
     ),
 )

@@ -1,4 +1,4 @@
-"""Is this backward right, and if not, what is wrong with it?"""
+"""Checks of backward passes: whether one is right and, if it is wrong, which mistake it makes."""
 
 from jaxnn.gradcheck.diagnosis.diagnose import diagnose
 from jaxnn.gradcheck.diagnosis.mistakes import MISTAKES, Mistake

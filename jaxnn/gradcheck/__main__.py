@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jaxnn.gradcheck import discovery
 from jaxnn.gradcheck.discovery import Unusable
+from jaxnn.gradcheck.report import in_one_line
 
 EPILOG = """\
 It checks pairs NAME_fwd, NAME_bwd against NAME_definition or NAME; pairs NAME_forward,
@@ -68,11 +69,11 @@ def _report(target, examples, seed):
     try:
         return replace(target.check(*args, seed=seed, **options), name=target.name)
     except Exception as error:
-        raise Unusable(f"{target.name}: {discovery.said(error)}") from error
+        raise Unusable(f"{target.name}: {in_one_line(error)}") from error
 
 
 def _print(reports) -> None:
-    """What is right in a line, what is not in full, and a line at the end."""
+    """One line for each right backward, the full report for the others, and a summary line."""
     for report in reports:
         print("\n".join([f"{report.name}: right", *report.notes]) if report.ok else f"{report}\n")
     verdicts = Counter(

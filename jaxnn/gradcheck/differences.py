@@ -1,4 +1,4 @@
-"""Derivatives by differences, for functions that JAX cannot trace."""
+"""Derivatives by finite differences, for functions that JAX cannot trace."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,15 +9,15 @@ COMPLEX_STEP = 1e-20
 STEPS = (1e-3, 1e-4, 1e-5, 1e-6)
 
 
-def gradient(
+def gradient_by_differences(
     function: Callable, args: Sequence[np.ndarray], dy: np.ndarray
 ) -> tuple[list[np.ndarray | None], float]:
     """The gradient of ⟨dy, function(*args)⟩ for each floating-point argument.
 
-    By the complex step, f'(x) = Im f(x + ih)/h, which has no cancellation. Where the function
-    does not take complex numbers, or takes them and is not analytic (differences along a random
-    direction tell), by five points, f'(x) ≈ (f(x − 2h) − 8·f(x − h) + 8·f(x + h) − f(x + 2h))/12h,
-    with the step at which it changes least.
+    The complex step, f'(x) = Im f(x + ih)/h, suffers no cancellation. If the function does not
+    accept complex numbers, or is not analytic (differences along a random direction tell), the
+    five-point formula f'(x) ≈ (f(x − 2h) − 8·f(x − h) + 8·f(x + h) − f(x + 2h))/12h replaces it,
+    with the step h at which the result changes least.
 
     Args:
         function: from arrays to an array; it is called with copies.
@@ -29,7 +29,8 @@ def gradient(
         the relative error of a typical entry.
     """
     args = [np.asarray(arg) for arg in args]
-    grads, error = [], 1e-14
+    grads: list[np.ndarray | None] = []
+    error = 1e-14
     for k, arg in enumerate(args):
         if not np.issubdtype(arg.dtype, np.floating):
             grads.append(None)

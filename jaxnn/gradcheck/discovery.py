@@ -1,4 +1,4 @@
-"""What a file holds that can be checked, and the arguments to check it with."""
+"""The backward passes in a file, and the arguments to check them with."""
 
 import importlib.util
 import inspect
@@ -15,7 +15,7 @@ import numpy as np
 from jaxnn.gradcheck.laws.check import check
 from jaxnn.gradcheck.numpy.check_numpy import check_numpy
 from jaxnn.gradcheck.numpy.conventions import takes_residuals_first
-from jaxnn.gradcheck.report import Report
+from jaxnn.gradcheck.report import Report, in_one_line
 from jaxnn.layer import Layer
 from jaxnn.op import Op
 
@@ -51,7 +51,7 @@ def load(path: Path) -> ModuleType:
     if not path.is_file():
         raise Unusable(f"there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"checked_{path.stem}", path)
-    if spec is None:
+    if spec is None or spec.loader is None:
         raise Unusable(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -59,7 +59,7 @@ def load(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise Unusable(f"{path} raised {said(error)}") from error
+        raise Unusable(f"{path} raised {in_one_line(error)}") from error
     return module
 
 
@@ -74,14 +74,14 @@ def examples(module: ModuleType) -> dict[str, Any]:
     try:
         given = module.examples()
     except Exception as error:
-        raise Unusable(f"examples() raised {said(error)}") from error
+        raise Unusable(f"examples() raised {in_one_line(error)}") from error
     if not isinstance(given, dict):
         raise Unusable(f"examples() must return a dict by name, not {type(given).__name__}")
     return given
 
 
 def targets(module: ModuleType) -> list[Target]:
-    """What a module defines that can be checked, in its order."""
+    """The functions, ops, layers and classes of a module that can be checked, in its order."""
     found = (_target(module, name, thing) for name, thing in vars(module).items())
     return [target for target in found if target is not None]
 
@@ -89,8 +89,8 @@ def targets(module: ModuleType) -> list[Target]:
 def arguments(target: Target, examples: dict[str, Any], seed: int) -> tuple[tuple, dict[str, Any]]:
     """The arguments and options to check a target with.
 
-    They are those of the examples, or are made from jaxtyping's annotations, with another size
-    for each axis.
+    They come from the examples or, failing that, from jaxtyping's annotations, with another
+    size for each axis.
 
     Raises:
         Unusable: there are neither.
@@ -108,11 +108,6 @@ def arguments(target: Target, examples: dict[str, Any], seed: int) -> tuple[tupl
     if len(given) == 2 and isinstance(given[0], tuple) and isinstance(given[1], dict):
         return given
     return given, {}
-
-
-def said(error: BaseException) -> str:
-    """An exception in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _target(module, name, thing) -> Target | None:
@@ -153,9 +148,10 @@ def _check_layer(layer, *args, seed, **options) -> Report:
 
 
 def _check_class(cls, *args, seed, **options) -> Report:
-    """The object of a class that comes first, or else one that is made without arguments."""
-    layer, *args = args if isinstance(args[0], cls) else (cls(), *args)
-    return check_numpy(layer, None, *args, seed=seed, **options)
+    """The object of a class given as the first argument, or one made without arguments."""
+    if not isinstance(args[0], cls):
+        args = (cls(), *args)
+    return check_numpy(args[0], None, *args[1:], seed=seed, **options)
 
 
 def _check_functions(forward, backward, *args, seed, **options) -> Report:
@@ -173,8 +169,9 @@ def _from_annotations(target, seed) -> tuple | None:
     try:
         parameters = inspect.signature(target.annotated, eval_str=True).parameters.values()
     except Exception as error:
-        raise Unusable(f"the annotations of {target.name}: {said(error)}") from error
-    random, sizes, made = np.random.default_rng(seed), {}, []
+        raise Unusable(f"the annotations of {target.name}: {in_one_line(error)}") from error
+    random, made = np.random.default_rng(seed), []
+    sizes: dict[str | int, int] = {}
     for parameter in parameters:
         if parameter.default is not inspect.Parameter.empty:
             break

@@ -1,25 +1,26 @@
-"""How one wrong gradient relates to the true one, in words."""
+"""How a wrong gradient differs from the true one, in one sentence."""
 
 import numpy as np
 
 SAME = 1e-3
 
 
-def relation(mine: np.ndarray, truth: np.ndarray, sizes: dict[str, int]) -> str:
-    """What a gradient is in terms of the true one.
+def explain(mine: np.ndarray, truth: np.ndarray, sizes: dict[str, int]) -> str:
+    """Describe a wrong gradient in terms of the true one.
 
     Args:
         mine: the gradient.
         truth: the true one, of any shape.
-        sizes: numbers that a factor may be, by what they are: `{"the size of axis 0 of x": 64}`.
+        sizes: the numbers that a wrong factor may stem from, by their meaning, such as
+            `{"the size of axis 0 of x": 64}`.
 
     Returns:
-        The end of a sentence that begins with the gradient's name, or "" if nothing is recognised.
+        The end of a sentence that begins with the gradient's name, or "" if no pattern fits.
 
     Example:
         >>> import numpy as np
-        >>> from jaxnn.gradcheck.explain import relation
-        >>> relation(np.array([14.0, 21.0]), np.array([2.0, 3.0]), {"the batch size": 7})
+        >>> from jaxnn.gradcheck.explain import explain
+        >>> explain(np.array([14.0, 21.0]), np.array([2.0, 3.0]), {"the batch size": 7})
         'is 7 × the true gradient everywhere, and 7 is the batch size: the 1/N of a mean is missing'
     """
     if mine.shape != truth.shape:

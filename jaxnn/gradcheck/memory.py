@@ -1,6 +1,7 @@
-"""What a backward costs in memory: figures that are the same on every run."""
+"""The memory that a backward takes: figures that are the same on every run."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -8,14 +9,14 @@ from jaxnn.op import Op
 
 
 def residual_bytes(op: Op, *args) -> int:
-    """The bytes that `fwd` keeps for `bwd`.
+    """The bytes that `fwd` saves for `bwd`.
 
     Args:
         op: the op, with its options bound.
         *args: its arguments, or their shapes and dtypes.
     """
-    kept = jax.eval_shape(op.fwd, *args)[1]
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
+    _, residuals = jax.eval_shape(op.fwd, *args)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals))
 
 
 def temporary_bytes(op: Op, *args) -> tuple[int, int]:
@@ -27,10 +28,15 @@ def temporary_bytes(op: Op, *args) -> tuple[int, int]:
     """
     dy = jax.eval_shape(op.definition, *args)
     ours, theirs = (
-        jax.jit(both).lower(args, dy).compile().memory_analysis().temp_size_in_bytes
+        _memory(jax.jit(both).lower(args, dy).compile()).temp_size_in_bytes
         for both in (forward_and_backward(op), forward_and_backward_by_autodiff(op.definition))
     )
     return ours, theirs
+
+
+def _memory(compiled) -> Any:
+    """The compiler's figures for the memory that a program takes."""
+    return compiled.memory_analysis()
 
 
 def forward_and_backward(op: Op) -> Callable:

@@ -1,4 +1,4 @@
-"""Where does the first NaN or infinity of a training step come from?"""
+"""The origin of the first NaN or infinity in a training step."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.combinators import Serial
-from jaxnn.gradcheck.laws.oracle import is_differentiable
-from jaxnn.layer import Layer, OpLayer, as_layer
+from jaxnn.gradcheck.arrays import first_index, is_differentiable, wide
+from jaxnn.layer import BuiltLayer, Layer, OpLayer, as_layer
 from jaxnn.op import Op
 
 
@@ -17,16 +17,16 @@ class NonFinite(NamedTuple):
     """The first quantity of a training step that is not finite.
 
     Attributes:
-        quantity: what it is, such as `output`, `residual field 'y'` or `gradient leaf ['w']`.
-        place: where, such as `layer 2, <op relu(x)>` (layers count from 0, as params do); "" for
-            what was given: params, x and target.
+        quantity: its role, such as `output`, `residual field 'y'` or `gradient leaf ['w']`.
+        place: the layer, such as `layer 2, relu` (counted from 0, as in params), or "" for the
+            arguments params, x and target.
         index: of the first NaN, or of the first infinity if there is no NaN.
-        value: what is there.
+        value: the number at that index.
     """
 
     quantity: str
     place: str
-    index: tuple[int, ...]
+    index: tuple[int, ...]  # type: ignore[assignment]  # it hides `tuple.index`
     value: float
 
     def __str__(self) -> str:
@@ -39,22 +39,22 @@ class NonFinite(NamedTuple):
 def locate_nonfinite(
     net: Layer | Op, loss: Op, params: Any, x: Any, target: Any, key: jax.Array | None = None
 ) -> NonFinite | None:
-    """The first NaN or infinity on the way forward through a network and back.
+    """Find the first NaN or infinity on the way forward through a network and back.
 
-    It goes through params, x and target; the output and the residuals of each layer; the value
-    and the gradient of the loss (of the mean over the batch); and back through the gradients of
-    each layer. Nothing is compiled, so that each layer is seen on its own.
+    The search visits params, x and target, then the output and the residuals of each layer, the
+    value and the gradient of the loss (of its mean over the batch), and the gradients of each layer
+    on the way back. Nothing is compiled, so each layer is seen on its own.
 
     Args:
-        net: a layer, or an op of one argument; a `serial` is taken apart, also inside another.
+        net: a layer, or an op of one argument; nested `serial`s are taken apart.
         loss: an op `(prediction, target) -> one value per example`.
         params: the parameters.
         x: a batch.
         target: its targets.
-        key: of the random layers.
+        key: for the random layers.
 
     Returns:
-        What and where, or `None` if everything is finite.
+        The quantity and its place, or `None` if everything is finite.
 
     Example:
         >>> from jaxnn.gradcheck import locate_nonfinite
@@ -66,15 +66,15 @@ def locate_nonfinite(
     for quantity, place, array in _step(as_layer(net), loss, params, x, target, key):
         array = jnp.asarray(array)
         if is_differentiable(array) and not jnp.isfinite(array).all():
-            wide = np.asarray(array).astype(np.float64)
-            worst = np.isnan(wide) if np.isnan(wide).any() else np.isinf(wide)
-            index = tuple(int(i) for i in np.argwhere(worst)[0])
-            return NonFinite(quantity, place, index, float(wide[index]))
+            numbers = wide(array)
+            worst = np.isnan(numbers) if np.isnan(numbers).any() else np.isinf(numbers)
+            index = first_index(worst)
+            return NonFinite(quantity, place, index, float(numbers[index]))
     return None
 
 
 def _step(net, loss, params, x, target, key) -> Iterator[tuple[str, str, jax.Array]]:
-    """Every array of a training step as `(quantity, place, array)`, in the order of its making."""
+    """Every array of a training step as `(quantity, place, array)`, in the order of computation."""
     for name, given in (("params", params), ("x", x), ("target", target)):
         for path, leaf in _leaves(given):
             yield name + path, "", leaf
@@ -88,39 +88,48 @@ def _step(net, loss, params, x, target, key) -> Iterator[tuple[str, str, jax.Arr
 
 
 def _forward(layer, params, x, key, place):
-    """The layer's `fwd` layer by layer; it returns what `fwd` returns."""
+    """The layer's `fwd`, layer by layer, with the same return value."""
+    layer = _without_shell(layer)
     if not isinstance(layer, Serial):
         y, residuals = layer.fwd(params, x, key)
-        yield "output", _named(layer, place), y
+        yield "output", _place_of(layer, place), y
         for path, leaf in _leaves(residuals):
-            yield f"residual field {path.removeprefix('.')!r}", _named(layer, place), leaf
+            yield f"residual field {path.removeprefix('.')!r}", _place_of(layer, place), leaf
         return y, residuals
     residuals = []
     for i, (inner, inner_params) in enumerate(zip(layer.layers, params, strict=True)):
         inner_key = None if key is None else jax.random.fold_in(key, i)
-        x, kept = yield from _forward(inner, inner_params, x, inner_key, _inside(place, i))
-        residuals.append(kept)
+        x, saved = yield from _forward(inner, inner_params, x, inner_key, _inside(place, i))
+        residuals.append(saved)
     return x, tuple(residuals)
 
 
 def _backward(layer, residuals, dy, place):
-    """The layer's `bwd` layer by layer; it returns the gradient of the input."""
+    """The layer's `bwd`, layer by layer; it returns the gradient of the input."""
+    layer = _without_shell(layer)
     if not isinstance(layer, Serial):
         dparams, dx = layer.bwd(residuals, dy)
         for path, leaf in _leaves(dparams):
-            yield f"gradient leaf {path}", _named(layer, place), leaf
-        yield "input gradient", _named(layer, place), dx
+            yield f"gradient leaf {path}", _place_of(layer, place), leaf
+        yield "input gradient", _place_of(layer, place), dx
         return dx
     for i in reversed(range(len(layer.layers))):
         dy = yield from _backward(layer.layers[i], residuals[i], dy, _inside(place, i))
     return dy
 
 
+def _without_shell(layer) -> Layer:
+    """The network inside a layer that is built of others."""
+    while isinstance(layer, BuiltLayer):
+        layer = layer.net
+    return layer
+
+
 def _inside(place, i) -> str:
     return f"layer {i}" if place == "the network" else f"{place}.{i}"
 
 
-def _named(layer, place) -> str:
+def _place_of(layer, place) -> str:
     return f"{place}, {layer.op}," if isinstance(layer, OpLayer) else place
 
 

@@ -1,11 +1,11 @@
-"""What a check found, for people to read and for programs to use."""
+"""The result of a check, for people to read and for programs to use."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 
 class GradientMismatch(AssertionError):
-    """A backward that is not right; the message is the report."""
+    """A wrong backward; the message is the report."""
 
 
 class Finding(NamedTuple):
@@ -13,8 +13,8 @@ class Finding(NamedTuple):
 
     Attributes:
         law: the name of the law.
-        leaf: the path of the array at fault, such as `params['w']`; "" where it is none of them.
-        error: how far it is off, relative to the truth where there is one; else `nan`.
+        leaf: the path of the array at fault, such as `params['w']`; "" if it is no single one.
+        error: the relative error, or `nan` where there is none to measure.
         message: a sentence.
     """
 
@@ -22,6 +22,16 @@ class Finding(NamedTuple):
     leaf: str
     error: float
     message: str
+
+
+def broken(law: str, message: str) -> Finding:
+    """A broken law for which no single array is at fault."""
+    return Finding(law, "", float("nan"), message)
+
+
+def broken_at(law: str, path: str, message: str, error: float = float("nan")) -> Finding:
+    """A broken law with the array whose gradient is at fault."""
+    return Finding(law, path, error, f"d_{path} {message}")
 
 
 class Row(NamedTuple):
@@ -45,10 +55,10 @@ class Report:
     """The result of a check.
 
     Attributes:
-        name: what was checked.
+        name: of the op, layer or function.
         rows: a row for each array of the arguments.
-        findings: what is wrong; empty if nothing is.
-        notes: what to know besides, such as a point where the function is not smooth.
+        findings: the broken laws; empty if all hold.
+        notes: remarks, such as one on a point where the function is not smooth.
         laws: the laws that were tried.
         seed: the seed of the cotangents.
         reproduce: the line that repeats the check.
@@ -64,7 +74,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """No law is broken, and at least one gradient was told apart from zero."""
+        """No law is broken, and at least one gradient is right and not zero."""
         return not self.findings and any(row.verdict == "right" for row in self.rows)
 
     def raise_if_failed(self) -> None:
@@ -101,12 +111,18 @@ class Report:
 
 
 def table(rows) -> str:
-    """Rows of cells in aligned columns, the first row the head."""
+    """Rows of cells in aligned columns; the first row is the header."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
+
+
+def in_one_line(error: BaseException) -> str:
+    """The kind of an exception and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
 def _cells(row) -> tuple[str, ...]:

@@ -172,7 +172,7 @@ def recurrent_to_flax(op: Op, params: Params) -> dict[str, Arrays]:
         ['hf', 'hg', 'hi', 'ho', 'if', 'ig', 'ii', 'io']
     """
     gates = _gates(op)
-    arrays = {}
+    arrays: dict[str, Arrays] = {}
     for side, name in (("i", "w"), ("h", "u")):
         kernels = jnp.split(params[name], len(gates), axis=-1)
         arrays |= {side + g: {"kernel": k} for g, k in zip(gates, kernels, strict=True)}

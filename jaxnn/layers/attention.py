@@ -1,12 +1,15 @@
 """Multi-head attention, and the block that transformers are made of."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxnn.combinators import residual, serial
-from jaxnn.layer import Layer, as_layer
+from jaxnn.combinators import Serial, residual, serial
+from jaxnn.layer import BuiltLayer, Layer, as_layer, require_sizes
 from jaxnn.layers.dropout import Dropout
 from jaxnn.layers.initialisation import lecun_normal
 from jaxnn.layers.linear import Linear
@@ -19,17 +22,16 @@ from jaxnn.ops.linear import linear
 from jaxnn.ops.rotary import rotary_embedding
 
 
-def MultiHeadAttention(
-    dim: int,
-    heads: int,
-    *,
-    kv_heads: int | None = None,
-    causal: bool = False,
-    rotary: bool = False,
-    use_bias: bool = True,
-    w_init: Callable = lecun_normal,
-    b_init: Callable = jax.nn.initializers.zeros,
-) -> Layer:
+class MultiHeadAttentionResiduals(NamedTuple):
+    """The residuals of each linear layer, of each rotary embedding and of the attention."""
+
+    linear: dict
+    rotary: dict
+    attention: NamedTuple
+
+
+@dataclass(frozen=True, repr=False)
+class MultiHeadAttention(Layer):
     """Self-attention of several heads, from (B, T, dim) to the same; see `attention`.
 
     Its params are those of four linear layers: {"q", "k", "v", "o"}, each {"w", "b"}. With D the
@@ -47,7 +49,7 @@ def MultiHeadAttention(
         kv_heads: the number of key/value heads, by default the same.
         causal: whether a position sees only itself and those before.
         rotary: whether queries and keys are turned by their position; see `rotary_embedding`.
-        use_bias: without it the linear layers have no "b".
+        use_bias: whether the linear layers have a "b".
         w_init: of the four weights, one of `jax.nn.initializers`.
         b_init: the same for the biases.
 
@@ -64,94 +66,114 @@ def MultiHeadAttention(
         >>> layer.apply(params, jnp.ones((3, 5, 8))).shape
         (3, 5, 8)
     """
-    name = "MultiHeadAttention"
-    kv_heads = heads if kv_heads is None else kv_heads
-    for what, size in (("dim", dim), ("heads", heads), ("kv_heads", kv_heads)):
-        if type(size) is not int or size < 1:
-            raise ValueError(f"{name}: {what} must be a positive integer, got {size!r}")
-    if dim % heads:
-        raise ValueError(f"{name}: {heads} heads do not divide dim {dim}")
-    if heads % kv_heads:
-        raise ValueError(f"{name}: {kv_heads} kv_heads do not divide {heads} heads")
-    size = dim // heads
-    if rotary and size % 2:
-        raise ValueError(
-            f"{name}: rotary turns pairs of components, so the size of a head, dim/heads = {size}, "
-            "must be even"
-        )
-    attend = attention.bind(causal=causal)
-    widths = {"q": heads * size, "k": kv_heads * size, "v": kv_heads * size}
-    turned = ("q", "k") if rotary else ()
 
-    def init(key):
-        options = {"w_init": w_init, "b_init": b_init, "use_bias": use_bias}
-        layers = {n: Linear(dim, width, **options) for n, width in widths.items()}
-        layers["o"] = Linear(dim, dim, **options)
+    dim: int
+    heads: int
+    kv_heads: int | None = field(default=None, kw_only=True)
+    causal: bool = field(default=False, kw_only=True)
+    rotary: bool = field(default=False, kw_only=True)
+    use_bias: bool = field(default=True, kw_only=True)
+    w_init: Callable = field(default=lecun_normal, kw_only=True)
+    b_init: Callable = field(default=jax.nn.initializers.zeros, kw_only=True)
+
+    def __post_init__(self):
+        name = "MultiHeadAttention"
+        kv_heads = self.heads if self.kv_heads is None else self.kv_heads
+        require_sizes(name, dim=self.dim, heads=self.heads, kv_heads=kv_heads)
+        if not isinstance(self.causal, bool):
+            raise TypeError(f"{name}: causal must be True or False, got {self.causal!r}")
+        if self.dim % self.heads:
+            raise ValueError(f"{name}: {self.heads} heads do not divide dim {self.dim}")
+        if self.heads % kv_heads:
+            raise ValueError(f"{name}: {kv_heads} kv_heads do not divide {self.heads} heads")
+        if self.rotary and self.head_size % 2:
+            raise ValueError(
+                f"{name}: rotary turns pairs of components, so the size of a head, dim/heads = "
+                f"{self.head_size}, must be even"
+            )
+
+    @property
+    def head_size(self) -> int:
+        """The number of components of a head."""
+        return self.dim // self.heads
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The outputs of the linear layers of queries, keys and values."""
+        kv_heads = self.heads if self.kv_heads is None else self.kv_heads
+        of_keys = kv_heads * self.head_size
+        return {"q": self.dim, "k": of_keys, "v": of_keys}
+
+    def init(self, key):
+        """Four linear layers."""
+        options = {"w_init": self.w_init, "b_init": self.b_init, "use_bias": self.use_bias}
+        layers = {n: Linear(self.dim, width, **options) for n, width in self.widths.items()}
+        layers["o"] = Linear(self.dim, self.dim, **options)
         keys = jax.random.split(key, len(layers))
         return {n: layer.init(k) for (n, layer), k in zip(layers.items(), keys, strict=True)}
 
-    def checked(params, x):
-        require_keys(name, params, [*widths, "o"])
-        if x.ndim != 3 or x.shape[-1] != dim:
-            raise ValueError(f"{name}: x has shape {x.shape}; it must be (B, T, {dim})")
+    def apply(self, params, x, state=None):
+        """The linear layers, the attention, and the last linear layer."""
+        self._require(params, x)
+        parts = {n: self._in_heads(linear(params[n], x)) for n in self.widths}
+        if self.rotary:
+            parts |= {n: rotary_embedding(parts[n]) for n in ("q", "k")}
+        a = attention(**parts, causal=self.causal)
+        return linear(params["o"], a.reshape(x.shape))
 
-    def in_heads(a):
-        return a.reshape(*a.shape[:2], a.shape[-1] // size, size)
+    def fwd(self, params, x, key=None):
+        """The same, with the residuals of each step."""
+        self._require(params, x)
+        parts, saved, turned = {}, {}, {}
+        for n in self.widths:
+            flat, saved[n] = linear.fwd(params[n], x)
+            parts[n] = self._in_heads(flat)
+        for n in ("q", "k") if self.rotary else ():
+            parts[n], turned[n] = rotary_embedding.fwd(parts[n])
+        a, of_attention = attention.fwd(**parts, causal=self.causal)
+        y, saved["o"] = linear.fwd(params["o"], a.reshape(x.shape))
+        return y, MultiHeadAttentionResiduals(saved, turned, of_attention)
 
-    def apply(params, x):
-        checked(params, x)
-        parts = {n: in_heads(linear(params[n], x)) for n in widths}
-        parts |= {n: rotary_embedding(parts[n]) for n in turned}
-        return linear(params["o"], attend(**parts).reshape(x.shape))
-
-    def fwd(params, x, key=None):
-        checked(params, x)
-        parts, kept = {}, {}
-        for n in widths:
-            flat, kept[n] = linear.fwd(params[n], x)
-            parts[n] = in_heads(flat)
-        turns = {}
-        for n in turned:
-            parts[n], turns[n] = rotary_embedding.fwd(parts[n])
-        a, of_attention = attend.fwd(**parts)
-        y, kept["o"] = linear.fwd(params["o"], a.reshape(x.shape))
-        return y, (kept, turns, of_attention)
-
-    def bwd(residuals, dy):
-        kept, turns, of_attention = residuals
-        dparams = {}
-        dparams["o"], da = linear.bwd(kept["o"], dy)
-        dparts = dict(zip(widths, attend.bwd(of_attention, in_heads(da))[:3], strict=True))
-        for n in turned:
-            dparts[n], _ = rotary_embedding.bwd(turns[n], dparts[n])
+    def bwd_input(self, residuals, dy):
+        """The steps in reverse; x goes into three products, so dx is the sum of three."""
+        saved, turned, of_attention = residuals
+        deltas = {}
+        deltas["o"], da = linear.bwd_input(saved["o"], dy)
+        dparts = dict(zip("qkv", attention.bwd(of_attention, self._in_heads(da))[:3], strict=True))
+        for n, residuals_of_rotary in turned.items():
+            dparts[n], _ = rotary_embedding.bwd(residuals_of_rotary, dparts[n])
         dxs = []
-        for n, width in widths.items():
-            dparams[n], dx = linear.bwd(kept[n], dparts[n].reshape(*dy.shape[:2], width))
+        for n, width in self.widths.items():
+            flat = dparts[n].reshape(*dy.shape[:2], width)
+            deltas[n], dx = linear.bwd_input(saved[n], flat)
             dxs.append(dx)
-        return dparams, sum(dxs)
+        return deltas, sum(dxs[1:], dxs[0])
 
-    return Layer(init, apply, fwd, bwd)
+    def bwd_params(self, residuals, deltas):
+        """The gradients of the four linear layers."""
+        return {n: linear.bwd_params(residuals.linear[n], delta) for n, delta in deltas.items()}
+
+    def _require(self, params, x):
+        name = "MultiHeadAttention"
+        try:
+            require_keys(params, ["q", "k", "v", "o"])
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from None
+        if x.ndim != 3 or x.shape[-1] != self.dim:
+            raise ValueError(f"{name}: x has shape {x.shape}; it must be (B, T, {self.dim})")
+
+    def _in_heads(self, a):
+        return a.reshape(*a.shape[:2], a.shape[-1] // self.head_size, self.head_size)
 
 
-def TransformerBlock(
-    dim: int,
-    heads: int,
-    *,
-    hidden: int | None = None,
-    kv_heads: int | None = None,
-    causal: bool = False,
-    rotary: bool = False,
-    use_bias: bool = True,
-    norm: Callable[[int], Layer] = LayerNorm,
-    activation: Layer | Op = gelu,
-    dropout: float = 0.0,
-) -> Layer:
-    """Attention, then a small network at each position, both normalised and with a path around.
+@dataclass(frozen=True, repr=False)
+class TransformerBlock(BuiltLayer):
+    """Self-attention, then an MLP at each position, each normalised and with a residual path.
 
         x = x + dropout(attention(norm(x)))
         y = x + dropout(Linear(activation(Linear(norm(x)))))
 
-    It is `serial` of two `residual`s, and so are its params.
+    It is built as `serial` of two `residual`s, and its params are theirs.
 
     Args:
         dim: the number of components of x and y, (B, T, dim).
@@ -163,13 +185,13 @@ def TransformerBlock(
         use_bias: of all the linear layers.
         norm: `(dim) -> layer`, such as `LayerNorm` or `RMSNorm`.
         activation: of the hidden units; one that halves its input, as `swiglu`, gets twice as many.
-        dropout: the share that is left out in training, which then needs a key.
+        dropout: the fraction that training drops, which then needs a key.
 
     Raises:
         TypeError: the activation is neither a layer nor an op, or dropout is not a number.
         ValueError: a size or dropout is out of range.
 
-    Source: R. Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020,
+    Reference: R. Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020,
     figure 1b; N. Shazeer, "GLU Variants Improve Transformer", 2020, for gated activations.
 
     Example:
@@ -177,21 +199,45 @@ def TransformerBlock(
         >>> block.apply(block.init(jax.random.key(0)), jnp.ones((3, 5, 8))).shape
         (3, 5, 8)
     """
-    hidden = 4 * dim if hidden is None else hidden
-    activation = as_layer(activation)
-    dropped = [Dropout(dropout)] if dropout else []
-    attend = MultiHeadAttention(
-        dim, heads, kv_heads=kv_heads, causal=causal, rotary=rotary, use_bias=use_bias
-    )
-    network = (
-        Linear(dim, 2 * hidden if _halves(activation) else hidden, use_bias=use_bias),
-        activation,
-        Linear(hidden, dim, use_bias=use_bias),
-    )
-    return serial(
-        residual(serial(norm(dim), attend, *dropped)),
-        residual(serial(norm(dim), *network, *dropped)),
-    )
+
+    dim: int
+    heads: int
+    hidden: int | None = field(default=None, kw_only=True)
+    kv_heads: int | None = field(default=None, kw_only=True)
+    causal: bool = field(default=False, kw_only=True)
+    rotary: bool = field(default=False, kw_only=True)
+    use_bias: bool = field(default=True, kw_only=True)
+    norm: Callable[[int], Layer] = field(default=LayerNorm, kw_only=True)
+    activation: Layer | Op = field(default=gelu, kw_only=True)
+    dropout: float = field(default=0.0, kw_only=True)
+
+    def __post_init__(self):
+        _ = self.net  # bad sizes and options are refused here
+
+    @cached_property
+    def net(self) -> Serial:
+        """The two residual branches."""
+        hidden = 4 * self.dim if self.hidden is None else self.hidden
+        activation = as_layer(self.activation)
+        dropped = [Dropout(self.dropout)] if self.dropout else []
+        attend = MultiHeadAttention(
+            self.dim,
+            self.heads,
+            kv_heads=self.kv_heads,
+            causal=self.causal,
+            rotary=self.rotary,
+            use_bias=self.use_bias,
+        )
+        width = 2 * hidden if _halves(activation) else hidden
+        network = (
+            Linear(self.dim, width, use_bias=self.use_bias),
+            activation,
+            Linear(hidden, self.dim, use_bias=self.use_bias),
+        )
+        return serial(
+            residual(serial(self.norm(self.dim), attend, *dropped)),
+            residual(serial(self.norm(self.dim), *network, *dropped)),
+        )
 
 
 def _halves(layer: Layer) -> bool:

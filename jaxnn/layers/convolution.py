@@ -1,27 +1,30 @@
 """Layers of convolution."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import jax
 
-from jaxnn.layer import Layer, op_layer
+from jaxnn.layer import ParametricOpLayer, require_sizes
 from jaxnn.layers.initialisation import lecun_normal
 from jaxnn.ops.convolution import Padding, conv, conv_transpose
 
 
-def Conv(
-    n_in: int,
-    n_out: int,
-    kernel: tuple[int, ...],
-    *,
-    stride: int | tuple[int, ...] = 1,
-    padding: Padding = "SAME",
-    dilation: int | tuple[int, ...] = 1,
-    groups: int = 1,
-    w_init: Callable = lecun_normal,
-    b_init: Callable = jax.nn.initializers.zeros,
-    use_bias: bool = True,
-) -> Layer:
+class ConvolutionLayer(ParametricOpLayer):
+    """What the two layers share: params {"w": kernel, "b": one number for each output}."""
+
+    def init(self, key):
+        """The kernel by `w_init` and the bias by `b_init`."""
+        w_key, b_key = jax.random.split(key)
+        params = {"w": self.w_init(w_key, self.w_shape)}
+        if self.use_bias:
+            params["b"] = self.b_init(b_key, self.w_shape[-1:])
+        return params
+
+
+@dataclass(frozen=True, repr=False)
+class Conv(ConvolutionLayer):
     """Layer of a convolution with params {"w": (*kernel, n_in/groups, n_out), "b": (n_out,)}.
 
     Args:
@@ -34,7 +37,7 @@ def Conv(
         groups: convolutions side by side; n_in of them make the depthwise convolution.
         w_init: `(key, shape) -> w`, one of `jax.nn.initializers`.
         b_init: the same for b.
-        use_bias: without it params has no "b".
+        use_bias: whether params has a "b".
 
     Raises:
         ValueError: a size is not a positive integer, or groups do not divide n_in and n_out.
@@ -47,27 +50,42 @@ def Conv(
         >>> layer.apply(params, jnp.zeros((8, 32, 32, 3))).shape
         (8, 16, 16, 16)
     """
-    _check_sizes("Conv", kernel, n_in=n_in, n_out=n_out, groups=groups)
-    if n_in % groups or n_out % groups:
-        raise ValueError(
-            f"Conv: groups is {groups}; it must divide n_in, {n_in}, and n_out, {n_out}"
+
+    n_in: int
+    n_out: int
+    kernel: tuple[int, ...]
+    stride: int | tuple[int, ...] = field(default=1, kw_only=True)
+    padding: Padding = field(default="SAME", kw_only=True)
+    dilation: int | tuple[int, ...] = field(default=1, kw_only=True)
+    groups: int = field(default=1, kw_only=True)
+    w_init: Callable = field(default=lecun_normal, kw_only=True)
+    b_init: Callable = field(default=jax.nn.initializers.zeros, kw_only=True)
+    use_bias: bool = field(default=True, kw_only=True)
+
+    def __post_init__(self):
+        require_sizes("Conv", n_in=self.n_in, n_out=self.n_out, groups=self.groups)
+        _require_kernel("Conv", self.kernel)
+        if self.n_in % self.groups or self.n_out % self.groups:
+            raise ValueError(
+                f"Conv: groups is {self.groups}; it must divide n_in, {self.n_in}, and n_out, "
+                f"{self.n_out}"
+            )
+
+    @cached_property
+    def op(self):
+        """`conv` with the layer's options."""
+        return conv.bind(
+            stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups
         )
-    op = conv.bind(stride=stride, padding=padding, dilation=dilation, groups=groups)
-    return op_layer(op, _init((*kernel, n_in // groups, n_out), w_init, b_init, use_bias))
+
+    @property
+    def w_shape(self) -> tuple[int, ...]:
+        """The shape of the kernel."""
+        return (*self.kernel, self.n_in // self.groups, self.n_out)
 
 
-def ConvTranspose(
-    n_in: int,
-    n_out: int,
-    kernel: tuple[int, ...],
-    *,
-    stride: int | tuple[int, ...] = 1,
-    padding: Padding = "SAME",
-    dilation: int | tuple[int, ...] = 1,
-    w_init: Callable = lecun_normal,
-    b_init: Callable = jax.nn.initializers.zeros,
-    use_bias: bool = True,
-) -> Layer:
+@dataclass(frozen=True, repr=False)
+class ConvTranspose(ConvolutionLayer):
     """Layer of a transposed convolution with params {"w": (*kernel, n_in, n_out), "b": (n_out,)}.
 
     Args:
@@ -79,7 +97,7 @@ def ConvTranspose(
         dilation: the distance between the entries that neighbours in the kernel meet.
         w_init: `(key, shape) -> w`, one of `jax.nn.initializers`.
         b_init: the same for b.
-        use_bias: without it params has no "b".
+        use_bias: whether params has a "b".
 
     Raises:
         ValueError: a size is not a positive integer.
@@ -90,26 +108,33 @@ def ConvTranspose(
         >>> layer.apply(params, jnp.zeros((8, 16, 16, 16))).shape
         (8, 32, 32, 3)
     """
-    _check_sizes("ConvTranspose", kernel, n_in=n_in, n_out=n_out)
-    op = conv_transpose.bind(stride=stride, padding=padding, dilation=dilation)
-    return op_layer(op, _init((*kernel, n_in, n_out), w_init, b_init, use_bias))
+
+    n_in: int
+    n_out: int
+    kernel: tuple[int, ...]
+    stride: int | tuple[int, ...] = field(default=1, kw_only=True)
+    padding: Padding = field(default="SAME", kw_only=True)
+    dilation: int | tuple[int, ...] = field(default=1, kw_only=True)
+    w_init: Callable = field(default=lecun_normal, kw_only=True)
+    b_init: Callable = field(default=jax.nn.initializers.zeros, kw_only=True)
+    use_bias: bool = field(default=True, kw_only=True)
+
+    def __post_init__(self):
+        require_sizes("ConvTranspose", n_in=self.n_in, n_out=self.n_out)
+        _require_kernel("ConvTranspose", self.kernel)
+
+    @cached_property
+    def op(self):
+        """`conv_transpose` with the layer's options."""
+        return conv_transpose.bind(stride=self.stride, padding=self.padding, dilation=self.dilation)
+
+    @property
+    def w_shape(self) -> tuple[int, ...]:
+        """The shape of the kernel."""
+        return (*self.kernel, self.n_in, self.n_out)
 
 
-def _init(w_shape, w_init, b_init, use_bias):
-    def init(key):
-        w_key, b_key = jax.random.split(key)
-        params = {"w": w_init(w_key, w_shape)}
-        if use_bias:
-            params["b"] = b_init(b_key, w_shape[-1:])
-        return params
-
-    return init
-
-
-def _check_sizes(layer, kernel, **sizes):
-    for name, size in sizes.items():
-        if type(size) is not int or size < 1:
-            raise ValueError(f"{layer}: {name} must be a positive integer, got {size!r}")
+def _require_kernel(layer, kernel):
     if not isinstance(kernel, tuple) or len(kernel) not in (1, 2):
         raise ValueError(
             f"{layer}: kernel must be (w,) for sequences or (h, w) for images, got {kernel!r}"

@@ -1,17 +1,19 @@
 """The dropout layer."""
 
-from jaxnn.layer import Layer, OpLayer
-from jaxnn.ops.activations.smooth import identity
+from dataclasses import dataclass
+
+from jaxnn.layer import Layer
 from jaxnn.ops.dropout import dropout, require_rate
 
 
-def Dropout(rate: float) -> Layer:
-    """Layer without params that leaves out a share of its input in training; see `dropout`.
+@dataclass(frozen=True, repr=False)
+class Dropout(Layer):
+    """Layer without params that drops a fraction of its input in training; see `dropout`.
 
     Inference (`apply`) is the identity. The training form needs a key.
 
     Args:
-        rate: the share p, 0 ≤ p < 1.
+        rate: the fraction p, 0 ≤ p < 1.
 
     Raises:
         TypeError: rate is not a number.
@@ -25,21 +27,29 @@ def Dropout(rate: float) -> Layer:
         >>> print(y)
         [2. 0. 2.]
     """
-    op = dropout.bind(rate=rate)
-    require_rate("Dropout", op.options["rate"])
 
-    def fwd(params, x, key=None):
+    rate: float
+
+    def __post_init__(self):
+        try:
+            require_rate(self.rate)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"Dropout: {error}") from None
+
+    def apply(self, params, x, state=None):
+        """x itself."""
+        return x
+
+    def fwd(self, params, x, key=None):
+        """`dropout(x, key)`."""
         if key is None:
             raise ValueError(
                 "Dropout: training needs a key for the random mask; pass key= to fwd, or to the "
                 "function that trains the network"
             )
-        return op.fwd(x, key)
+        return dropout.fwd(x, key, rate=self.rate)
 
-    def bwd(residuals, dy):
-        dx, _ = op.bwd(residuals, dy)
+    def bwd_input(self, residuals, dy):
+        """The same mask on dy."""
+        dx, _ = dropout.bwd(residuals, dy)
         return (), dx
-
-    made = OpLayer(lambda key: (), lambda params, x: identity(x), fwd, bwd)
-    made.op = op
-    return made

@@ -1,26 +1,22 @@
 """The embedding layer."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
-import jax
-
-from jaxnn.layer import Layer, op_layer
+from jaxnn.layer import ParametricOpLayer, require_sizes
+from jaxnn.layers.initialisation import small_normal
 from jaxnn.ops.embedding import embedding
 
 
-def Embedding(
-    n: int,
-    dim: int,
-    *,
-    w_init: Callable = jax.nn.initializers.normal(0.02),  # noqa: B008
-) -> Layer:
+@dataclass(frozen=True, repr=False)
+class Embedding(ParametricOpLayer):
     """Layer y = w[ids] with params {"w": (n, dim)}; see `embedding`.
 
     Its input is integers, which have no gradient: its `bwd` gives `None` for it.
 
     Args:
         n: the number of rows V: ids are 0 … n − 1.
-        dim: the numbers D in each row.
+        dim: the number of components D of each row.
         w_init: `(key, shape) -> w`, one of `jax.nn.initializers`; by default that of GPT-2.
 
     Raises:
@@ -32,7 +28,16 @@ def Embedding(
         >>> layer.apply(params, jnp.array([[3, 1, 4], [1, 5, 9]])).shape
         (2, 3, 16)
     """
-    for name, size in (("n", n), ("dim", dim)):
-        if type(size) is not int or size < 1:
-            raise ValueError(f"Embedding: {name} must be a positive integer, got {size!r}")
-    return op_layer(embedding, lambda key: {"w": w_init(key, (n, dim))})
+
+    n: int
+    dim: int
+    w_init: Callable = field(default=small_normal, kw_only=True)
+
+    op = embedding
+
+    def __post_init__(self):
+        require_sizes("Embedding", n=self.n, dim=self.dim)
+
+    def init(self, key):
+        """The table by `w_init`."""
+        return {"w": self.w_init(key, (self.n, self.dim))}

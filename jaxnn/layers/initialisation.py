@@ -11,7 +11,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 _STD_OF_CUT = 0.87962566103423978  # of standard normal numbers between −2 and 2
 
 
-@partial(jax.jit, static_argnames=("shape", "dtype"))
 def lecun_normal(
     key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = float
 ) -> Float[Array, "..."]:
@@ -28,6 +27,21 @@ def lecun_normal(
 
     Source: Y. LeCun, L. Bottou, G. Orr and K.-R. Müller, "Efficient BackProp", 1998, section 4.6.
     """
+    return _lecun_normal(key, shape, dtype)
+
+
+def orthogonal(key, shape, dtype=float):
+    """A random orthogonal matrix; `jax.nn.initializers.orthogonal()`, as a function with a name."""
+    return jax.nn.initializers.orthogonal()(key, shape, dtype)
+
+
+def small_normal(key, shape, dtype=float):
+    """Normal numbers of standard deviation 0.02, as GPT-2 initialises its embeddings."""
+    return jax.nn.initializers.normal(0.02)(key, shape, dtype)
+
+
+@partial(jax.jit, static_argnames=("shape", "dtype"))
+def _lecun_normal(key, shape, dtype):
     variance = jnp.array(1 / math.prod(shape[:-1]), dtype)
     std = jnp.sqrt(variance) / jnp.array(_STD_OF_CUT, dtype)
     numbers = jax.random.truncated_normal(key, -2, 2, (math.prod(shape),), dtype)

@@ -1,22 +1,17 @@
 """The linear layer."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import jax
 
-from jaxnn.layer import Layer, op_layer
+from jaxnn.layer import ParametricOpLayer, require_sizes
 from jaxnn.layers.initialisation import lecun_normal
 from jaxnn.ops.linear import linear
 
 
-def Linear(
-    n_in: int,
-    n_out: int,
-    *,
-    w_init: Callable = lecun_normal,
-    b_init: Callable = jax.nn.initializers.zeros,
-    use_bias: bool = True,
-) -> Layer:
+@dataclass(frozen=True, repr=False)
+class Linear(ParametricOpLayer):
     """Layer y = x·W + b with params {"w": (n_in, n_out), "b": (n_out,)}; see `linear`.
 
     Args:
@@ -24,7 +19,7 @@ def Linear(
         n_out: the number of outputs O.
         w_init: `(key, shape) -> w`, one of `jax.nn.initializers`.
         b_init: the same for b.
-        use_bias: without it params has no "b".
+        use_bias: whether params has a "b".
 
     Raises:
         ValueError: a size is not a positive integer.
@@ -34,15 +29,22 @@ def Linear(
         >>> jax.tree.map(jnp.shape, layer.init(jax.random.key(0)))
         {'b': (3,), 'w': (4, 3)}
     """
-    for name, size in (("n_in", n_in), ("n_out", n_out)):
-        if type(size) is not int or size < 1:
-            raise ValueError(f"Linear: {name} must be a positive integer, got {size!r}")
 
-    def init(key):
+    n_in: int
+    n_out: int
+    w_init: Callable = field(default=lecun_normal, kw_only=True)
+    b_init: Callable = field(default=jax.nn.initializers.zeros, kw_only=True)
+    use_bias: bool = field(default=True, kw_only=True)
+
+    op = linear
+
+    def __post_init__(self):
+        require_sizes("Linear", n_in=self.n_in, n_out=self.n_out)
+
+    def init(self, key):
+        """W by `w_init` and b by `b_init`."""
         w_key, b_key = jax.random.split(key)
-        params = {"w": w_init(w_key, (n_in, n_out))}
-        if use_bias:
-            params["b"] = b_init(b_key, (n_out,))
+        params = {"w": self.w_init(w_key, (self.n_in, self.n_out))}
+        if self.use_bias:
+            params["b"] = self.b_init(b_key, (self.n_out,))
         return params
-
-    return op_layer(linear, init)

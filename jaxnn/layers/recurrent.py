@@ -1,13 +1,16 @@
-"""Recurrent layers, each reading (T, N, I) and giving the hidden states (T, N, H)."""
+"""Recurrent layers, each from a sequence (T, N, I) to its hidden states (T, N, H)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxnn.combinators import parallel
-from jaxnn.layer import Layer
-from jaxnn.layers.initialisation import lecun_normal
+from jaxnn.layer import BuiltLayer, Layer, require_sizes
+from jaxnn.layers.initialisation import lecun_normal, orthogonal
 from jaxnn.op import Op
 from jaxnn.ops.recurrent.gru import gru
 from jaxnn.ops.recurrent.lstm import lstm
@@ -15,15 +18,57 @@ from jaxnn.ops.recurrent.reverse import reverse_sequences
 from jaxnn.ops.recurrent.rnn import rnn
 
 
-def RNN(
-    n_in: int,
-    n_hidden: int,
-    *,
-    reverse: bool = False,
-    w_init: Callable = lecun_normal,
-    u_init: Callable = jax.nn.initializers.orthogonal(),  # noqa: B008
-    b_init: Callable = jax.nn.initializers.zeros,
-) -> Layer:
+class RecurrentLayer(Layer):
+    """A layer of an op `(params, x) -> (y, state)`, from which only y goes on.
+
+    Attributes:
+        op: the op.
+        gates: the number of its gates.
+        n_states: the number of arrays in its state.
+    """
+
+    op: ClassVar[Op]
+    gates: ClassVar[int]
+    n_states: ClassVar[int] = 1
+
+    def __post_init__(self):
+        require_sizes(type(self).__name__, n_in=self.n_in, n_hidden=self.n_hidden)
+
+    def init(self, key):
+        """The matrices of each gate by `w_init` and `u_init`, the biases by `b_init`."""
+        w_key, u_key, b_key, _ = jax.random.split(key, 4)
+        return {
+            "w": _each_gate(self.w_init, w_key, (self.n_in, self.n_hidden), self.gates),
+            "u": _each_gate(self.u_init, u_key, (self.n_hidden, self.n_hidden), self.gates),
+            "b": self.b_init(b_key, (self.gates * self.n_hidden,)),
+        }
+
+    def apply(self, params, x, state=None):
+        """The hidden states."""
+        return self._directed(self.op(params, self._directed(x))[0])
+
+    def fwd(self, params, x, key=None):
+        """The hidden states, and the residuals of the op."""
+        (y, _), residuals = self.op.fwd(params, self._directed(x))
+        return self._directed(y), residuals
+
+    def bwd_input(self, residuals, dy):
+        """The gradient of the sequence; that of the final state is zero."""
+        no_state = jnp.zeros(dy.shape[1:], dy.dtype)
+        dfinal = no_state if self.n_states == 1 else (no_state,) * self.n_states
+        deltas, dx, _, _ = self.op.bwd_input(residuals, (self._directed(dy), dfinal))
+        return deltas, self._directed(dx)
+
+    def bwd_params(self, residuals, deltas):
+        """The gradients of the matrices and the biases."""
+        return self.op.bwd_params(residuals, deltas)
+
+    def _directed(self, sequences):
+        return reverse_sequences(sequences) if self.reverse else sequences
+
+
+@dataclass(frozen=True, repr=False)
+class RNN(RecurrentLayer):
     """Layer of a simple recurrent network with params {"w", "u", "b"}; see `rnn`.
 
     Its state starts from zero, and only y goes on to the next layer; `rnn` has the rest.
@@ -44,18 +89,20 @@ def RNN(
         >>> jax.tree.map(jnp.shape, layer.init(jax.random.key(0)))
         {'b': (3,), 'u': (3, 3), 'w': (4, 3)}
     """
-    return _recurrent("RNN", rnn, n_in, n_hidden, 1, reverse, w_init, u_init, b_init)
+
+    n_in: int
+    n_hidden: int
+    reverse: bool = field(default=False, kw_only=True)
+    w_init: Callable = field(default=lecun_normal, kw_only=True)
+    u_init: Callable = field(default=orthogonal, kw_only=True)
+    b_init: Callable = field(default=jax.nn.initializers.zeros, kw_only=True)
+
+    op = rnn
+    gates = 1
 
 
-def GRU(
-    n_in: int,
-    n_hidden: int,
-    *,
-    reverse: bool = False,
-    w_init: Callable = lecun_normal,
-    u_init: Callable = jax.nn.initializers.orthogonal(),  # noqa: B008
-    b_init: Callable = jax.nn.initializers.zeros,
-) -> Layer:
+@dataclass(frozen=True, repr=False)
+class GRU(RecurrentLayer):
     """Layer of gated recurrent units with params {"w", "u", "b", "b_u"}; see `gru`.
 
     Its state starts from zero, and only y goes on to the next layer; `gru` has the rest.
@@ -76,18 +123,25 @@ def GRU(
         >>> jax.tree.map(jnp.shape, layer.init(jax.random.key(0)))
         {'b': (9,), 'b_u': (3,), 'u': (3, 9), 'w': (4, 9)}
     """
-    return _recurrent("GRU", gru, n_in, n_hidden, 3, reverse, w_init, u_init, b_init)
+
+    n_in: int
+    n_hidden: int
+    reverse: bool = field(default=False, kw_only=True)
+    w_init: Callable = field(default=lecun_normal, kw_only=True)
+    u_init: Callable = field(default=orthogonal, kw_only=True)
+    b_init: Callable = field(default=jax.nn.initializers.zeros, kw_only=True)
+
+    op = gru
+    gates = 3
+
+    def init(self, key):
+        """As the others, and the bias of the candidate's recurrent product."""
+        _, _, _, b_u_key = jax.random.split(key, 4)
+        return super().init(key) | {"b_u": self.b_init(b_u_key, (self.n_hidden,))}
 
 
-def LSTM(
-    n_in: int,
-    n_hidden: int,
-    *,
-    reverse: bool = False,
-    w_init: Callable = lecun_normal,
-    u_init: Callable = jax.nn.initializers.orthogonal(),  # noqa: B008
-    b_init: Callable = jax.nn.initializers.zeros,
-) -> Layer:
+@dataclass(frozen=True, repr=False)
+class LSTM(RecurrentLayer):
     """Layer of long short-term memory with params {"w", "u", "b"}; see `lstm`.
 
     Its state starts from zero, and only y goes on to the next layer; `lstm` has the rest.
@@ -108,10 +162,21 @@ def LSTM(
         >>> jax.tree.map(jnp.shape, layer.init(jax.random.key(0)))
         {'b': (12,), 'u': (3, 12), 'w': (4, 12)}
     """
-    return _recurrent("LSTM", lstm, n_in, n_hidden, 4, reverse, w_init, u_init, b_init)
+
+    n_in: int
+    n_hidden: int
+    reverse: bool = field(default=False, kw_only=True)
+    w_init: Callable = field(default=lecun_normal, kw_only=True)
+    u_init: Callable = field(default=orthogonal, kw_only=True)
+    b_init: Callable = field(default=jax.nn.initializers.zeros, kw_only=True)
+
+    op = lstm
+    gates = 4
+    n_states = 2
 
 
-def Bidirectional(recurrent: Callable[..., Layer], *sizes: int, **options) -> Layer:
+@dataclass(frozen=True, repr=False, init=False)
+class Bidirectional(BuiltLayer):
     """Layer that reads a sequence in both directions: y (T, N, 2H), forward and then backward.
 
     It is `parallel(recurrent(…), recurrent(…, reverse=True), combine="concatenate")`, and its
@@ -122,54 +187,39 @@ def Bidirectional(recurrent: Callable[..., Layer], *sizes: int, **options) -> La
         *sizes: what it takes, the numbers of inputs and hidden units.
         **options: its options but for `reverse_sequences`.
 
-    Source: M. Schuster and K. Paliwal, "Bidirectional Recurrent Neural Networks", 1997.
+    Reference: M. Schuster and K. Paliwal, "Bidirectional Recurrent Neural Networks", 1997.
 
     Example:
         >>> layer = jaxnn.Bidirectional(jaxnn.LSTM, 4, 3)
         >>> layer.apply(layer.init(jax.random.key(0)), jnp.ones((7, 5, 4))).shape
         (7, 5, 6)
     """
-    forward, backward = (recurrent(*sizes, reverse=way, **options) for way in (False, True))
-    return parallel(forward, backward, combine="concatenate")
 
+    recurrent: type[RecurrentLayer]
+    sizes: tuple[int, ...]
+    options: tuple[tuple, ...]
 
-def _recurrent(name, op: Op, n_in, n_hidden, gates, backwards, w_init, u_init, b_init) -> Layer:
-    """The layer of an op `(params, x) -> (y, state)` from which only y goes on."""
-    for size_name, size in (("n_in", n_in), ("n_hidden", n_hidden)):
-        if type(size) is not int or size < 1:
-            raise ValueError(f"{name}: {size_name} must be a positive integer, got {size!r}")
+    def __init__(self, recurrent, *sizes, **options):
+        object.__setattr__(self, "recurrent", recurrent)
+        object.__setattr__(self, "sizes", sizes)
+        object.__setattr__(self, "options", tuple(sorted(options.items())))
+        _ = self.net  # bad sizes and options are refused here
 
-    def directed(sequences):
-        return reverse_sequences(sequences) if backwards else sequences
+    @cached_property
+    def net(self):
+        """One layer forward and one backward, side by side."""
+        forward, backward = (
+            self.recurrent(*self.sizes, reverse=way, **dict(self.options)) for way in (False, True)
+        )
+        return parallel(forward, backward, combine="concatenate")
 
-    def init(key):
-        w_key, u_key, b_key, b_u_key = jax.random.split(key, 4)
-        params = {
-            "w": _each_gate(w_init, w_key, (n_in, n_hidden), gates),
-            "u": _each_gate(u_init, u_key, (n_hidden, n_hidden), gates),
-            "b": b_init(b_key, (gates * n_hidden,)),
-        }
-        if op == gru:
-            params["b_u"] = b_init(b_u_key, (n_hidden,))
-        return params
-
-    def apply(params, x):
-        return directed(op(params, directed(x))[0])
-
-    def fwd(params, x, key=None):
-        (y, _), residuals = op.fwd(params, directed(x))
-        return directed(y), residuals
-
-    def bwd(residuals, dy):
-        no_state = jnp.zeros(dy.shape[1:], dy.dtype)
-        dfinal = (no_state, no_state) if op == lstm else no_state
-        dparams, dx, _, _ = op.bwd(residuals, (directed(dy), dfinal))
-        return dparams, directed(dx)
-
-    return Layer(init, apply, fwd, bwd)
+    def __repr__(self) -> str:
+        options = [f"{name}={value!r}" for name, value in self.options]
+        shown = [self.recurrent.__name__, *map(repr, self.sizes), *options]
+        return f"Bidirectional({', '.join(shown)})"
 
 
 def _each_gate(initialise, key, shape, gates):
-    """Each gate's own matrix, side by side: its spread must not depend on how many there are."""
+    """The matrices of all gates side by side; the scale of one does not depend on their number."""
     keys = jax.random.split(key, gates)
     return jnp.concatenate([initialise(k, shape) for k in keys], axis=-1)

@@ -87,4 +87,4 @@ from jaxnn.ops.shape import (
     reshape as reshape,
 )
 
-__all__ = [name for name, member in list(globals().items()) if isinstance(member, Op)]
+NAMES = [name for name, member in list(globals().items()) if isinstance(member, Op)]

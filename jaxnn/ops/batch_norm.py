@@ -1,4 +1,4 @@
-"""Batch norm: the training form with the statistics of the batch, and the inference form."""
+"""Batch norm: in training with the statistics of the batch, in inference with running ones."""
 
 import math
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxnn.op import op
-from jaxnn.ops._common.numerics import accumulator, at_least_float32
+from jaxnn.ops._common.numerics import wide
 from jaxnn.ops._common.validation import require_floating
 from jaxnn.ops.normalisation import (
     Channels,
@@ -17,13 +17,14 @@ from jaxnn.ops.normalisation import (
     affine_gradient,
     from_first,
     require_normalised,
+    textbook_affine,
 )
 
 Statistics = dict[str, Channels]
 
 
 class BatchNormResiduals(NamedTuple):
-    """The arguments, and of each channel mean and variance of x less its first example."""
+    """The arguments, and mean and variance of each channel of x minus its first example."""
 
     params: Params
     x: Float[Array, "*N C"]
@@ -49,26 +50,29 @@ class BatchNormInferenceResiduals(NamedTuple):
 def batch_norm(
     params: Params, x: Float[Array, "*N C"], *, eps: float = 1e-5
 ) -> Float[Array, "*N C"]:
-    """Batch norm while training, y = γ·(x − mean)/√(var + ε) + β, each channel over the batch.
+    """Batch norm in training, y = γ·(x − mean)/√(var + ε) + β, each channel over the batch.
 
     Mean and var = mean (x − mean)² run over all the axes but the last: over the N numbers that a
-    channel has in the batch. `batch_norm_inference` has running statistics in their place.
+    channel has in the batch. `batch_norm_inference` uses running statistics in their place.
 
-    Shapes (N examples and places, one or more axes; C channels):
-        params: {"scale": γ (C,), "bias": β (C,)}; either may be missing
+    Shapes:
+        N examples and places, one or more axes; C channels
+        params: {"scale": γ (C,), "bias": β (C,)}; each is optional
         x, y, dx, dy: (N, C)
 
-    Backward, with r = 1/√(var + ε), x̂ = r·(x − mean), and means over the batch:
+    Backward, from ⟨dy, ẏ⟩ = ⟨dγ, γ̇⟩ + ⟨dβ, β̇⟩ + ⟨dx, ẋ⟩ with ẏ = γ̇·x̂ + β̇ + γ·x̂˙. With
+    r = 1/√(var + ε), x̂ = r·(x − mean), and means over the batch:
         ṙ  = −r³·mean((x − mean)·ẋ) = −r²·mean(x̂·ẋ)
-        x̂˙ = r·(ẋ − mean ẋ − x̂·mean(x̂·ẋ)),  symmetric in ẋ; γ is constant over the batch, so
+        x̂˙ = r·(ẋ − mean ẋ − x̂·mean(x̂·ẋ))
+    The map from ẋ to x̂˙ is symmetric, and γ is constant over the batch, so:
         dβ = Σₙ dy
         dγ = Σₙ dy·x̂
         dx = γ·r·(dy − dβ/N − x̂·dγ/N)
     The two sums of the parameters are those that dx needs: one pass gives both.
 
-    Keeps x, the params (β for its presence alone), and two numbers a channel in at least float32:
-    to take them from x again costs two passes, and running statistics are gathered from them.
-    They are of x less its first example, so that a mean far from 0 takes no digits.
+    Saves x, the params (β for its presence alone), and two numbers for each channel in at least
+    float32: to compute them from x again costs two passes, and running statistics are gathered from
+    them. They are of x minus its first example, so that a mean far from 0 takes no digits.
 
     Args:
         params: γ and β.
@@ -79,41 +83,60 @@ def batch_norm(
         TypeError: an array is not floating point, or the dtypes differ.
         ValueError: the shapes do not fit, params has other keys, or eps is not above 0.
 
-    Source: S. Ioffe and C. Szegedy, "Batch Normalization", 2015, algorithm 1 and section 3.
+    Reference: S. Ioffe and C. Szegedy, "Batch Normalization", 2015, algorithm 1 and section 3.
 
     Example:
         >>> y = jaxnn.batch_norm({"bias": jnp.array([5.0])}, jnp.array([[1.0], [3.0]]))
         >>> [round(float(of_example[0]), 3) for of_example in y]
         [4.0, 6.0]
     """
-    batch = tuple(range(x.ndim - 1))
+    batch = range(x.ndim - 1)
     mean = jnp.mean(x, axis=batch, keepdims=True)
     var = jnp.mean((x - mean) ** 2, axis=batch, keepdims=True)
-    return affine(params, (x - mean) * lax.rsqrt(var + eps))
+    return textbook_affine(params, (x - mean) * lax.rsqrt(var + eps))
+
+
+@batch_norm.validate
+def _(params, x, *, eps):
+    require_normalised(params, x, eps, axes=2)
 
 
 @batch_norm.forward
+@wide
 def batch_norm_fwd(params, x, *, eps=1e-5):
     """y = γ·r·(x − mean) + β."""
-    batch = tuple(range(x.ndim - 1))
-    z = from_first(at_least_float32(x), *batch)
-    mean = jnp.mean(z, axis=batch)
+    z = from_first(x, _batch(x))
+    mean = _mean_over_batch(z)
     centred = z - jnp.broadcast_to(mean, z.shape)
-    var = jnp.mean(centred**2, axis=batch)
-    y = affine(params, _scaled(centred, lax.rsqrt(var + eps)))
-    return y.astype(x.dtype), BatchNormResiduals(params, x, mean, var)
+    var = _mean_over_batch(centred**2)
+    y = affine(params, _by_channel(centred, lax.rsqrt(var + eps)))
+    return y, BatchNormResiduals(params, x, mean, var)
 
 
 @batch_norm.backward
 def batch_norm_bwd(residuals, dy, *, eps=1e-5):
     """dx = γ·r·(dy − dβ/N − x̂·dγ/N), dγ = Σₙ dy·x̂, dβ = Σₙ dy."""
+    deltas, dx = batch_norm_bwd_input(residuals, dy, eps=eps)
+    return batch_norm_bwd_params(residuals, deltas, eps=eps), dx
+
+
+@batch_norm.backward_input
+@wide
+def batch_norm_bwd_input(residuals, dy, *, eps=1e-5):
+    """dx = γ·r·(dy − dβ/N − x̂·dγ/N), and on the way dγ and dβ."""
     params, x, mean, var = residuals
-    n, r = math.prod(x.shape[:-1]), lax.rsqrt(var + eps)
-    z = from_first(at_least_float32(x), *range(x.ndim - 1))
-    dz, x_hat, dscale, dbias = _sums(z, dy, mean, r)
+    r = lax.rsqrt(var + eps)
+    x_hat, dscale, dbias = _sums(from_first(x, _batch(x)), dy, mean, r)
+    n = _size_of_batch(x)
     mean_dy, mean_dy_x_hat = (jnp.broadcast_to(s / n, x.shape) for s in (dbias, dscale))
-    dx = _scaled(dz - mean_dy - x_hat * mean_dy_x_hat, _slope(params, r))
-    return affine_gradient(params, dscale, dbias), dx.astype(x.dtype)
+    dx = _by_channel(dy - mean_dy - x_hat * mean_dy_x_hat, _slope(params, r))
+    return (dscale, dbias), dx
+
+
+@batch_norm.backward_params
+def batch_norm_bwd_params(residuals, deltas, *, eps=1e-5):
+    """dγ and dβ, which `batch_norm_bwd_input` has computed."""
+    return affine_gradient(residuals.params, *deltas)
 
 
 @op
@@ -122,33 +145,35 @@ def batch_norm_inference(
 ) -> Float[Array, "*N C"]:
     """Batch norm with given statistics, y = γ·(x − mean)/√(var + ε) + β.
 
-    Shapes (N examples and places, any number of axes, also none; C channels):
-        params: {"scale": γ (C,), "bias": β (C,)}; either may be missing
+    Shapes:
+        N examples and places, any number of axes or none; C channels
+        params: {"scale": γ (C,), "bias": β (C,)}; each is optional
         statistics: {"mean": (C,), "var": (C,)}, of any floating dtype
         x, y, dx, dy: (N, C)
 
-    Backward, with r = 1/√(var + ε) and x̂ = r·(x − mean), where each number of x stands alone:
+    Backward, from ⟨dy, ẏ⟩ with ẏ = γ̇·x̂ + β̇ + γ·r·(ẋ − ṁean) + γ·ṙ·(x − mean), where
+    r = 1/√(var + ε), x̂ = r·(x − mean) and ṙ = −½·r³·v̇ar:
         dx    = γ·r·dy
         dβ    = Σₙ dy
         dγ    = Σₙ dy·x̂
         dmean = −γ·r·Σₙ dy = −γ·r·dβ
         dvar  = −½·γ·r³·Σₙ dy·(x − mean) = −½·γ·r²·dγ
 
-    Keeps its arguments (β for its presence alone); r costs C square roots.
+    Saves its arguments (β for its presence alone); r costs C square roots.
 
     Args:
         params: γ and β.
         statistics: the mean and the variance of each channel, such as `BatchNorm` gathers.
         x: channels last.
-        eps: ε, above 0, as in the training form.
+        eps: ε, above 0, as in training.
 
     Raises:
         TypeError: an array is not floating point, the dtypes of params and x differ, or statistics
-            is no dict.
+            is not a dict.
         ValueError: the shapes do not fit, params or statistics has other keys, or eps is not
             above 0.
 
-    Source: S. Ioffe and C. Szegedy, "Batch Normalization", 2015, algorithm 2.
+    Reference: S. Ioffe and C. Szegedy, "Batch Normalization", 2015, algorithm 2.
 
     Example:
         >>> statistics = {"mean": jnp.array([2.0, 20.0]), "var": jnp.array([1.0, 100.0])}
@@ -159,52 +184,7 @@ def batch_norm_inference(
     mean, var = (
         jnp.broadcast_to(statistics[name].astype(x.dtype), x.shape) for name in ("mean", "var")
     )
-    return affine(params, (x - mean) * lax.rsqrt(var + eps))
-
-
-@batch_norm_inference.forward
-def batch_norm_inference_fwd(params, statistics, x, *, eps=1e-5):
-    """y = γ·r·(x − mean) + β."""
-    z = at_least_float32(x)
-    mean, var = (statistics[name].astype(z.dtype) for name in ("mean", "var"))
-    centred = z - jnp.broadcast_to(mean, z.shape)
-    y = affine(params, _scaled(centred, lax.rsqrt(var + eps)))
-    return y.astype(x.dtype), BatchNormInferenceResiduals(params, statistics, x)
-
-
-@batch_norm_inference.backward
-def batch_norm_inference_bwd(residuals, dy, *, eps=1e-5):
-    """dx = γ·r·dy, dγ = Σₙ dy·x̂, dβ = Σₙ dy, dmean = −γ·r·dβ, dvar = −½·γ·r²·dγ."""
-    params, statistics, x = residuals
-    mean, var = (statistics[name].astype(accumulator(x.dtype)) for name in ("mean", "var"))
-    r = lax.rsqrt(var + eps)
-    dz, _, dscale, dbias = _sums(at_least_float32(x), dy, mean, r)
-    slope = _slope(params, r)
-    dstatistics = {"mean": -slope * dbias, "var": -0.5 * slope * r * dscale}
-    dstatistics = {name: d.astype(statistics[name].dtype) for name, d in dstatistics.items()}
-    dx = _scaled(dz, slope).astype(x.dtype)
-    return affine_gradient(params, dscale, dbias), dstatistics, dx
-
-
-def _sums(z, dy, mean, r):
-    """dy and x̂ in at least float32, Σₙ dy·x̂ and Σₙ dy."""
-    dz, batch = at_least_float32(dy), tuple(range(z.ndim - 1))
-    x_hat = _scaled(z - jnp.broadcast_to(mean, z.shape), r)
-    return dz, x_hat, jnp.sum(dz * x_hat, axis=batch), jnp.sum(dz, axis=batch)
-
-
-def _scaled(x, by_channel):
-    return x * jnp.broadcast_to(by_channel, x.shape)
-
-
-def _slope(params, r):
-    """∂y/∂x with the statistics held still, γ·r."""
-    return r * params["scale"].astype(r.dtype) if "scale" in params else r
-
-
-@batch_norm.validate
-def _(params, x, *, eps):
-    require_normalised(params, x, eps, axes=2)
+    return textbook_affine(params, (x - mean) * lax.rsqrt(var + eps))
 
 
 @batch_norm_inference.validate
@@ -223,3 +203,72 @@ def _(params, statistics, x, *, eps):
                 f"statistics[{name!r}] has shape {array.shape} but x has shape {x.shape}: "
                 f"it must be {x.shape[-1:]}, one number for each channel"
             )
+
+
+@batch_norm_inference.forward
+@wide
+def batch_norm_inference_fwd(params, statistics, x, *, eps=1e-5):
+    """y = γ·r·(x − mean) + β."""
+    mean, r = _mean_and_r(statistics, x, eps)
+    y = affine(params, _by_channel(x - jnp.broadcast_to(mean, x.shape), r))
+    return y, BatchNormInferenceResiduals(params, statistics, x)
+
+
+@batch_norm_inference.backward
+def batch_norm_inference_bwd(residuals, dy, *, eps=1e-5):
+    """dx = γ·r·dy, dγ = Σₙ dy·x̂, dβ = Σₙ dy, dmean = −γ·r·dβ, dvar = −½·γ·r²·dγ."""
+    deltas, *gradients = batch_norm_inference_bwd_input(residuals, dy, eps=eps)
+    return batch_norm_inference_bwd_params(residuals, deltas, eps=eps), *gradients
+
+
+@batch_norm_inference.backward_input
+@wide
+def batch_norm_inference_bwd_input(residuals, dy, *, eps=1e-5):
+    """dx = γ·r·dy, dmean = −γ·r·dβ, dvar = −½·γ·r²·dγ, and on the way dγ and dβ."""
+    params, statistics, x = residuals
+    mean, r = _mean_and_r(statistics, x, eps)
+    _, dscale, dbias = _sums(x, dy, mean, r)
+    slope = _slope(params, r)
+    dstatistics = {"mean": -slope * dbias, "var": -0.5 * slope * r * dscale}
+    return (dscale, dbias), dstatistics, _by_channel(dy, slope)
+
+
+@batch_norm_inference.backward_params
+def batch_norm_inference_bwd_params(residuals, deltas, *, eps=1e-5):
+    """dγ and dβ, which `batch_norm_inference_bwd_input` has computed."""
+    return affine_gradient(residuals.params, *deltas)
+
+
+def _batch(x):
+    return range(x.ndim - 1)
+
+
+def _size_of_batch(x):
+    """The number of examples and places, at least 1."""
+    return max(math.prod(x.shape[:-1]), 1)
+
+
+def _mean_over_batch(x):
+    """The mean of each channel, 0 over an empty batch."""
+    return jnp.sum(x, axis=_batch(x)) / _size_of_batch(x)
+
+
+def _mean_and_r(statistics, x, eps):
+    """The mean and 1/√(var + ε), in the dtype of x."""
+    mean, var = (statistics[name].astype(x.dtype) for name in ("mean", "var"))
+    return mean, lax.rsqrt(var + eps)
+
+
+def _sums(z, dy, mean, r):
+    """x̂, Σₙ dy·x̂ and Σₙ dy."""
+    x_hat = _by_channel(z - jnp.broadcast_to(mean, z.shape), r)
+    return x_hat, jnp.sum(dy * x_hat, axis=_batch(dy)), jnp.sum(dy, axis=_batch(dy))
+
+
+def _by_channel(x, factor):
+    return x * jnp.broadcast_to(factor, x.shape)
+
+
+def _slope(params, r):
+    """∂y/∂x with the statistics held still, γ·r."""
+    return r * params["scale"] if "scale" in params else r

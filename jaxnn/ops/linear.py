@@ -7,8 +7,8 @@ from jaxtyping import Array, Float
 
 from jaxnn.op import op
 from jaxnn.ops._common.compiler import transposed_product
-from jaxnn.ops._common.numerics import at_least_float32, contract
-from jaxnn.ops._common.validation import describe, require_floating, require_keys
+from jaxnn.ops._common.numerics import contract
+from jaxnn.ops._common.validation import describe, require_params
 
 Params = dict[str, Float[Array, "..."]]
 
@@ -60,50 +60,9 @@ def linear(params: Params, x: Float[Array, "*N I"]) -> Float[Array, "*N O"]:
 
 
 @linear.validate
-def _(params, x):
-    require_linear(params, x)
-
-
-@linear.forward
-def linear_fwd(params, x):
-    """y = x·W + b, in one accumulator."""
-    y = contract(x, params["w"], [-1], [0])
-    if "b" in params:
-        y = y + jnp.broadcast_to(at_least_float32(params["b"]), y.shape)
-    return y, LinearResiduals(params, x)
-
-
-@linear.backward
-def linear_bwd(residuals, dy):
-    """dW = xᵀ·dy, db = Σₙ dy, dx = dy·Wᵀ."""
-    dy, dx = linear_bwd_input(residuals, dy)
-    return linear_bwd_params(residuals, dy), dx
-
-
-@linear.backward_input
-def linear_bwd_input(residuals, dy):
-    """dx = dy·Wᵀ; the gradients of the params need dy itself."""
-    return dy, contract(dy, residuals.params["w"], [-1], [1])
-
-
-@linear.backward_params
-def linear_bwd_params(residuals, dy):
-    """dW = xᵀ·dy, db = Σₙ dy."""
-    params, x = residuals
-    batch = range(x.ndim - 1)
-    if x.ndim == 2:
-        dparams = {"w": transposed_product(contract(dy, x, batch, batch))}
-    else:
-        dparams = {"w": contract(x, dy, batch, batch)}
-    if "b" in params:
-        dparams["b"] = jnp.sum(at_least_float32(dy), axis=batch)
-    return dparams
-
-
 def require_linear(params, x) -> None:
     """Raise unless `params` are those of a linear map and `x` fits it."""
-    require_keys(params, ["w"], ["b"])
-    require_floating(**{f"params[{name!r}]": params[name] for name in params}, x=x)
+    require_params(params, ["w"], ["b"], x=x)
     w_shape = params["w"].shape
     if len(w_shape) != 2:
         raise ValueError(f"params['w'] must be (inputs, outputs), got shape {w_shape}")
@@ -117,3 +76,39 @@ def require_linear(params, x) -> None:
             f"x is {describe(x)} but params['w'] has shape {w_shape}: the last axis of x must be "
             f"{w_shape[0]}"
         )
+
+
+@linear.forward
+def linear_fwd(params, x):
+    """y = x·W + b, in one accumulator."""
+    y = contract(x, params["w"], [x.ndim - 1], [0])
+    if "b" in params:
+        y = y + jnp.broadcast_to(params["b"].astype(y.dtype), y.shape)
+    return y, LinearResiduals(params, x)
+
+
+@linear.backward
+def linear_bwd(residuals, dy):
+    """dW = xᵀ·dy, db = Σₙ dy, dx = dy·Wᵀ."""
+    dy, dx = linear_bwd_input(residuals, dy)
+    return linear_bwd_params(residuals, dy), dx
+
+
+@linear.backward_input
+def linear_bwd_input(residuals, dy):
+    """dx = dy·Wᵀ; the gradients of the params need dy itself."""
+    return dy, contract(dy, residuals.params["w"], [dy.ndim - 1], [1])
+
+
+@linear.backward_params
+def linear_bwd_params(residuals, dy):
+    """dW = xᵀ·dy, db = Σₙ dy."""
+    params, x = residuals
+    batch = range(x.ndim - 1)
+    if x.ndim == 2:
+        dparams = {"w": transposed_product(contract(dy, x, batch, batch))}
+    else:
+        dparams = {"w": contract(x, dy, batch, batch)}
+    if "b" in params:
+        dparams["b"] = jnp.sum(dy, axis=batch, dtype=dparams["w"].dtype)
+    return dparams

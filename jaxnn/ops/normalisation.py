@@ -1,6 +1,7 @@
 """Normalisation of each example by its own mean and variance: layer, RMS and group norm."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -8,7 +9,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxnn.op import op
-from jaxnn.ops._common.numerics import accumulator, at_least_float32
+from jaxnn.ops._common.compiler import stored
+from jaxnn.ops._common.numerics import wide
 from jaxnn.ops._common.validation import describe, require_floating, require_keys, require_number
 
 Channels = Float[Array, " C"]
@@ -16,7 +18,7 @@ Params = dict[str, Channels]
 
 
 class LayerNormResiduals(NamedTuple):
-    """The arguments, and of each row, less its first number, the mean and r = 1/√(var + ε)."""
+    """The arguments, and r = 1/√(var + ε) and the mean of each row minus its first number."""
 
     params: Params
     x: Float[Array, "*N C"]
@@ -33,12 +35,12 @@ class RMSNormResiduals(NamedTuple):
 
 
 class GroupNormResiduals(NamedTuple):
-    """The arguments, and of each group, less its first number, the mean and r = 1/√(var + ε)."""
+    """The arguments, and r = 1/√(var + ε) and the mean of each group minus its first number."""
 
     params: Params
     x: Float[Array, "N *S C"]
-    mean: Float[Array, "N 1 G 1"]
-    r: Float[Array, "N 1 G 1"]
+    mean: Float[Array, "N *ones G 1"]
+    r: Float[Array, "N *ones G 1"]
 
 
 @op
@@ -49,25 +51,29 @@ def layer_norm(
 
     var = mean (x − mean)², divided by C, not C − 1.
 
-    Shapes (N batch, any number of axes; C features):
-        params: {"scale": γ (C,), "bias": β (C,)}; either may be missing
+    Shapes:
+        N batch, any number of axes or none; C features
+        params: {"scale": γ (C,), "bias": β (C,)}; each is optional
         x, y, dx, dy: (N, C)
 
-    Backward, with r = 1/√(var + ε), x̂ = r·(x − mean), and means over the features:
+    Backward, from ⟨dy, ẏ⟩ = ⟨dγ, γ̇⟩ + ⟨dβ, β̇⟩ + ⟨dx, ẋ⟩ with ẏ = γ̇·x̂ + β̇ + γ·x̂˙. With
+    r = 1/√(var + ε), x̂ = r·(x − mean), and means over the features:
         ṙ  = −r³·mean((x − mean)·ẋ) = −r²·mean(x̂·ẋ)
         x̂˙ = r·(ẋ − mean ẋ) + ṙ·(x − mean) = r·(ẋ − mean ẋ − x̂·mean(x̂·ẋ))
-    The map from ẋ to x̂˙ is symmetric, so its transpose is itself. With g = γ·dy, what reaches x̂:
+    The map from ẋ to x̂˙ is symmetric, so it is its own transpose. With g = γ·dy, the gradient of x̂:
         dx = r·(g − mean g − x̂·mean(x̂·g))
         dγ = Σₙ dy·x̂
         dβ = Σₙ dy
 
-    Keeps x, the params (β for its presence alone), and two numbers a row in at least float32: to
-    take them from x again costs two passes. They are of x less the first number of its row, so
-    that a mean far from 0 takes no digits.
+    Saves x, the params (β for its presence alone), and two numbers for each row in at least
+    float32: to compute them from x again costs two passes. They are of x minus the first number of
+    its row, so that a mean far from 0 takes no digits.
 
-    The sums of dy·(x − mean) over each row and each column are matrix–vector products, with γ and
-    with r, so that one array serves both. A barrier keeps the compiler from writing the two
-    numbers of a row out over the whole row.
+    Implementation notes:
+        The sums of dy·(x − mean) over each row and each column are matrix–vector products, with γ
+        and with r, so that one array serves both. The axes of the batch are contracted where they
+        are. `stored` keeps the compiler from writing the two numbers of a row out over the whole
+        row.
 
     Args:
         params: γ and β.
@@ -78,7 +84,7 @@ def layer_norm(
         TypeError: an array is not floating point, or the dtypes differ.
         ValueError: the shapes do not fit, params has other keys, or eps is not above 0.
 
-    Source: J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer Normalization", 2016, equation 3.
+    Reference: J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer Normalization", 2016, equation 3.
 
     Example:
         >>> params = {"scale": jnp.array([1.0, 2.0]), "bias": jnp.array([0.0, 1.0])}
@@ -87,51 +93,79 @@ def layer_norm(
     """
     mean = jnp.mean(x, axis=-1, keepdims=True)
     var = jnp.mean((x - mean) ** 2, axis=-1, keepdims=True)
-    return affine(params, (x - mean) * lax.rsqrt(var + eps))
+    return textbook_affine(params, (x - mean) * lax.rsqrt(var + eps))
+
+
+@layer_norm.validate
+def _(params, x, *, eps):
+    require_normalised(params, x, eps)
 
 
 @layer_norm.forward
+@wide
 def layer_norm_fwd(params, x, *, eps=1e-5):
     """y = γ·r·(x − mean) + β."""
-    z = from_first(at_least_float32(x), -1)
+    z = from_first(x, [x.ndim - 1])
     mean = jnp.mean(z, axis=-1, keepdims=True)
     var = jnp.mean((z - mean) ** 2, axis=-1, keepdims=True)
-    mean, r = lax.optimization_barrier((mean, lax.rsqrt(var + eps)))
-    y = affine(params, (z - mean) * r)
-    return y.astype(x.dtype), LayerNormResiduals(params, x, mean, r)
+    mean, r = stored((mean, lax.rsqrt(var + eps)))
+    return affine(params, (z - mean) * r), LayerNormResiduals(params, x, mean, r)
 
 
 @layer_norm.backward
 def layer_norm_bwd(residuals, dy, *, eps=1e-5):
     """dx = r·(g − mean g − x̂·mean(x̂·g)), dγ = Σₙ dy·x̂, dβ = Σₙ dy."""
-    params, x, *statistics = residuals
-    z, dz, mean, r = (_rows(at_least_float32(a)) for a in (x, dy, *statistics))
-    z, scale = from_first(z, -1), _scale(params, z)
-    product = dz * (z - mean)
-    mean_g = _dot(dz, scale) / z.shape[1]
-    mean_g_x_hat = r * _dot(product, scale) / z.shape[1]
-    g = dz * jnp.broadcast_to(scale.T, z.shape)
-    dx = r * (g - mean_g - (z - mean) * r * mean_g_x_hat)
-    dparams = affine_gradient(params, _dot(r.T, product), jnp.sum(dz, axis=0))
-    return dparams, dx.reshape(x.shape).astype(x.dtype)
+    deltas, dx = layer_norm_bwd_input(residuals, dy, eps=eps)
+    return layer_norm_bwd_params(residuals, deltas, eps=eps), dx
+
+
+@layer_norm.backward_input
+@wide
+def layer_norm_bwd_input(residuals, dy, *, eps=1e-5):
+    """dx = r·(g − mean g − x̂·mean(x̂·g)); dγ and dβ need dy·(x − mean) and dy."""
+    params, x, mean, r = residuals
+    centred = from_first(x, [x.ndim - 1]) - mean
+    product = dy * centred
+    scale = _scale(params, x)
+    mean_g = _mean_of_rows(dy, scale)
+    mean_g_x_hat = r * _mean_of_rows(product, scale)
+    g = dy * jnp.broadcast_to(scale, dy.shape)
+    dx = r * (g - mean_g - centred * r * mean_g_x_hat)
+    return (dy, product), dx
+
+
+@layer_norm.backward_params
+@wide
+def layer_norm_bwd_params(residuals, deltas, *, eps=1e-5):
+    """dγ = Σₙ r·(dy·(x − mean)), dβ = Σₙ dy."""
+    params, _, _, r = residuals
+    dy, product = deltas
+    dbias = jnp.sum(dy, axis=range(dy.ndim - 1))
+    return affine_gradient(params, _sum_over_batch(r, product), dbias)
 
 
 @op
 def rms_norm(params: Params, x: Float[Array, "*N C"], *, eps: float = 1e-5) -> Float[Array, "*N C"]:
     """RMS norm, y = γ·x/√(mean x² + ε), over the last axis.
 
-    Shapes (N batch, any number of axes; C features):
+    Shapes:
+        N batch, any number of axes or none; C features
         params: {"scale": γ (C,)}, or {}
         x, y, dx, dy: (N, C)
 
-    Backward, with r = 1/√(mean x² + ε), x̂ = r·x, and means over the features:
+    Backward, from ⟨dy, ẏ⟩ = ⟨dγ, γ̇⟩ + ⟨dx, ẋ⟩ with ẏ = γ̇·x̂ + γ·x̂˙. With r = 1/√(mean x² + ε),
+    x̂ = r·x, and means over the features:
         ṙ  = −r³·mean(x·ẋ) = −r²·mean(x̂·ẋ)
-        x̂˙ = r·ẋ + ṙ·x = r·(ẋ − x̂·mean(x̂·ẋ)),  symmetric in ẋ; with g = γ·dy
+        x̂˙ = r·ẋ + ṙ·x = r·(ẋ − x̂·mean(x̂·ẋ))
+    The map from ẋ to x̂˙ is symmetric, so it is its own transpose. With g = γ·dy, the gradient of x̂:
         dx = r·(g − x̂·mean(x̂·g))
         dγ = Σₙ dy·x̂
 
-    Keeps x, the params, and one number a row in at least float32: to take it from x again costs a
-    pass. The sums of dy·x over rows and columns are matrix–vector products, as in `layer_norm`.
+    Saves x, the params, and one number for each row in at least float32: to compute it from x again
+    costs a pass.
+
+    Implementation notes:
+        The sums of dy·x over rows and columns are matrix–vector products, as in `layer_norm`.
 
     Args:
         params: γ.
@@ -142,7 +176,7 @@ def rms_norm(params: Params, x: Float[Array, "*N C"], *, eps: float = 1e-5) -> F
         TypeError: an array is not floating point, or the dtypes differ.
         ValueError: the shapes do not fit, params has other keys, or eps is not above 0.
 
-    Source: B. Zhang and R. Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4.
+    Reference: B. Zhang and R. Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4.
 
     Example:
         >>> params = {"scale": jnp.array([1.0, 10.0])}
@@ -150,28 +184,45 @@ def rms_norm(params: Params, x: Float[Array, "*N C"], *, eps: float = 1e-5) -> F
         [0.2, 14.0]
     """
     r = lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + eps)
-    return affine(params, x * r)
+    return textbook_affine(params, x * r)
+
+
+@rms_norm.validate
+def _(params, x, *, eps):
+    require_normalised(params, x, eps, optional=["scale"])
 
 
 @rms_norm.forward
+@wide
 def rms_norm_fwd(params, x, *, eps=1e-5):
     """y = γ·r·x."""
-    z = at_least_float32(x)
-    r = lax.optimization_barrier(lax.rsqrt(jnp.mean(z**2, axis=-1, keepdims=True) + eps))
-    return affine(params, z * r).astype(x.dtype), RMSNormResiduals(params, x, r)
+    r = stored(lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + eps))
+    return affine(params, x * r), RMSNormResiduals(params, x, r)
 
 
 @rms_norm.backward
 def rms_norm_bwd(residuals, dy, *, eps=1e-5):
     """dx = r·(g − x̂·mean(x̂·g)), dγ = Σₙ dy·x̂."""
+    product, dx = rms_norm_bwd_input(residuals, dy, eps=eps)
+    return rms_norm_bwd_params(residuals, product, eps=eps), dx
+
+
+@rms_norm.backward_input
+@wide
+def rms_norm_bwd_input(residuals, dy, *, eps=1e-5):
+    """dx = r·(g − x̂·mean(x̂·g)); dγ needs dy·x."""
     params, x, r = residuals
-    z, dz, r = (_rows(at_least_float32(a)) for a in (x, dy, r))
-    scale = _scale(params, z)
-    product = dz * z
-    mean_g_x_hat = r * _dot(product, scale) / z.shape[1]
-    dx = r * (dz * jnp.broadcast_to(scale.T, z.shape) - z * r * mean_g_x_hat)
-    dparams = affine_gradient(params, _dot(r.T, product), None)
-    return dparams, dx.reshape(x.shape).astype(x.dtype)
+    scale, product = _scale(params, x), dy * x
+    mean_g_x_hat = r * _mean_of_rows(product, scale)
+    g = dy * jnp.broadcast_to(scale, dy.shape)
+    return product, r * (g - x * r * mean_g_x_hat)
+
+
+@rms_norm.backward_params
+@wide
+def rms_norm_bwd_params(residuals, product, *, eps=1e-5):
+    """dγ = Σₙ r·(dy·x)."""
+    return affine_gradient(residuals.params, _sum_over_batch(residuals.r, product))
 
 
 @op
@@ -180,108 +231,144 @@ def group_norm(
 ) -> Float[Array, "N *S C"]:
     """Group norm, y = γ·(x − mean)/√(var + ε) + β, over each group of channels of each example.
 
-    Mean and variance run over all the axes but the first, within a group of C/groups channels
-    that lie side by side. One group is all that one example has; C groups are an instance norm.
+    Mean and variance run over all the axes but the first, within a group of C/groups neighbouring
+    channels. One group holds all the numbers of an example; C groups are an instance norm.
 
-    Shapes (N batch; S places, any number of axes, also none; C channels):
-        params: {"scale": γ (C,), "bias": β (C,)}; either may be missing
+    Shapes:
+        N batch; S places, any number of axes or none; C channels
+        params: {"scale": γ (C,), "bias": β (C,)}; each is optional
         x, y, dx, dy: (N, S, C)
 
     Backward, with r, x̂ and the symmetric map as in `layer_norm`, but means over the group, of
-    M = S·C/groups numbers. First come sums over the places, of each example and channel,
+    M = S·C/groups numbers. First come sums over the places, for each example and channel,
         A = Σₛ dy      B = Σₛ dy·x̂      (N, C)
-    and from them everything else; with g = γ·dy:
+    and all the other sums follow from them; with g = γ·dy:
         dβ = Σₙ A,   mean g = (1/M)·Σ γ·A         the sum over the channels of the group
         dγ = Σₙ B,   mean(x̂·g) = (1/M)·Σ γ·B
         dx = r·(g − mean g − x̂·mean(x̂·g))
 
-    Keeps x, the params (β for its presence alone), and two numbers a group in at least float32:
-    to take them from x again costs two passes. They are of x less the first number of its group.
+    Saves x, the params (β for its presence alone), and two numbers for each group in at least
+    float32: to compute them from x again costs two passes. They are of x minus the first number of
+    its group.
+
+    Implementation notes:
+        Each sum runs over the places first, then over the channels of a group. On (32, 28, 28, 64)
+        with 8 groups, forward and backward take 2.9 ms that way, and 7.3 ms with sums over whole
+        groups (two cores of an Intel Xeon). The price: devices that share the places exchange A and
+        B, C numbers for each example, not one for each group. The axes of the places are summed
+        where they are, for merging them would gather sharded places on every device.
 
     Args:
         params: γ and β.
         x: examples, channels last.
-        groups: their number, a divisor of C.
+        groups: the number of groups, a divisor of C.
         eps: ε, above 0; a constant group gives β.
 
     Raises:
-        TypeError: an array is not floating point, the dtypes differ, or groups is no integer.
+        TypeError: an array is not floating point, the dtypes differ, or groups is not an integer.
         ValueError: the shapes do not fit, params has other keys, groups does not divide C, or eps
             is not above 0.
 
-    Source: Y. Wu and K. He, "Group Normalization", 2018, equations 1 and 2.
+    Reference: Y. Wu and K. He, "Group Normalization", 2018, equations 1 and 2.
 
     Example:
         >>> x = jnp.array([[1.0, 3.0, 10.0, 30.0]])
         >>> [round(float(y), 3) for y in jaxnn.group_norm({}, x, groups=2)[0]]
         [-1.0, 1.0, -1.0, 1.0]
     """
-    z = _grouped(x, groups)
-    mean = jnp.mean(z, axis=(1, 3), keepdims=True)
-    var = jnp.mean((z - mean) ** 2, axis=(1, 3), keepdims=True)
-    return affine(params, ((z - mean) * lax.rsqrt(var + eps)).reshape(x.shape))
+    z = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    group = (*range(1, x.ndim - 1), x.ndim)
+    mean = jnp.mean(z, axis=group, keepdims=True)
+    var = jnp.mean((z - mean) ** 2, axis=group, keepdims=True)
+    return textbook_affine(params, ((z - mean) * lax.rsqrt(var + eps)).reshape(x.shape))
+
+
+@group_norm.validate
+def _(params, x, *, groups, eps):
+    require_normalised(params, x, eps, axes=2)
+    require_groups(groups, x.shape[-1])
 
 
 @group_norm.forward
+@wide
 def group_norm_fwd(params, x, *, groups=32, eps=1e-5):
     """y = γ·r·(x − mean) + β."""
-    z = from_first(_grouped(at_least_float32(x), groups), 1, 3)
+    z = _grouped_from_first(x, groups)
     mean = _mean_of_group(z)
     r = lax.rsqrt(_mean_of_group((z - mean) ** 2) + eps)
     y = affine(params, ((z - mean) * r).reshape(x.shape))
-    return y.astype(x.dtype), GroupNormResiduals(params, x, mean, r)
+    return y, GroupNormResiduals(params, x, mean, r)
 
 
 @group_norm.backward
 def group_norm_bwd(residuals, dy, *, groups=32, eps=1e-5):
     """dx = r·(g − mean g − x̂·mean(x̂·g)), dγ = Σ dy·x̂, dβ = Σ dy."""
+    deltas, dx = group_norm_bwd_input(residuals, dy, groups=groups, eps=eps)
+    return group_norm_bwd_params(residuals, deltas, groups=groups, eps=eps), dx
+
+
+@group_norm.backward_input
+@wide
+def group_norm_bwd_input(residuals, dy, *, groups=32, eps=1e-5):
+    """dx = r·(g − mean g − x̂·mean(x̂·g)); dγ and dβ need B and A."""
     params, x, mean, r = residuals
-    z, dz = (_grouped(at_least_float32(a), groups) for a in (x, dy))
-    x_hat = (from_first(z, 1, 3) - mean) * r
-    scale = _scale(params, x).reshape(1, 1, groups, -1)
-    a, b = (jnp.sum(summed, axis=1, keepdims=True) for summed in (dz, dz * x_hat))
-    size = z.shape[1] * z.shape[3]
-    mean_g, mean_g_x_hat = (jnp.sum(scale * s, axis=3, keepdims=True) / size for s in (a, b))
+    x_hat = (_grouped_from_first(x, groups) - mean) * r
+    dz, places = _grouped(dy, groups), _places(x_hat)
+    scale = _scale(params, x).reshape((*[1] * (x.ndim - 1), groups, -1))
+    a, b = (jnp.sum(summed, axis=places, keepdims=True) for summed in (dz, dz * x_hat))
+    size = math.prod(x_hat.shape[axis] for axis in (*places, -1))
+    mean_g, mean_g_x_hat = (jnp.sum(scale * s, axis=-1, keepdims=True) / size for s in (a, b))
     dx = r * (scale * dz - mean_g - x_hat * mean_g_x_hat)
-    dparams = affine_gradient(params, *(jnp.sum(s, axis=0).reshape(-1) for s in (b, a)))
-    return dparams, dx.reshape(x.shape).astype(x.dtype)
+    return (a, b), dx.reshape(x.shape)
 
 
-def from_first(z: Float[Array, "*shape"], *axes: int) -> Float[Array, "*shape"]:
-    """z less its first entry along these axes, so that a large mean takes no digits.
+@group_norm.backward_params
+@wide
+def group_norm_bwd_params(residuals, deltas, *, groups=32, eps=1e-5):
+    """dγ = Σₙ B, dβ = Σₙ A."""
+    a, b = (jnp.sum(s, axis=0).reshape(-1) for s in deltas)
+    return affine_gradient(residuals.params, b, a)
 
-    What is normalised does not depend on it, and neither does its gradient.
+
+def from_first(z: Float[Array, "*shape"], axes: Sequence[int]) -> Float[Array, "*shape"]:
+    """`z` minus its first entry along these axes, so that a large mean takes no digits.
+
+    A constant changes neither the normalised numbers nor their gradient.
     """
-    first = z
-    for axis in axes:
-        first = first[(*[slice(None)] * (axis % z.ndim), slice(1))]
+    first = z[tuple(slice(1 if axis in axes else None) for axis in range(z.ndim))]
     return z - lax.stop_gradient(first)
 
 
 def affine(params: Params, x_hat: Float[Array, "*N C"]) -> Float[Array, "*N C"]:
-    """γ·x̂ + β, of what there is of the two."""
+    """γ·x̂ + β, with those of γ and β that there are."""
     for name, apply in (("scale", jnp.multiply), ("bias", jnp.add)):
         if name in params:
-            x_hat = apply(x_hat, jnp.broadcast_to(params[name].astype(x_hat.dtype), x_hat.shape))
+            x_hat = apply(x_hat, jnp.broadcast_to(params[name], x_hat.shape))
     return x_hat
 
 
-def affine_gradient(params: Params, dscale, dbias) -> Params:
-    """The gradients of those of γ and β that there are, in their dtypes and shapes."""
-    sums = {"scale": dscale, "bias": dbias}
-    return {name: sums[name].reshape(p.shape).astype(p.dtype) for name, p in params.items()}
+def affine_gradient(params: Params, dscale, dbias=None) -> Params:
+    """The gradients of those of γ and β that there are."""
+    gradients = {"scale": dscale, "bias": dbias}
+    return {name: gradients[name] for name in params}
+
+
+def textbook_affine(params: Params, x_hat: Float[Array, "*N C"]) -> Float[Array, "*N C"]:
+    """γ·x̂ + β for the definitions, which share nothing with `affine`."""
+    ones = jnp.ones(x_hat.shape[-1:], x_hat.dtype)
+    scale, bias = params.get("scale", ones), params.get("bias", 0 * ones)
+    return jnp.broadcast_to(scale, x_hat.shape) * x_hat + jnp.broadcast_to(bias, x_hat.shape)
 
 
 def require_normalised(params, x, eps, *, optional=("scale", "bias"), axes=1) -> None:
-    """What every normalisation asks of its arguments.
+    """Raise unless the arguments fit a normalisation.
 
     Args:
-        op: its name.
         params: the params.
-        x: what to normalise.
+        x: the numbers to normalise.
         eps: the option.
         optional: the keys that params may have.
-        axes: how many axes x has at least.
+        axes: the least number of axes that x has.
     """
     require_number("eps", eps, above=0)
     require_keys(params, [], optional)
@@ -298,51 +385,51 @@ def require_normalised(params, x, eps, *, optional=("scale", "bias"), axes=1) ->
 
 
 def require_groups(groups, channels: int) -> None:
-    """A number of groups divides the number of channels."""
+    """Raise unless the number of groups divides the number of channels."""
     if type(groups) is not int:
         raise TypeError(f"groups must be an integer, got {groups!r}")
     if groups < 1 or channels % groups:
         raise ValueError(f"{groups} groups do not divide {channels} channels")
 
 
-def _scale(params, z):
-    """γ as a column, ones where there is none."""
-    if "scale" in params:
-        return at_least_float32(params["scale"])[:, None]
-    return jnp.ones((z.shape[-1], 1), accumulator(z.dtype))
+def _scale(params, x):
+    """γ, ones where there is none."""
+    return params["scale"] if "scale" in params else jnp.ones_like(x, shape=x.shape[-1:])
 
 
-def _dot(a, b):
-    """A matrix product in full precision on every device: it stands for a sum."""
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+def _mean_of_rows(x, scale):
+    """mean γ·x of each row, as the product of a matrix and a vector."""
+    return _dot(x, scale[:, None], [x.ndim - 1], [0]) / x.shape[-1]
 
 
-def _rows(x):
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+def _sum_over_batch(r, x):
+    """Σₙ r·x of each column, as the product of a vector and a matrix."""
+    batch = range(x.ndim - 1)
+    return _dot(r, x, batch, batch)[0]
+
+
+def _dot(a, b, a_axes, b_axes):
+    """A matrix product in full precision on every device, for it stands for a sum."""
+    dimensions = (a_axes, b_axes), ((), ())
+    return lax.dot_general(a, b, dimensions, precision=lax.Precision.HIGHEST)
 
 
 def _grouped(x, groups):
-    """(N, S, C) as (N, places, groups, C/groups)."""
-    places = math.prod(x.shape[1:-1])
-    return x.reshape(x.shape[0], places, groups, x.shape[-1] // groups)
+    """(N, S, C) as (N, S, groups, C/groups)."""
+    return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+
+
+def _grouped_from_first(x, groups):
+    """The groups, each less its first number."""
+    z = _grouped(x, groups)
+    return from_first(z, (*_places(z), z.ndim - 1))
+
+
+def _places(z):
+    """The axes of the places of an array of groups."""
+    return tuple(range(1, z.ndim - 2))
 
 
 def _mean_of_group(z):
     """The mean over places, then over the channels of a group: faster than over both at once."""
-    return jnp.mean(jnp.mean(z, axis=1, keepdims=True), axis=3, keepdims=True)
-
-
-@layer_norm.validate
-def _(params, x, *, eps):
-    require_normalised(params, x, eps)
-
-
-@rms_norm.validate
-def _(params, x, *, eps):
-    require_normalised(params, x, eps, optional=["scale"])
-
-
-@group_norm.validate
-def _(params, x, *, groups, eps):
-    require_normalised(params, x, eps, axes=2)
-    require_groups(groups, x.shape[-1])
+    return jnp.mean(jnp.mean(z, axis=_places(z), keepdims=True), axis=-1, keepdims=True)

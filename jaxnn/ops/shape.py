@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array, Float
@@ -16,10 +16,10 @@ from jaxnn.ops._common.validation import describe, require_floating
 class Shape:
     """A shape as a residual: known when the backward is traced, and without any array."""
 
-    sizes: tuple[int, ...]
+    sizes: tuple[Any, ...]
 
 
-class ShapeKept(NamedTuple):
+class ShapeResiduals(NamedTuple):
     """The shape of the input."""
 
     x: Shape
@@ -29,20 +29,21 @@ class ShapeKept(NamedTuple):
 def flatten(x: Float[Array, "N ..."]) -> Float[Array, "N I"]:
     """Each example's numbers in one row: all axes but the first become one.
 
-    Shapes (N batch, I the product of the other sizes):
+    Shapes:
+        N batch; I the product of the other sizes
         x, dx: (N, …)
         y, dy: (N, I)
 
     Backward: y holds the numbers of x in the same order, so
         dx = dy in the shape of x
 
-    Keeps no array.
+    Saves no array.
 
     Raises:
         TypeError: x is not floating point.
         ValueError: x has no axis.
 
-    Source: M. Abadi et al., "TensorFlow", 2016; Keras `Flatten`.
+    Reference: M. Abadi et al., "TensorFlow", 2016; Keras `Flatten`.
 
     Example:
         >>> jaxnn.flatten(jnp.ones((7, 5, 3))).shape
@@ -51,10 +52,18 @@ def flatten(x: Float[Array, "N ..."]) -> Float[Array, "N I"]:
     return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
+@flatten.validate
+def _(x):
+    require_floating(x=x)
+    if x.ndim == 0:
+        raise ValueError("x is a single number; its first axis must be the batch")
+
+
 @flatten.forward
 def flatten_fwd(x):
     """y = x in the shape (N, I)."""
-    return flatten.definition(x), ShapeKept(Shape(x.shape))
+    n, *others = x.shape
+    return x.reshape(n, math.prod(others)), ShapeResiduals(Shape(x.shape))
 
 
 @flatten.backward
@@ -74,18 +83,18 @@ def reshape(x: Float[Array, "*shape"], *, shape: tuple[int, ...]) -> Float[Array
     Backward: y holds the numbers of x in the same order (the last axis runs fastest), so
         dx = dy in the shape of x
 
-    Keeps no array.
+    Saves no array.
 
     Args:
         x: the numbers.
-        shape: the shape of y, the batch axis included. One size may be −1: it becomes whatever
-            is left, so that the op works for batches of any size.
+        shape: the shape of y, including the batch axis. One size may be −1 and is then computed
+            from the others, so that the op works for batches of any size.
 
     Raises:
         TypeError: x is not floating point, or shape is not a tuple of integers.
         ValueError: the shape does not hold as many numbers as x.
 
-    Source: C. R. Harris et al., "Array programming with NumPy", 2020; `numpy.reshape`.
+    Reference: C. R. Harris et al., "Array programming with NumPy", 2020; `numpy.reshape`.
 
     Example:
         >>> to_images = jaxnn.reshape.bind(shape=(-1, 8, 8, 1))
@@ -93,25 +102,6 @@ def reshape(x: Float[Array, "*shape"], *, shape: tuple[int, ...]) -> Float[Array
         (7, 8, 8, 1)
     """
     return x.reshape(shape)
-
-
-@reshape.forward
-def reshape_fwd(x, *, shape):
-    """y = x in the new shape."""
-    return x.reshape(shape), ShapeKept(Shape(x.shape))
-
-
-@reshape.backward
-def reshape_bwd(residuals, dy, *, shape):
-    """dx = dy in the shape of x."""
-    return (dy.reshape(residuals.x.sizes),)
-
-
-@flatten.validate
-def _(x):
-    require_floating(x=x)
-    if x.ndim == 0:
-        raise ValueError("x is a single number; its first axis must be the batch")
 
 
 @reshape.validate
@@ -126,3 +116,15 @@ def _(x, *, shape):
         raise ValueError(
             f"x is {describe(x)}, {x.size} numbers, which do not fit the shape {shape}"
         )
+
+
+@reshape.forward
+def reshape_fwd(x, *, shape):
+    """y = x in the new shape."""
+    return x.reshape(shape), ShapeResiduals(Shape(x.shape))
+
+
+@reshape.backward
+def reshape_bwd(residuals, dy, *, shape):
+    """dx = dy in the shape of x."""
+    return (dy.reshape(residuals.x.sizes),)

@@ -20,7 +20,6 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
 from jaxnn.op import Op
-from jaxnn.ops._common.validation import require_floating
 from jaxnn.ops.activations.softmax import softmax
 
 Vector = Num[ArrayLike, " n"]
@@ -58,7 +57,8 @@ def activation_jacobian(
             f"got {activation!r}"
         )
     z = _array("activation_jacobian", "z", z, ndim=1)
-    require_floating("activation_jacobian", z=z)
+    if not jnp.issubdtype(z.dtype, jnp.floating):
+        raise TypeError(f"activation_jacobian: z must be floating point, got {describe(z)}")
 
     def slope(z):
         a, residuals = activation.fwd(z)
@@ -321,12 +321,12 @@ def _lay_out(function, jacobian, layout):
     raise ValueError(f"{function}: layout must be 'numerator' or 'denominator', got {layout!r}")
 
 
-def _array(function, name, value, ndim):
-    value = jnp.asarray(value)
-    if value.ndim != ndim:
+def _array(function, name, value, ndim) -> Array:
+    array = jnp.asarray(value)
+    if array.ndim != ndim:
         kind = {1: "a vector", 2: "a matrix"}[ndim]
-        raise ValueError(f"{function}: {name} must be {kind}, got shape {value.shape}")
-    return value
+        raise ValueError(f"{function}: {name} must be {kind}, got shape {array.shape}")
+    return array
 
 
 def _require_size(function, m):

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,11 +10,12 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from jaxnn.layer import Layer, Params, State, as_layer, run
+from jaxnn.layer import Layer, Params, State, as_layer
 from jaxnn.op import Op
 from jaxnn.training.data import Data, as_pair, require_batch_size, require_examples, shuffled
+from jaxnn.training.gradient import require_loss
 from jaxnn.training.metrics import evaluator
-from jaxnn.training.steps import require_loss, train_epoch, train_step
+from jaxnn.training.steps import train_epoch, train_step
 
 
 class History(NamedTuple):
@@ -117,7 +117,7 @@ def fit(
     if optimizer is None:
         optimizer = optax.sgd(learning_rate)
     net = as_layer(net)
-    if net.init_state and state is None:
+    if net.stateful and state is None:
         state = net.init_state()
     x, target = _prepare("data", net, loss, params, state, data)
     require_batch_size(batch_size, len(x))
@@ -205,7 +205,7 @@ def _prepare(name, net, loss, params, state, data):
         if jnp.issubdtype(array.dtype, jnp.floating) and not jnp.isfinite(array).all():
             first = np.argwhere(~np.isfinite(np.asarray(array)))[0].tolist()
             raise ValueError(f"{part} of {name} holds {array[tuple(first)]} at index {first}")
-    prediction = jax.eval_shape(partial(run, net), params, x[:1], state)
+    prediction = jax.eval_shape(net.apply, params, x[:1], state)
     require_loss(loss)
     loss.check(jnp.zeros((n, *prediction.shape[1:]), prediction.dtype), target)
     return x, target

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnn.layer import Layer, Params, State, as_layer, run
+from jaxnn.layer import Layer, Params, State, as_layer
 from jaxnn.op import Op
 from jaxnn.training.data import Data, as_pair, require_batch_size, require_examples
-from jaxnn.training.steps import reduce_losses, require_loss
+from jaxnn.training.gradient import reduce_losses, require_loss
 
 
 def accuracy(prediction: jax.Array, target: jax.Array) -> jax.Array:
@@ -68,7 +68,7 @@ def evaluator(net, loss, metric, reduction, batch_size=4096):
 
     @jax.jit
     def sums(params, state, x, target):
-        prediction = run(net, params, x, state)
+        prediction = net.apply(params, x, state)
         losses = loss(prediction, target)
         values = jnp.zeros(1) if metric is None else metric(prediction, target)
         reduce_losses(losses, x, reduction, loss.__name__)

@@ -7,30 +7,31 @@ import jax.numpy as jnp
 import pytest
 
 import jaxnn
-from jaxnn.gradcheck.nonfinite import locate_nonfinite
-from jaxnn.layer import Layer
-
-X = jnp.linspace(-1.0, 1.0, 12).reshape(3, 4)
-TARGET = jnp.zeros((3, 2))
+from jaxnn.gradcheck import locate_nonfinite
+from jaxnn.layer import BuiltLayer
 
 
-class Kept(NamedTuple):
+class Saved(NamedTuple):
     exponential: jax.Array
 
 
-def broken_layer(forward=lambda x: x, kept=lambda x: x, dparams=lambda dy: {}, dx=lambda dy: dy):
+def batch():
+    return jnp.linspace(-1.0, 1.0, 12).reshape(3, 4), jnp.zeros((3, 2))
+
+
+def broken_layer(forward=lambda x: x, saved=lambda x: x, dparams=lambda dy: {}, dx=lambda dy: dy):
     """The identity with one of its parts replaced."""
-    return Layer(
+    return jaxnn.layer(
         init=lambda key: {},
         apply=lambda params, x: forward(x),
-        fwd=lambda params, x, key=None: (forward(x), Kept(kept(x))),
+        fwd=lambda params, x, key: (forward(x), Saved(saved(x))),
         bwd=lambda residuals, dy: (dparams(dy), dx(dy)),
     )
 
 
-def located(layer, loss=jaxnn.squared_error, x=X, target=TARGET):
+def located(layer, loss=jaxnn.squared_error):
     net = jaxnn.serial(jaxnn.Linear(4, 2), jaxnn.serial(jaxnn.tanh, layer), jaxnn.sigmoid)
-    return locate_nonfinite(net, loss, net.init(jax.random.key(0)), x, target)
+    return locate_nonfinite(net, loss, net.init(jax.random.key(0)), *batch())
 
 
 def spoiled(value):
@@ -45,7 +46,7 @@ def test_nothing_is_found_where_all_is_finite():
     ("part", "quantity"),
     [
         ("forward", "output"),
-        ("kept", "residual field 'exponential'"),
+        ("saved", "residual field 'exponential'"),
         ("dx", "input gradient"),
     ],
 )
@@ -62,18 +63,35 @@ def test_a_gradient_leaf_is_named():
 
 
 def test_the_op_is_named():
-    logarithm = jaxnn.Op(
-        jnp.log,
-        lambda x: (jnp.log(x), (x,)),
-        lambda residuals, dy: (dy / residuals[0],),
-        residual_bytes=lambda x: x.nbytes,
-        check=lambda x: None,
-    )
-    found = located(logarithm)
+    @jaxnn.op
+    def log(x):
+        return jnp.log(x)
+
+    @log.forward
+    def _(x):
+        return jnp.log(x), Saved(x)
+
+    @log.backward
+    def _(residuals, dy):
+        return (dy / residuals.exponential,)
+
+    found = located(log)
     assert str(found) == (
-        f"the output of layer 1.1, <op log(x)>, is nan at index {found.index}; "
+        f"the output of layer 1.1, log, is nan at index {found.index}; "
         "everything before it is finite"
     )
+
+
+class Shell(BuiltLayer):
+    """A layer that is built of others."""
+
+    net = jaxnn.serial(jaxnn.relu, broken_layer(lambda x: x / 0.0))
+
+
+def test_a_layer_that_is_built_of_others_is_taken_apart():
+    found = located(Shell())
+    assert found.place == "layer 1.1.1"
+    assert found.quantity == "output"
 
 
 def test_a_nan_goes_before_an_infinity():
@@ -81,55 +99,59 @@ def test_a_nan_goes_before_an_infinity():
     assert found.index == (2, 0)
 
 
-def test_what_was_given_is_named():
+def test_a_nonfinite_argument_is_named():
     net = jaxnn.mlp((4, 2))
-    params = net.init(jax.random.key(0))
+    params, (x, target) = net.init(jax.random.key(0)), batch()
     broken = jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan), params)
     find = jax.tree_util.Partial(locate_nonfinite, net, jaxnn.squared_error)
-    assert str(find(broken, X, TARGET)) == "params[0]['b'] is nan at index (0,), as it was given"
-    assert find(params, X.at[1, 2].set(jnp.inf), TARGET)[:3] == ("x", "", (1, 2))
-    assert find(params, X, TARGET.at[0, 1].set(jnp.nan))[:3] == ("target", "", (0, 1))
+    assert str(find(broken, x, target)) == "params[0]['b'] is nan at index (0,), as it was given"
+    assert find(params, x.at[1, 2].set(jnp.inf), target)[:3] == ("x", "", (1, 2))
+    assert find(params, x, target.at[0, 1].set(jnp.nan))[:3] == ("target", "", (0, 1))
 
 
-@pytest.mark.parametrize(("part", "quantity"), [(0, "value"), (1, "gradient")])
-def test_the_loss_is_named(part, quantity):
-    def fwd(prediction, target):
+@pytest.mark.parametrize("quantity", ["value", "gradient"])
+def test_the_loss_is_named(quantity):
+    @jaxnn.op
+    def loss(prediction, target):
+        return prediction[:, 0]
+
+    @loss.forward
+    def _(prediction, target):
         y = prediction[:, 0]
-        return (y.at[1].set(jnp.inf) if part == 0 else y), (prediction,)
+        return (y.at[1].set(jnp.inf) if quantity == "value" else y), Saved(prediction)
 
-    def bwd(residuals, dy):
-        (prediction,) = residuals
-        return (jnp.full_like(prediction, jnp.nan) if part == 1 else prediction), None
+    @loss.backward
+    def _(residuals, dy):
+        return jnp.full_like(residuals.exponential, jnp.nan), None
 
-    loss = jaxnn.Op(
-        lambda prediction, target: prediction[:, 0],
-        fwd,
-        bwd,
-        residual_bytes=lambda *args: 0,
-        check=lambda *args: None,
-    )
     found = located(jaxnn.relu, loss)
     assert found.quantity == quantity
-    assert found.place == str(loss)
+    assert found.place == "loss"
 
 
 def test_labels_and_a_single_op_are_fine():
-    found = locate_nonfinite(jaxnn.tanh, jaxnn.softmax_cross_entropy, (), X, jnp.array([0, 1, 2]))
+    x, _ = batch()
+    found = locate_nonfinite(jaxnn.tanh, jaxnn.softmax_cross_entropy, (), x, jnp.array([0, 1, 2]))
     assert found is None
 
 
 def test_the_key_reaches_each_layer_as_in_training():
     keys = []
 
-    def layer():
-        def fwd(params, x, key=None):
+    def listening():
+        def fwd(params, x, key):
             keys.append(key)
             return x, ()
 
-        return broken_layer()._replace(fwd=fwd, bwd=lambda residuals, dy: ({}, dy))
+        return jaxnn.layer(
+            init=lambda key: {},
+            apply=lambda params, x: x,
+            fwd=fwd,
+            bwd=lambda residuals, dy: ({}, dy),
+        )
 
-    net = jaxnn.serial(jaxnn.relu, jaxnn.serial(layer(), layer()))
-    params, key = net.init(jax.random.key(0)), jax.random.key(1)
-    assert locate_nonfinite(net, jaxnn.squared_error, params, X, X, key) is None
-    net.fwd(params, X, key)
+    net = jaxnn.serial(jaxnn.relu, jaxnn.serial(listening(), listening()))
+    params, key, (x, _) = net.init(jax.random.key(0)), jax.random.key(1), batch()
+    assert locate_nonfinite(net, jaxnn.squared_error, params, x, x, key) is None
+    net.fwd(params, x, key)
     assert keys[:2] == keys[2:]

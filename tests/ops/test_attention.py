@@ -125,6 +125,116 @@ def test_memory_grows_with_the_length_and_not_with_its_square():
     assert longer <= 2.1 * long
 
 
+def pushed_forward(function, args, moving, dots):
+    """The tangent for tangents of some of the arguments."""
+
+    def of_moving(*moved):
+        filled = list(args)
+        for i, a in zip(moving, moved, strict=True):
+            filled[i] = a
+        return function(*filled)
+
+    inputs = [args[i] for i in moving], [dots[i] for i in moving]
+    return jax.jit(lambda primals, tangents: jax.jvp(of_moving, primals, tangents)[1])(*inputs)
+
+
+@pytest.mark.parametrize("moving", [(0,), (1,), (2,), (3,), (0, 2), (1, 3), (0, 1, 2, 3)])
+def test_the_tangent_for_any_of_the_arguments(moving):
+    mask = random(5, 1, H, T, S) < 1
+    lengths = jnp.array([7, 3, 5], jnp.int32), jnp.array([2, 8, 0], jnp.int32)
+    args = (*qkv(), random(4, B, 1, T, 1))
+    dots = [random(10 + i, *a.shape) for i, a in enumerate(args)]
+
+    def run(function):
+        op = lambda *a: function(*a, mask, *lengths, causal=True, scale=0.7, block=3)  # noqa: E731
+        return pushed_forward(op, args, moving, dots)
+
+    assert_close([run(attention)], [run(attention.definition)])
+
+
+def test_the_tangent_of_half_precision_is_rounded_once():
+    args = qkv(jnp.bfloat16)
+    dots = [random(10 + i, *a.shape, dtype=jnp.bfloat16) for i, a in enumerate(args)]
+    op = attention.bind(causal=True, block=3)
+    found = pushed_forward(op, args, (0, 1, 2), dots)
+    wider = [[a.astype(jnp.float64) for a in each] for each in (args, dots)]
+    true = pushed_forward(op.definition, wider[0], (0, 1, 2), wider[1])
+    theirs = pushed_forward(op.definition, args, (0, 1, 2), dots)
+    error, their_error = (jnp.linalg.norm(a.astype(true.dtype) - true) for a in (found, theirs))
+    assert found.dtype == jnp.bfloat16
+    assert error <= their_error
+
+
+def test_the_tangent_loses_nothing_where_one_key_has_almost_all_the_weight():
+    """p = 1 in float32, and the other p of 2e-9 counts: its value is 1e6."""
+    q = k = jnp.zeros((1, 2, 1, 1), jnp.float32)
+    v = jnp.array([0.0, 1e6], jnp.float32).reshape(k.shape)
+    bias = jnp.array([[[[20.0, 0.0]]]], jnp.float32)
+    for dot in ([1.0, 0.0], [0.0, 1.0]):
+        dots = [None, None, None, jnp.array([[[dot]]], jnp.float32)]
+        found = pushed_forward(attention, (q, k, v, bias), (3,), dots)
+        true = pushed_forward(attention.definition, (q, k, v, bias), (3,), dots)
+        np.testing.assert_allclose(found, true, rtol=1e-6)
+        assert (found != 0).all()
+
+
+def test_the_tangent_never_holds_all_the_scores():
+    """At most .06 of the temporary memory of the definition's tangent."""
+    shapes = (jax.ShapeDtypeStruct((1, 2048, 4, 32), jnp.float32),) * 3
+
+    def bytes_of(function):
+        compiled = jax.jit(lambda x, dot: jax.jvp(function, x, dot)).lower(shapes, shapes).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    op = attention.bind(causal=True)
+    assert bytes_of(op) <= 0.06 * bytes_of(op.definition)
+
+
+def in_every_mode(function):
+    """`(*args) ->` the value, the gradients and a tangent."""
+
+    def run(*args):
+        y, pullback = jax.vjp(function, *args)
+        return y, *pullback(y), jax.jvp(function, args, args)[1]
+
+    return jax.jit(run)
+
+
+@pytest.mark.usefixtures("unannotated")
+@pytest.mark.parametrize("options", [{}, {"causal": True}, {"causal": True, "block": 3}])
+def test_one_export_serves_every_batch_and_length(options):
+    op = attention.bind(**options)
+    b, t, s = jax.export.symbolic_shape("b, t, s")
+    symbolic = [(b, t, H, D), (b, s, K, D), (b, s, K, D)]
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float64) for shape in symbolic]
+    exported = jax.export.export(in_every_mode(op))(*shapes)
+    for batch, n_queries, n_keys in ((3, 7, 8), (1, 130, 128)):
+        args = random(1, batch, n_queries, H, D), *random(2, 2, batch, n_keys, K, D)
+        assert_close(exported.call(*args), in_every_mode(op.definition)(*args), rtol=1e-10)
+
+
+@pytest.mark.usefixtures("unannotated")
+@pytest.mark.parametrize("shape", [None, "t", "b, t"])
+def test_one_export_of_rotary_serves_every_batch_and_length(shape):
+    scope = jax.export.SymbolicScope()
+    symbolic = {"x": jax.export.symbolic_shape("b, t, 6, 4", scope=scope)}
+    positions = jnp.array([[3, 0, -7], [9, 9, 1]])
+    if shape is not None:
+        symbolic["positions"] = jax.export.symbolic_shape(shape, scope=scope)
+    shapes = [
+        jax.ShapeDtypeStruct(size, jnp.float64 if name == "x" else positions.dtype)
+        for name, size in symbolic.items()
+    ]
+    given = [] if shape is None else [positions if shape == "b, t" else positions[0]]
+
+    def of_x(function):
+        return lambda x, *rest: in_every_mode(lambda x: function(x, *rest))(x)
+
+    x = random(1, 2, 3, H, D)
+    exported = jax.export.export(jax.jit(of_x(rotary_embedding)))(*shapes)
+    assert_close(exported.call(x, *given), of_x(rotary_embedding.definition)(x, *given))
+
+
 @pytest.mark.usefixtures("unannotated")
 @pytest.mark.parametrize(
     ("change", "error", "words"),
@@ -178,7 +288,7 @@ def test_rotary_makes_products_depend_on_the_distance():
     ],
 )
 def test_bad_arguments_of_rotary(arguments, error, words):
-    with pytest.raises(error, match=f"rotary: .*{words}"):
+    with pytest.raises(error, match=f"rotary_embedding: .*{words}"):
         rotary_embedding(*arguments)
 
 

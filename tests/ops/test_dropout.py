@@ -16,17 +16,17 @@ ONES = jnp.ones((400, 251), jnp.float32)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_a_share_of_the_numbers_is_left_out_and_the_rest_scaled(rate):
+def test_a_fraction_of_the_entries_is_dropped_and_the_rest_scaled(rate):
     y = np.asarray(dropout(ONES, KEY, rate=rate))
-    share = (y == 0).mean()
-    assert abs(share - rate) < 5 * np.sqrt(rate * (1 - rate) / y.size)
+    dropped = (y == 0).mean()
+    assert abs(dropped - rate) < 5 * np.sqrt(rate * (1 - rate) / y.size)
     np.testing.assert_allclose(y[y != 0], 1 / (1 - rate), rtol=1e-6)
 
 
-def test_neighbours_are_left_out_independently():
-    left_out = np.asarray(dropout(ONES, KEY, rate=0.5)) == 0
-    for other in (left_out[:, ::-1], np.roll(left_out, 1, 1), np.roll(left_out, 126, 1)):
-        assert abs((left_out == other)[:, :125].mean() - 0.5) < 0.02
+def test_neighbours_are_dropped_independently():
+    dropped = np.asarray(dropout(ONES, KEY, rate=0.5)) == 0
+    for other in (dropped[:, ::-1], np.roll(dropped, 1, 1), np.roll(dropped, 126, 1)):
+        assert abs((dropped == other)[:, :125].mean() - 0.5) < 0.02
 
 
 def test_the_mask_is_the_same_for_every_dtype_and_without_float64():
@@ -60,7 +60,7 @@ def test_keys_may_be_mapped_over():
     assert jnp.array_equal(mapped[1], dropout(ONES, keys[1], rate=0.3))
 
 
-def test_what_is_left_out_is_zero_whatever_it_was():
+def test_dropped_entries_are_zero_even_if_they_were_nan():
     y = dropout(ONES * jnp.nan, KEY, rate=0.5)
     assert set(np.unique(np.isnan(y))) == {False, True}
 

@@ -43,7 +43,17 @@ def test_sums_of_half_precision_are_in_float32():
     assert dparams["w"].ravel().tolist() == [0, 1000, 0]
 
 
-def test_only_the_ids_are_kept():
+def test_the_two_halves_make_the_backward():
+    ids = jnp.array([[3, 127, 3], [0, 3, 299]])
+    y, residuals = embedding.fwd(PARAMS, ids)
+    deltas, dids = embedding.bwd_input(residuals, y)
+    assert deltas is y
+    assert dids is None
+    halves = embedding.bwd_params(residuals, deltas)
+    assert jnp.array_equal(halves["w"], embedding.bwd(residuals, y)[0]["w"])
+
+
+def test_only_the_ids_are_saved():
     _, residuals = embedding.fwd(PARAMS, jnp.arange(7))
     assert [leaf.shape for leaf in jax.tree.leaves(residuals)] == [(7,)]
 

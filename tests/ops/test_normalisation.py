@@ -8,7 +8,8 @@ import pytest
 
 import jaxnn
 from jaxnn.gradcheck import check
-from jaxnn.layers.normalisation import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from jaxnn.layers.batch_norm import BatchNorm
+from jaxnn.layers.normalisation import GroupNorm, LayerNorm, RMSNorm
 from jaxnn.ops.batch_norm import batch_norm, batch_norm_inference
 from jaxnn.ops.normalisation import group_norm, layer_norm, rms_norm
 
@@ -68,6 +69,25 @@ def test_what_does_not_vary_becomes_the_bias():
     for op in (layer_norm, group_norm.bind(groups=3), batch_norm):
         np.testing.assert_array_equal(op(AFFINE, constant), np.tile(AFFINE["bias"], (3, 1)))
     np.testing.assert_array_equal(rms_norm({}, jnp.zeros((3, 6))), np.zeros((3, 6)))
+
+
+def test_an_empty_batch_makes_no_nan_on_the_way():
+    with jax.debug_nans(True):
+        y, residuals = batch_norm.fwd(AFFINE, X[0, :0])
+        dparams, dx = batch_norm.bwd(residuals, y)
+    assert dx.shape == (0, 6)
+    jax.tree.map(lambda d: np.testing.assert_array_equal(d, np.zeros(6)), dparams)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("op", [*FORMULAS, batch_norm_inference], ids=str)
+def test_the_two_halves_are_the_backward(op, dtype):
+    statistics = ({"mean": X[0, 0], "var": X[0, 1] ** 2},) if op == batch_norm_inference else ()
+    args = jax.tree.map(lambda a: a.astype(dtype), (AFFINE, *statistics, X))
+    y, residuals = op.fwd(*args)
+    deltas, *gradients = op.bwd_input(residuals, y)
+    halves = (op.bwd_params(residuals, deltas), *gradients)
+    jax.tree.map(np.testing.assert_array_equal, halves, op.bwd(residuals, y))
 
 
 def test_one_group_of_a_row_is_a_layer_norm():

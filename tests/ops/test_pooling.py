@@ -101,6 +101,69 @@ def test_padding_never_wins():
     assert dx.ravel().tolist() == [3, 0, 4]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_infinities_against_loops(seed):
+    random = np.random.default_rng(seed)
+    x, dy = random.choice([-np.inf, -np.inf, -1.0, 2.0], 9), random.normal(size=6)
+    options = {"window": 3, "stride": 2, "padding": ((2, 2),)}
+    values, _, d_max, _ = looped(x, dy, 3, 2, 2, 2)
+    sequence = jnp.asarray(x).reshape(1, -1, 1)
+    assert max_pool(sequence, **options).ravel().tolist() == values.tolist()
+    dx = gradient(max_pool, sequence, dy.reshape(1, -1, 1), **options)
+    np.testing.assert_allclose(dx.ravel(), d_max, atol=1e-15)
+
+
+@pytest.mark.parametrize("op", [max_pool, avg_pool], ids=str)
+def test_padding_makes_no_infinity_on_the_way(op):
+    op = op.bind(window=3, stride=2, padding=((2, 1),))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 4)))
+
+    def value_and_gradient(x):
+        y, residuals = op.fwd(x)
+        return y, op.bwd(residuals, y)
+
+    with jax.debug_nans(True), jax.debug_infs(True):
+        value_and_gradient(x)
+        jax.jit(value_and_gradient)(x)
+        with jax.disable_jit():
+            value_and_gradient(x)
+
+
+@pytest.mark.parametrize("op", [max_pool, avg_pool], ids=str)
+def test_a_single_window_before_a_long_stride(op):
+    """The padding behind it would hold a second window if the stride were the window."""
+    options = {"window": 2, "stride": 5, "padding": ((0, 2),)}
+    assert op(column(3, 3), **options).ravel().tolist() == [3]
+    dx = gradient(op, column(3, 3), column(4), **options)
+    assert dx.ravel().tolist() == ([4, 0] if op is max_pool else [2, 2])
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        max_pool.bind(window=3, stride=2, padding=((1, 1), (0, 2))),
+        avg_pool.bind(window=3, stride=2, padding=((1, 1), (0, 2))),
+        avg_pool.bind(window=(2, 3), count_padding=True),
+        global_avg_pool,
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("unannotated")  # a symbolic size is no int
+def test_a_batch_and_images_of_symbolic_size(op):
+    @jax.jit
+    def value_and_gradient(x):
+        y, pullback = jax.vjp(op, x)
+        return y, pullback(jnp.cos(y))
+
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 8, 7, 3)))
+    shape = jax.export.symbolic_shape("n, h, w, 3", constraints=["h >= 3", "w >= 3"])
+    exported = jax.export.export(value_and_gradient)(jax.ShapeDtypeStruct(shape, x.dtype))
+    for mine, true in zip(
+        jax.tree.leaves(exported.call(x)), jax.tree.leaves(value_and_gradient(x)), strict=True
+    ):
+        np.testing.assert_allclose(mine, true, atol=1e-12)
+
+
 def test_what_no_window_holds_has_gradient_zero():
     for op in (max_pool, avg_pool):
         dx = gradient(op, column(1, 2, 3, 4, 5), column(1, 1), window=1, stride=3)
@@ -138,7 +201,8 @@ BAD = [
     ),
     (lambda: avg_pool(X, window=0), ValueError, "option window must be positive"),
     (lambda: max_pool(X, window=2.0), TypeError, "option window must be an integer or a tuple"),
-    (lambda: max_pool(X, window=2, stride=[2, 2]), TypeError, "option stride must be an integer"),
+    (lambda: max_pool(X, window=2, stride=[2, 2]), TypeError, "option 'stride' must be hashable"),
+    (lambda: max_pool(X, window=2, stride=2.0), TypeError, "option stride must be an integer"),
     (lambda: max_pool(X, window=2, padding="FULL"), ValueError, "padding must be 'SAME', 'VALID'"),
     (lambda: avg_pool(X, window=2, padding=((0, 1),)), ValueError, "a tuple of 2 pairs"),
     (lambda: max_pool(X, window=2, padding=((0, -1),) * 2), ValueError, "are not negative"),

@@ -17,7 +17,8 @@ from jaxnn.ops.activations.smooth import gelu, identity, mish, sigmoid, silu, so
 EXTREMES = [-1e30, -1e4, -100.0, -20.0, -1e-30, -0.0, 0.0, 1e-30, 20.0, 100.0, 1e4, 1e30]
 
 
-def _activation(op: Op, *option_sets: dict) -> Entry:
+def _activation(op: Op, *option_sets: dict, arrays: int = 1) -> Entry:
+    """An activation that saves this many arrays of the size of x."""
     sets = option_sets or ({},)
     return Entry(
         op,
@@ -32,17 +33,18 @@ def _activation(op: Op, *option_sets: dict) -> Entry:
             )
         ),
         benchmark=case("(4096, 3072)", normal(4096, 3072)),
+        saves=arrays * 4096 * 3072 * 4,
     )
 
 
 ENTRIES = (
-    _activation(identity),
+    _activation(identity, arrays=0),
     _activation(sigmoid),
     _activation(tanh),
     _activation(softplus),
     _activation(silu),
     _activation(mish),
-    _activation(gelu, {"approximate": True}, {"approximate": False}),
+    _activation(gelu, {"approximate": True}, {"approximate": False}, arrays=2),
     _activation(relu),
     _activation(leaky_relu, {}, {"slope": 0.2}, {"slope": 0.0}),
     _activation(elu, {}, {"alpha": 0.5}),

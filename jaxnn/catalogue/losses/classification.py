@@ -52,6 +52,7 @@ ENTRIES = (
             case("empty batch", normal(0, 3), labels(0, 3)),
         ),
         benchmark=case("(4096, 1000)", normal(4096, 1000), labels(4096, 1000)),
+        saves=49_152,
     ),
     Entry(
         negative_log_likelihood,
@@ -71,6 +72,7 @@ ENTRIES = (
             case("empty batch", normal(0, 3), labels(0, 3)),
         ),
         benchmark=case("(4096, 1000)", log_probabilities(4096, 1000), labels(4096, 1000)),
+        saves=16_384,
     ),
     Entry(
         kl_divergence,
@@ -81,6 +83,7 @@ ENTRIES = (
             case("empty batch", normal(0, 3), probabilities(0, 3)),
         ),
         benchmark=case("(4096, 1000)", log_probabilities(4096, 1000), probabilities(4096, 1000)),
+        saves=32_768_000,
     ),
     Entry(
         cosine_distance,
@@ -91,6 +94,7 @@ ENTRIES = (
             case("empty batch", normal(0, 3), normal(0, 3)),
         ),
         benchmark=case("(4096, 1024)", normal(4096, 1024), normal(4096, 1024)),
+        saves=33_636_352,
     ),
     Entry(
         focal_loss,
@@ -105,5 +109,6 @@ ENTRIES = (
             case("empty batch", normal(0, 3), probabilities(0, 3)),
         ),
         benchmark=case("(4096, 1000)", normal(4096, 1000), probabilities(4096, 1000)),
+        saves=32_768_000,
     ),
 )

@@ -1,6 +1,6 @@
 """The linear layer with the loss of a classifier, in the catalogue."""
 
-from jaxnn.catalogue.case import Entry, case, constant, labels, left_out, normal, params
+from jaxnn.catalogue.case import Entry, case, constant, labels, normal, omitted, params
 from jaxnn.ops.losses.linear_softmax_cross_entropy import linear_softmax_cross_entropy
 
 MASKED = [0.0, 0.0, 0.0, -float("inf"), 0.0, 0.0]
@@ -10,13 +10,13 @@ ENTRIES = (
     Entry(
         linear_softmax_cross_entropy,
         cases=(
-            case("bias", params(w=normal(5, 6), b=normal(6)), normal(7, 5), labels(7, 6), left_out),
+            case("bias", params(w=normal(5, 6), b=normal(6)), normal(7, 5), labels(7, 6), omitted),
             case(
                 "chunks of 4, one of 3, smoothing, z-loss",
                 params(w=normal(5, 11)),
                 normal(7, 5),
                 labels(7, 11),
-                left_out,
+                omitted,
                 label_smoothing=0.1,
                 z_loss=0.3,
                 chunk=4,
@@ -40,7 +40,7 @@ ENTRIES = (
                 params(w=normal(5, 6), b=constant([0.0, 40.0, 0.0, 0.0, 1e4, 0.0])),
                 normal(7, 5),
                 constant([4, 4, 1, 0, 4, 2, 4]),
-                left_out,
+                omitted,
                 chunk=4,
             ),
             case(
@@ -48,7 +48,7 @@ ENTRIES = (
                 params(w=normal(5, 6), b=constant([1e4] * 6)),
                 normal(7, 5),
                 labels(7, 6),
-                left_out,
+                omitted,
                 label_smoothing=0.1,
                 chunk=4,
             ),
@@ -57,7 +57,7 @@ ENTRIES = (
                 params(w=constant([[0.0] * 6] * 5), b=constant(MASKED)),
                 normal(7, 5),
                 constant([0, 1, 2, 4, 5, 0, 1]),
-                left_out,
+                omitted,
                 chunk=3,
             ),
             case(
@@ -73,7 +73,8 @@ ENTRIES = (
             params(w=normal(256, 32000, scale=1 / 16), b=normal(32000)),
             normal(2048, 256),
             labels(2048, 32000),
-            left_out,
+            omitted,
         ),
+        saves=35_025_920,
     ),
 )

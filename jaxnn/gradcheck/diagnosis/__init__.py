@@ -1,1 +1,1 @@
-"""`diagnose`: which known mistake explains the gradients of a network."""
+"""`diagnose`, and the mistakes that it knows."""

@@ -1,13 +1,14 @@
-"""What is wrong with somebody's gradients of a network: where, and which mistake it is."""
+"""`diagnose`: where gradients of a network are wrong, and which mistake gives these numbers."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.gradcheck.arrays import cast, relative_error, same_tree
 from jaxnn.gradcheck.diagnosis.hypotheses import STRUCTURAL
 from jaxnn.gradcheck.diagnosis.leaf_mistakes import (
     TOLERANCES,
@@ -16,22 +17,18 @@ from jaxnn.gradcheck.diagnosis.leaf_mistakes import (
     known_constants,
     leaf_mistakes,
     ratio,
-    relative_error,
 )
 from jaxnn.gradcheck.diagnosis.localise import localise
 from jaxnn.gradcheck.diagnosis.mistakes import MISTAKES
-from jaxnn.gradcheck.diagnosis.result import Diagnosis, Leaf, Named
-from jaxnn.gradcheck.diagnosis.tape import Gradients, Trace, autodiff, float64, trace
+from jaxnn.gradcheck.diagnosis.result import Diagnosis, LeafVerdict, NamedMistake
+from jaxnn.gradcheck.diagnosis.tape import Gradients, Tape, autodiff, float64, tape_of
 from jaxnn.gradcheck.diagnosis.wording import sentence
-from jaxnn.gradcheck.laws.oracle import cast
 from jaxnn.layer import Layer
 from jaxnn.op import Op
 
 MOST_MISTAKES = 3  # at once, in an explanation that starts from a recomputed gradient
-COSTS = {"C8": 1.5, "R1": 1.25}  # what is fitted counts for more than one mistake
-
-
-VISIBLE = 1e-8  # relative error, from which a prediction differs from the truth
+COSTS = {"C8": 1.5, "R1": 1.25}  # a fitted constant counts for more than one mistake
+VISIBLE = 1e-8  # the relative error from which a prediction differs from the truth
 
 
 class Prediction(NamedTuple):
@@ -39,7 +36,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         key: the mistake; `None` for the truth.
-        gradients: what it gives.
+        gradients: those under the mistake.
         changed: the positions of the leaves that differ from the truth.
     """
 
@@ -68,20 +65,21 @@ def diagnose(
     weight_decay: float | None = None,
     previous=None,
 ) -> Diagnosis:
-    """Say whether gradients are right; if not, where they are wrong and by which mistake.
+    """Tell whether gradients are right and, if not, where they are wrong and by which mistake.
 
-    The truth is `jax.grad` of the definitions in float64. A mistake is named where making it gives
-    these gradients, to the accuracy of their dtype; otherwise only the place is told.
+    The true gradient is `jax.grad` of the definitions in float64. A mistake is named if making it
+    gives these gradients, to the accuracy of their dtype; otherwise only the place is named.
 
     Args:
-        net: a layer, or an op of one argument; linear layers and activations are told apart.
+        net: a layer, or an op of one argument; `serial`s are taken apart into linear layers and
+            activations.
         loss: an op `(prediction, target) -> one value per example`.
         params: the parameters.
         x: the batch.
         target: its targets.
         grads: the gradients in question, the tree of params; an array may have a wrong shape.
         reduction: "mean" or "sum" over the batch.
-        learning_rate: η, to recognise updates and weights that were updated too early.
+        learning_rate: η, to recognise updates, and weights that were updated too early.
         weight_decay: λ of a penalty ½·λ·‖W‖² on each "w".
         previous: the gradients of the previous step, or its batch `(x, target)`.
 
@@ -89,7 +87,7 @@ def diagnose(
         The `Diagnosis`.
 
     Raises:
-        TypeError: something holds what is not an array of numbers.
+        TypeError: an argument holds something other than arrays of numbers.
         ValueError: grads has another tree than params, or reduction is unknown.
 
     Example:
@@ -109,62 +107,62 @@ def diagnose(
     for name, tree in (("params", params), ("grads", grads), ("x", x), ("target", target)):
         _require_arrays(name, tree)
     _require_tree("grads", grads, params)
-    made = trace(net, loss, params, x, target, reduction, weight_decay)
-    made = made._replace(learning_rate=learning_rate)
+    tape = tape_of(net, loss, params, x, target, reduction, weight_decay)
+    tape = tape._replace(learning_rate=learning_rate)
     if previous is not None:
-        made = _with_previous(made, previous, net, loss, params, reduction, weight_decay)
+        tape = _with_previous(tape, previous, net, loss, params, reduction, weight_decay)
     dtype, rounded = _coarsest_dtype(params, grads), None
     if dtype != np.float64:
-        arguments = cast(jax.tree.map(jnp.asarray, (params, x, target)), dtype)
-        rounded = autodiff(net, loss, *arguments, reduction)
-        rounded = made.decayed(jax.tree.leaves(float64(rounded)))
+        coarse: tuple[Any, Any, Any] = cast(jax.tree.map(jnp.asarray, (params, x, target)), dtype)
+        rounded = autodiff(net, loss, *coarse, reduction)
+        rounded = tape.decayed(jax.tree.leaves(float64(rounded)))
     mine = jax.tree.leaves(float64(grads))
-    return judge(made, predictions, mine, TOLERANCES[dtype.itemsize], rounded)
+    return diagnosis_of(tape, predictions, mine, TOLERANCES[dtype.itemsize], rounded)
 
 
-def predictions(made: Trace) -> Iterator[Prediction]:
-    """What each hypothesis predicts, where that differs from the truth."""
+def predictions(tape: Tape) -> Iterator[Prediction]:
+    """The predictions of all hypotheses that differ from the truth."""
     with np.errstate(all="ignore"):
         for hypothesis in STRUCTURAL:
-            for gradients in hypothesis.gradients(made):
-                pairs = zip(gradients.leaves, made.truth.leaves, strict=True)
+            for gradients in hypothesis.gradients(tape):
+                pairs = zip(gradients.leaves, tape.truth.leaves, strict=True)
                 errors = [relative_error(leaf, truth) for leaf, truth in pairs]
                 changed = [i for i, error in enumerate(errors) if not error <= VISIBLE]
                 if changed:
                     yield Prediction(Key(hypothesis.mistake), gradients, changed)
 
 
-def judge(
-    made: Trace, predict, mine: list[np.ndarray], tolerance: Tolerance, rounded=None
+def diagnosis_of(
+    tape: Tape, predict, mine: list[np.ndarray], tolerance: Tolerance, rounded=None
 ) -> Diagnosis:
-    """Compare gradients with the truth and, if they are wrong, with what mistakes predict.
+    """Compare gradients with the truth and, if they are wrong, with the predicted mistakes.
 
     Args:
-        made: the trace.
+        tape: of the network.
         predict: `predictions`, or something like it.
         mine: the leaves of the gradients in question.
-        tolerance: how near is equal.
+        tolerance: the relative errors below which gradients are equal.
         rounded: the true gradient by autodiff in a coarser dtype: where that is off by more than
             the tolerance, twice its error is allowed.
     """
-    truth = made.truth.leaves
+    truth = tape.truth.leaves
     allowed = [
         max(tolerance.right, 2 * error if np.isfinite(error) else 0.0)
         for error in map(relative_error, rounded or truth, truth)
     ]
     leaves = [
-        Leaf(path, m.shape, t.shape, (error := relative_error(m, t)), error <= bound)
-        for path, m, t, bound in zip(made.paths, mine, truth, allowed, strict=True)
+        LeafVerdict(path, m.shape, t.shape, (error := relative_error(m, t)), error <= bound)
+        for path, m, t, bound in zip(tape.paths, mine, truth, allowed, strict=True)
     ]
     wrong = [i for i, leaf in enumerate(leaves) if not leaf.ok]
     with np.errstate(all="ignore"):
-        explanations = _explain(made, predict(made), mine, wrong, tolerance) if wrong else []
-    mistakes = _named(made, explanations)
+        explanations = _explain(tape, predict(tape), mine, wrong, tolerance) if wrong else []
+    mistakes = _mistakes_of(tape, explanations)
     equivalent = len({frozenset(k.id for k in e.leaves) for e in explanations}) > 1
-    return Diagnosis(leaves, mistakes, localise(made, wrong), equivalent)
+    return Diagnosis(leaves, mistakes, localise(tape, wrong), equivalent)
 
 
-def _named(made: Trace, explanations: list[Explanation]) -> list[Named]:
+def _mistakes_of(tape: Tape, explanations: list[Explanation]) -> list[NamedMistake]:
     """The mistakes of all explanations, each once with all its leaves."""
     by_id: dict[str, dict[Key, set[int]]] = {}
     for explanation in explanations:
@@ -175,11 +173,11 @@ def _named(made: Trace, explanations: list[Explanation]) -> list[Named]:
         mistake = MISTAKES[identity]
         positions = sorted(set().union(*keys.values()))
         sentences = [
-            sentence(key, [made.paths[i] for i in sorted(leaves)], made)
+            sentence(key, [tape.paths[i] for i in sorted(leaves)], tape)
             for key, leaves in keys.items()
         ]
-        leaves = [made.paths[i] for i in positions]
-        named.append(Named(identity, mistake.name, leaves, " ".join(sentences), mistake.fix))
+        leaves = [tape.paths[i] for i in positions]
+        named.append(NamedMistake(identity, mistake.name, leaves, " ".join(sentences), mistake.fix))
     return named
 
 
@@ -199,18 +197,19 @@ def _require_tree(name, tree, params):
         raise ValueError(f"diagnose: {name} must have the tree of params, {expected}, got {got}")
 
 
-def _with_previous(made, previous, net, loss, params, reduction, weight_decay) -> Trace:
-    if jax.tree.structure(previous) == jax.tree.structure(params):
+def _with_previous(tape, previous, net, loss, params, reduction, weight_decay) -> Tape:
+    if same_tree(previous, params):
         _require_arrays("previous", previous)
-        return made._replace(previous_gradient=jax.tree.leaves(float64(previous)))
+        return tape._replace(previous_gradient=jax.tree.leaves(float64(previous)))
     if not isinstance(previous, tuple | list) or len(previous) != 2:
         raise ValueError(
             "diagnose: previous must be the previous gradients, with the tree of params, or the "
             "previous batch (x, target)"
         )
     _require_arrays("previous", previous)
-    before = trace(net, loss, params, *previous, reduction, weight_decay)
-    return made._replace(previous=before, previous_gradient=before.truth.leaves)
+    x, target = previous
+    before = tape_of(net, loss, params, x, target, reduction, weight_decay)
+    return tape._replace(previous=before, previous_gradient=before.truth.leaves)
 
 
 def _coarsest_dtype(*trees) -> np.dtype:
@@ -219,19 +218,20 @@ def _coarsest_dtype(*trees) -> np.dtype:
     return min([np.dtype(np.float64), *floating], key=lambda dtype: dtype.itemsize)
 
 
-def _explain(made: Trace, predicted, mine, wrong, tolerance) -> list[Explanation]:
+def _explain(tape: Tape, predicted, mine, wrong, tolerance) -> list[Explanation]:
     """The explanations with the fewest mistakes; none where nothing in the list fits."""
-    constants = known_constants(made)
-    truth = Prediction(None, made.truth, [])
-    found, alone = list(_on_top(made, truth, mine, wrong, constants, tolerance)), {}
+    constants = known_constants(tape)
+    truth = Prediction(None, tape.truth, [])
+    found = list(_on_top(tape, truth, mine, wrong, constants, tolerance))
+    alone: dict[int, dict[frozenset[Key], None]] = {}
     for base in filter(partial(_may_fit, mine), predicted):
-        found += _on_top(made, base, mine, wrong, constants, tolerance)
+        found += _on_top(tape, base, mine, wrong, constants, tolerance)
         for i in set(wrong).intersection(base.changed):
             predicted_leaf = base.gradients.leaves[i]
             if mine[i].size > 1 and relative_error(mine[i], predicted_leaf) <= tolerance.match:
                 alone.setdefault(i, {})[frozenset([base.key])] = None
     if not found:
-        found = list(_on_top(made, truth, mine, wrong, constants, tolerance, alone))
+        found = list(_on_top(tape, truth, mine, wrong, constants, tolerance, alone))
     best = min((e.cost for e in found), default=np.inf)
     return [e for e in found if e.cost == best]
 
@@ -247,7 +247,7 @@ def _may_fit(mine, base: Prediction) -> bool:
     return False
 
 
-def _on_top(made, base: Prediction, mine, wrong, constants, tolerance, alone=None):
+def _on_top(tape, base: Prediction, mine, wrong, constants, tolerance, alone=None):
     """Explain the gradients by a predicted base and further mistakes in single leaves of it.
 
     The base must show: one leaf at least is a multiple of its prediction and of nothing else.
@@ -255,20 +255,20 @@ def _on_top(made, base: Prediction, mine, wrong, constants, tolerance, alone=Non
     """
     predicted = base.gradients.leaves
     if base.key and not any(
-        ratio(mine[i], predicted[i], made.truth.leaves[i], tolerance) is not None
+        ratio(mine[i], predicted[i], tape.truth.leaves[i], tolerance) is not None
         for i in base.changed
         if mine[i].size > 1
     ):
         return
     options = {}
     for i in sorted({*wrong, *base.changed}):
-        choices = list(leaf_mistakes(made, base.gradients, i, mine[i], constants, tolerance))
+        choices = list(leaf_mistakes(tape, base.gradients, i, mine[i], constants, tolerance))
         choices += (alone or {}).get(i, ())
         if not base.key:
             options[i] = [keys for keys in choices if keys]
         elif frozenset() not in choices:
             options[i] = choices
-    _drop_unsupported(options, made)
+    _drop_unsupported(options, tape)
     if not all(options.values()):
         return
     for chosen in _cover(options):
@@ -278,14 +278,14 @@ def _on_top(made, base: Prediction, mine, wrong, constants, tolerance, alone=Non
             yield Explanation(leaves, cost)
 
 
-def _drop_unsupported(options, made):
+def _drop_unsupported(options, tape):
     """A multiple of one or two numbers always fits: it counts where a larger leaf has it too."""
-    supported = {made.weight_decay, -(made.weight_decay or 0.0)}
+    supported = {tape.weight_decay, -(tape.weight_decay or 0.0)}
     for i, choices in options.items():
-        if made.params[i].size > 2:
+        if tape.params[i].size > 2:
             supported |= {k.constant for keys in choices for k in keys if k.id == "R1"}
     for i, choices in options.items():
-        if made.params[i].size <= 2:
+        if tape.params[i].size <= 2:
             options[i] = [
                 keys
                 for keys in choices
@@ -295,7 +295,8 @@ def _drop_unsupported(options, made):
 
 def _cover(options: dict[int, list[frozenset[Key]]]) -> Iterable[dict[Key, list[int]]]:
     """Choose mistakes for each leaf, few in all; several answers where they are equivalent."""
-    remaining, answers = dict(options), [{}]
+    remaining = dict(options)
+    answers: list[dict[Key, list[int]]] = [{}]
     while remaining:
         covered: dict[frozenset[Key], list[int]] = {}
         for i, choices in remaining.items():

@@ -1,8 +1,8 @@
-"""What each mistake does to the gradients of a network.
+"""The effect of each mistake on the gradients of a network.
 
-Every hypothesis is the gradient that somebody gets who makes one mistake, in one reading of it, and
-otherwise does everything right. `diagnose` compares with them; to plant a mistake is to evaluate
-one.
+A hypothesis is the gradient that somebody gets who makes one mistake, in one variant of it, and
+does everything else right. `diagnose` compares gradients with all of them; a test plants a mistake
+by evaluating one.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,12 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxnn.gradcheck.diagnosis.tape import Gradients, Trace, is_weight, linear_gradient
+from jaxnn.gradcheck.diagnosis.tape import Gradients, Tape, is_weight, linear_gradient
 from jaxnn.gradcheck.diagnosis.wrong_steps import (
     ACTIVATION,
     OUTPUT,
     Output,
-    is_kinked,
     slope_from_output,
 )
 
@@ -24,43 +23,43 @@ SAMPLES = 64  # examples, up to which each is tried as the only one or the missi
 
 
 class Hypothesis(NamedTuple):
-    """One reading of a mistake.
+    """One variant of a mistake.
 
     Attributes:
         mistake: the id of the mistake.
-        variant: which reading.
-        gradients: from a trace to the gradients it gives, once for each place it can be in; none
-            where it makes no sense.
+        variant: a few words.
+        gradients: from a tape to the wrong gradients, once for each place in which the mistake can
+            be made; none if it does not apply.
     """
 
     mistake: str
     variant: str
-    gradients: Callable[[Trace], Iterator[Gradients]]
+    gradients: Callable[[Tape], Iterator[Gradients]]
 
 
-def _from_output(family, delta, trace):
-    if trace.family == family:
-        yield trace.backward(delta(Output.of(trace)))
+def _from_output(family, delta, tape):
+    if tape.family == family:
+        yield tape.backward(delta(Output.of(tape)))
 
 
-def _activation_derivative(rule, at_output, trace):
+def _activation_derivative(rule, at_output, tape):
     """A wrong way through one activation, through all hidden ones, and through all."""
-    hidden = list(trace.activations(before=trace.last))
-    output = list(trace.activations(after=trace.last)) if at_output(trace) else []
+    hidden = list(tape.activations(before=tape.last))
+    output = list(tape.activations(after=tape.last)) if at_output(tape) else []
     for places in _scopes(hidden):
-        wrong = {i: partial(rule, trace.stages[i]) for i in places}
-        yield trace.backward(trace.delta, dx=wrong)
+        wrong = {i: partial(rule, tape.stages[i]) for i in places}
+        yield tape.backward(tape.delta, dx=wrong)
         if output and len(places) == len(hidden):
-            yield trace.backward(_through(trace, rule, output), dx=wrong)
+            yield tape.backward(_through(tape, rule, output), dx=wrong)
     if output:
-        yield trace.backward(_through(trace, rule, output))
+        yield tape.backward(_through(tape, rule, output))
 
 
-def _through(trace, rule, output):
+def _through(tape, rule, output):
     """δ at z where the activations of the output are passed by a wrong rule."""
-    dy = trace.g
-    for i in range(len(trace.stages) - 1, trace.last, -1):
-        stage = trace.stages[i]
+    dy = tape.g
+    for i in range(len(tape.stages) - 1, tape.last, -1):
+        stage = tape.stages[i]
         dy = rule(stage, dy) if i in output else stage.dx(dy)
     return dy
 
@@ -70,173 +69,176 @@ def _scopes(places: list[int]) -> list[list[int]]:
     return [[i] for i in places] + ([places] if len(places) > 1 else [])
 
 
-def _derivative_of_error(trace):
-    for i in trace.activations(after=trace.last):
-        stage = trace.stages[i]
-        if trace.family == "squared" and not is_kinked(stage):
-            o = Output.of(trace)
+def _derivative_of_error(tape):
+    for i in tape.activations(after=tape.last):
+        stage = tape.stages[i]
+        if tape.family == "squared" and not stage.is_mask:
+            o = Output.of(tape)
             for e in (o.e, -o.e, o.two * o.e, -o.g):
-                yield trace.backward(o.g * slope_from_output(stage, e))
-                yield trace.backward(o.g * stage.slope_at(e))
+                yield tape.backward(o.g * slope_from_output(stage, e))
+                yield tape.backward(o.g * stage.slope_at(e))
 
 
-def _has_output(trace) -> bool:
-    return any(not np.all(s.slope == 1) for s in trace.stages[trace.last + 1 :])
+def _has_output(tape) -> bool:
+    return any(not np.all(s.slope == 1) for s in tape.stages[tape.last + 1 :])
 
 
-def _no_output_derivative(trace):
-    if _has_output(trace):
-        yield trace.backward(trace.g)
+def _no_output_derivative(tape):
+    if _has_output(tape):
+        yield tape.backward(tape.g)
 
 
-def _no_output_derivative_for_the_last(trace):
-    if _has_output(trace):
-        g, last = trace.g, trace.stages[trace.last]
-        yield trace.backward(trace.delta, dparams={trace.last: lambda dy: last.dparams(g)})
+def _no_output_derivative_for_the_last(tape):
+    if _has_output(tape):
+        g, last = tape.g, tape.stages[tape.last]
+        yield tape.backward(tape.delta, dparams={tape.last: lambda dy: last.dparams(g)})
 
 
-def _no_output_derivative_but_for_the_last(trace):
-    if _has_output(trace):
-        g, last = trace.g, trace.stages[trace.last]
-        yield trace.backward(trace.delta, dx={trace.last: lambda dy: last.dx(g)})
+def _no_output_derivative_but_for_the_last(tape):
+    if _has_output(tape):
+        g, last = tape.g, tape.stages[tape.last]
+        yield tape.backward(tape.delta, dx={tape.last: lambda dy: last.dx(g)})
 
 
-def _target_mean(axis, trace):
-    if trace.target.ndim > 1:
-        mean = np.broadcast_to(trace.target.mean(axis, keepdims=True), trace.target.shape)
-        yield trace.backward(trace.through_output(trace.dloss(mean)))
+def _target_mean(axis, tape):
+    if tape.target.ndim > 1:
+        mean = np.broadcast_to(tape.target.mean(axis, keepdims=True), tape.target.shape)
+        yield tape.backward(tape.through_output(tape.dloss(mean)))
 
 
-def _summed_target_broadcast(trace):
-    if trace.weight == 1:
-        mean = np.broadcast_to(trace.target.mean(0, keepdims=True), trace.target.shape)
-        yield trace.backward(trace.n * trace.through_output(trace.dloss(mean)))
+def _summed_target_broadcast(tape):
+    if tape.weight == 1:
+        mean = np.broadcast_to(tape.target.mean(0, keepdims=True), tape.target.shape)
+        yield tape.backward(tape.n * tape.through_output(tape.dloss(mean)))
 
 
-def _inputs(choose, trace):
-    """dW of linear stages from another input, where there is one."""
-    chosen = {i: choose(trace, i) for i in trace.linears()}
+def _inputs(choose, tape):
+    """dW of linear stages from another input, if there is one."""
+    chosen = {i: choose(tape, i) for i in tape.linears()}
     for places in _scopes([i for i, x in chosen.items() if x is not None]):
-        yield trace.backward(
-            trace.delta,
-            dparams={i: partial(linear_gradient, trace.stages[i], chosen[i]) for i in places},
+        yield tape.backward(
+            tape.delta,
+            dparams={i: partial(linear_gradient, tape.stages[i], chosen[i]) for i in places},
         )
 
 
-def _before_activation(trace, i):
-    return trace.stages[i - 1].x if i - 1 in list(trace.activations()) else None
+def _before_activation(tape, i):
+    return tape.stages[i - 1].x if i - 1 in list(tape.activations()) else None
 
 
-def _of_previous_batch(trace, i):
-    if trace.previous is None or trace.previous.stages[i].x.shape != trace.stages[i].x.shape:
+def _of_previous_batch(tape, i):
+    if tape.previous is None or tape.previous.stages[i].x.shape != tape.stages[i].x.shape:
         return None
-    return trace.previous.stages[i].x
+    return tape.previous.stages[i].x
 
 
-def _reordered_input(reorder, trace, i):
-    return reorder(trace.stages[i].x) if i == trace.linears()[0] else None
+def _reordered_input(reorder, tape, i):
+    return reorder(tape.stages[i].x) if i == tape.linears()[0] else None
 
 
-def _reordered_target(reorder, trace):
-    yield trace.backward(trace.through_output(trace.dloss(reorder(trace.target))))
+def _reordered_target(reorder, tape):
+    yield tape.backward(tape.through_output(tape.dloss(reorder(tape.target))))
 
 
-def _passing_weight(weight, trace):
+def _passing_weight(weight, tape):
     """δ passed back through another matrix than W, in one layer or all."""
 
     def dx(stage, dy):
-        return dy @ weight(trace, stage, dy).T
+        return dy @ weight(tape, stage, dy).T
 
-    for places in _scopes(trace.linears()[1:]):
-        yield trace.backward(trace.delta, dx={i: partial(dx, trace.stages[i]) for i in places})
+    for places in _scopes(tape.linears()[1:]):
+        yield tape.backward(tape.delta, dx={i: partial(dx, tape.stages[i]) for i in places})
 
 
-def _updated(trace, stage, dy):
-    if trace.learning_rate is None:
+def _updated(tape, stage, dy):
+    if tape.learning_rate is None:
         return np.full_like(stage.params["w"], np.nan)
-    decay = (trace.weight_decay or 0.0) * stage.params["w"]
-    return stage.params["w"] - trace.learning_rate * (_dw(trace, stage, dy) + decay)
+    decay = (tape.weight_decay or 0.0) * stage.params["w"]
+    return stage.params["w"] - tape.learning_rate * (_dw(tape, stage, dy) + decay)
 
 
-def _updated_by_the_truth(trace, stage, dy):
-    if trace.learning_rate is None:
+def _updated_by_the_truth(tape, stage, dy):
+    if tape.learning_rate is None:
         return np.full_like(stage.params["w"], np.nan)
-    return stage.params["w"] - trace.learning_rate * trace.truth.leaves[stage.leaves["w"]]
+    return stage.params["w"] - tape.learning_rate * tape.truth.leaves[stage.leaves["w"]]
 
 
-def _dw(trace, stage, dy):
+def _dw(tape, stage, dy):
     return linear_gradient(stage, stage.x, dy)["w"]
 
 
-def _divided_layers(times, trace):
-    """Every layer divides what it hands down by N."""
-    linears = trace.linears()
-    wrong = {i: lambda dy, s=trace.stages[i]: s.dx(dy) / trace.n for i in linears}
+def _divided_layers(times, tape):
+    """Every layer divides the gradient of its input by N."""
+    linears = tape.linears()
+    wrong = {i: lambda dy, s=tape.stages[i]: s.dx(dy) / tape.n for i in linears}
     if len(linears) > 1:
-        yield trace.backward(trace.delta / trace.n**times, dx=wrong)
+        yield tape.backward(tape.delta / tape.n**times, dx=wrong)
 
 
-def _of_previous(combine, trace):
-    if trace.previous_gradient is not None:
-        pairs = zip(trace.truth.leaves, trace.previous_gradient, strict=True)
+def _of_previous(combine, tape):
+    if tape.previous_gradient is not None:
+        pairs = zip(tape.truth.leaves, tape.previous_gradient, strict=True)
         leaves = [combine(now, before) for now, before in pairs]
         yield Gradients(leaves, [None] * len(leaves))
 
 
-def _one_example(weight, trace):
+def _one_example(weight, tape):
     """Only one example is in the gradient."""
-    for kept in _examples(trace):
-        delta = np.zeros_like(trace.delta)
-        delta[kept] = trace.delta[kept] * weight(trace)
-        yield trace.backward(delta)
+    for only in _examples(tape):
+        delta = np.zeros_like(tape.delta)
+        delta[only] = tape.delta[only] * weight(tape)
+        yield tape.backward(delta)
 
 
-def _one_example_dropped(weight, trace):
-    for dropped in _examples(trace):
-        delta = trace.delta * weight(trace)
+def _one_example_dropped(weight, tape):
+    for dropped in _examples(tape):
+        delta = tape.delta * weight(tape)
         delta[dropped] = 0
-        yield trace.backward(delta)
+        yield tape.backward(delta)
 
 
-def _examples(trace) -> list[int]:
-    n = len(trace.delta)
+def _examples(tape) -> list[int]:
+    n = len(tape.delta)
     if n == 1:
         return []
     return list(range(n)) if n <= SAMPLES else [0, n - 1]
 
 
-def _decay(amount, which, trace):
+def _with_decay(amount, which, tape):
     """A multiple of the parameter added to weights, or to biases."""
-    if trace.weight_decay:
+    if tape.weight_decay:
         leaves = [
-            grad + amount * trace.weight_decay * theta if is_weight(path) == which else grad
-            for path, grad, theta in zip(trace.paths, trace.truth.leaves, trace.params, strict=True)
+            grad + amount * tape.weight_decay * theta if is_weight(path) == which else grad
+            for path, grad, theta in zip(tape.paths, tape.truth.leaves, tape.params, strict=True)
         ]
-        yield trace.truth._replace(leaves=leaves)
+        yield tape.truth._replace(leaves=leaves)
 
 
-def _kinks(slope, trace):
-    """Another derivative where z is exactly at the kink."""
-    at = {i: trace.stages[i].x == 0 for i in trace.activations(before=trace.last)}
-    for places in _scopes([i for i, zero in at.items() if zero.any()]):
-        yield trace.backward(
-            trace.delta,
+def _kinks(slope, tape):
+    """Another derivative where z is exactly at a kink."""
+    at = {
+        i: np.isin(tape.stages[i].x, tape.stages[i].kinks)
+        for i in tape.activations(before=tape.last)
+    }
+    for places in _scopes([i for i, kinked in at.items() if kinked.any()]):
+        yield tape.backward(
+            tape.delta,
             dx={
-                i: lambda dy, f=trace.stages[i].slope, at=at[i]: np.where(at, slope(f), f) * dy
+                i: lambda dy, f=tape.stages[i].slope, at=at[i]: np.where(at, slope(f), f) * dy
                 for i in places
             },
         )
 
 
-def _beyond_output(trace) -> bool:
+def _beyond_output(tape) -> bool:
     return True
 
 
-def _except_sigmoid_output(trace) -> bool:
-    return trace.family != "sigmoid"
+def _except_sigmoid_output(tape) -> bool:
+    return tape.family != "sigmoid"
 
 
-def _never(trace) -> bool:
+def _never(tape) -> bool:
     return False
 
 
@@ -278,7 +280,7 @@ STRUCTURAL: tuple[Hypothesis, ...] = (
             ("targets", _reordered_target),
             (
                 "inputs of the first dW",
-                lambda reorder, trace: _inputs(partial(_reordered_input, reorder), trace),
+                lambda reorder, tape: _inputs(partial(_reordered_input, reorder), tape),
             ),
         )
         for how, reorder in (
@@ -297,7 +299,7 @@ STRUCTURAL: tuple[Hypothesis, ...] = (
         partial(_one_example_dropped, lambda t: t.n / (t.n - 1)),
     ),
     *(
-        Hypothesis("R1", variant, partial(_decay, amount, which))
+        Hypothesis("R1", variant, partial(_with_decay, amount, which))
         for variant, amount, which in (
             ("missing", -1, True),
             ("twice", 1, True),
@@ -310,4 +312,4 @@ STRUCTURAL: tuple[Hypothesis, ...] = (
     Hypothesis("K1", "½", partial(_kinks, lambda slope: 0.5)),
     Hypothesis("K1", "between", partial(_kinks, lambda slope: (slope.min() + slope.max()) / 2)),
 )
-"""Mistakes that are recognised by making them: one for each reading."""
+"""The mistakes that are recognised by making them, in every variant."""

@@ -1,4 +1,4 @@
-"""What can be wrong with one leaf alone: its shape, a constant, zeros, a term of weight decay."""
+"""Mistakes that show in one leaf alone: its shape, a constant, zeros, a term of weight decay."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -6,14 +6,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxnn.gradcheck.diagnosis.tape import Gradients, Trace, is_weight
+from jaxnn.gradcheck.arrays import relative_error
+from jaxnn.gradcheck.diagnosis.tape import Gradients, Tape, is_weight
 
 
 class Tolerance(NamedTuple):
     """Relative errors below which two gradients of one leaf are the same."""
 
     right: float  # a gradient and the truth
-    match: float  # a gradient and what a mistake predicts
+    match: float  # a gradient and the prediction of a mistake
 
 
 TOLERANCES = {8: Tolerance(1e-9, 1e-9), 4: Tolerance(1e-5, 2e-5), 2: Tolerance(2e-2, 2e-2)}
@@ -25,14 +26,6 @@ class Key(NamedTuple):
     id: str
     constant: float | None = None
     words: str = ""
-
-
-def relative_error(mine, truth) -> float:
-    """‖mine − truth‖/‖truth‖; infinite for another shape, or where only the truth is zero."""
-    if mine.shape != truth.shape or not np.isfinite(mine).all():
-        return np.inf
-    difference, norm = np.linalg.norm(mine - truth), np.linalg.norm(truth)
-    return float(difference / norm) if norm else (np.inf if difference else 0.0)
 
 
 def ratio(mine, base, truth, tolerance) -> float | None:
@@ -52,9 +45,9 @@ def ratio(mine, base, truth, tolerance) -> float | None:
 
 
 def leaf_mistakes(
-    made: Trace, base: Gradients, i: int, mine, constants, tolerance
+    tape: Tape, base: Gradients, i: int, mine, constants, tolerance
 ) -> Iterator[frozenset[Key]]:
-    """The sets of mistakes in one leaf alone that turn the base into what is given."""
+    """The sets of mistakes in one leaf alone that turn the base into the gradient in question."""
     value, delta = base.leaves[i], base.deltas[i]
     if relative_error(mine, value) <= tolerance.match:
         yield frozenset()
@@ -73,7 +66,7 @@ def leaf_mistakes(
     for shape_key, predicted in _shapes(value, delta):
         if predicted.shape != mine.shape:
             continue
-        c = ratio(mine, predicted, made.truth.leaves[i], tolerance)
+        c = ratio(mine, predicted, tape.truth.leaves[i], tolerance)
         if c is None:
             continue
         scales = list(_scales(c, constants, tolerance))
@@ -81,22 +74,24 @@ def leaf_mistakes(
             yield frozenset(k for k in (shape_key, scale) if k is not None)
     if mine.shape != value.shape:
         return
-    if made.weight_decay and is_weight(made.paths[i]):
-        decay = made.weight_decay * made.params[i]
-        c = ratio(mine - decay, value - decay, made.truth.leaves[i] - decay, tolerance)
+    if tape.weight_decay and is_weight(tape.paths[i]):
+        decay = tape.weight_decay * tape.params[i]
+        c = ratio(mine - decay, value - decay, tape.truth.leaves[i] - decay, tolerance)
         if c is not None:
             for scale in _scales(c, constants, tolerance):
                 yield frozenset([scale] if scale else [])
     if _is_partly_zero(mine, value, tolerance):
         yield frozenset([Key("Z3")])
     for scale in (None, *constants[0]):
-        c = _decay(mine, scale.constant * value if scale else value, made.params[i], tolerance)
+        c = _decay_constant(
+            mine, scale.constant * value if scale else value, tape.params[i], tolerance
+        )
         if c is not None:
             yield frozenset(key for key in (Key("R1", c), scale) if key)
 
 
 def _shapes(value, delta):
-    """A leaf, and what mistakes of shape make of it."""
+    """A leaf, and the same leaf under each mistake of shape."""
     yield None, value
     if value.ndim == 2:
         yield Key("S1"), value.T
@@ -132,9 +127,9 @@ def _scales(c, constants, tolerance):
             return
 
 
-def known_constants(made: Trace) -> tuple[list[Key], list[Key]]:
+def known_constants(tape: Tape) -> tuple[list[Key], list[Key]]:
     """The constants with a meaning, and products of several."""
-    n, k, eta = made.n, made.prediction.shape[-1], made.learning_rate
+    n, k, eta = tape.n, tape.prediction.shape[-1], tape.learning_rate
     named = [
         Key("C1", -1.0, "−1"),
         Key("C2", n, "the batch size"),
@@ -159,12 +154,11 @@ def known_constants(made: Trace) -> tuple[list[Key], list[Key]]:
             for (factor, name, _), power in zip(factors, powers, strict=True):
                 constant *= factor**power
                 words += f"·{name}" * (power != 0) + (f"^{power}" if power not in (0, 1) else "")
-            several.append(Key("C8", constant, words.lstrip("·").replace("−·", "−")))
+            words = words.lstrip("·").replace("−·", "−")
+            if abs(constant) != 1 or words == "−":
+                several.append(Key("C8", constant, words))
     several.sort(key=lambda key: len(key.words))
-    return (
-        [key for key in named if key.constant != 1],
-        [key for key in several if abs(key.constant) != 1 or key.words == "−"],
-    )
+    return [key for key in named if key.constant != 1], several
 
 
 def _is_partly_zero(mine, value, tolerance) -> bool:
@@ -173,13 +167,13 @@ def _is_partly_zero(mine, value, tolerance) -> bool:
         others = tuple(a for a in range(value.ndim) if a != axis)
         empty = ~mine.any(axis=others) & value.any(axis=others)
         if empty.any() and not empty.all():
-            kept = np.where(np.expand_dims(empty, others), 0, value)
-            if relative_error(mine, kept) <= tolerance.match:
+            nonzero = np.where(np.expand_dims(empty, others), 0, value)
+            if relative_error(mine, nonzero) <= tolerance.match:
                 return True
     return False
 
 
-def _decay(mine, value, theta, tolerance) -> float | None:
+def _decay_constant(mine, value, theta, tolerance) -> float | None:
     """c, to three digits, where mine = value + c·θ."""
     square = np.vdot(theta, theta)
     if not square:

@@ -1,7 +1,7 @@
-"""The mistakes that people make in backward passes: what each one is and how it is cured.
+"""The mistakes that people make in backward passes, each with its cure.
 
 One table serves three purposes: its entries are the answers of `diagnose`, the mistakes that tests
-plant, and exercises. What each mistake does to the gradients is in `hypotheses`.
+plant, and exercises. Their effects on the gradients are in `hypotheses`.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ class Mistake(NamedTuple):
         id: its short name: S shapes, C constants, Z zeros, R regularisation, A activations,
             L losses, D data and caches, K kinks.
         name: a few words.
-        explanation: what happened.
+        explanation: a sentence on the mistake.
         fix: the cure.
     """
 
@@ -115,7 +115,7 @@ MISTAKES: dict[str, Mistake] = {
         Mistake(
             "Z1",
             "gradient never written",
-            "The gradient is zero throughout: it was forgotten, or what it depends on is detached.",
+            "The gradient is zero throughout: it was forgotten, or a value on its way is detached.",
             "Compute it, and let nothing between the loss and the parameter stop the gradient.",
         ),
         Mistake(
@@ -126,7 +126,7 @@ MISTAKES: dict[str, Mistake] = {
         ),
         Mistake(
             "Z3",
-            "rows or columns left out",
+            "rows or columns missing",
             "Some rows or columns are zero while all others are right: a loop or a slice ends one "
             "too early.",
             "Use whole-array products, or check the bounds of the loop.",
@@ -168,13 +168,13 @@ MISTAKES: dict[str, Mistake] = {
             "activation derivative of the error",
             "The derivative of the activation is evaluated at the error, not at the activation's "
             "own input or output.",
-            "δ = error ⊙ f'(z): evaluate f' at what the forward pass had there.",
+            "δ = error ⊙ f'(z): evaluate f' at the forward pass's z.",
         ),
         Mistake(
             "A6",
             "output derivative missing",
-            "∂L/∂ŷ is used as if it were ∂L/∂z: the derivative of the output activation is left "
-            "out, everywhere or for some of the layers.",
+            "∂L/∂ŷ is used as if it were ∂L/∂z: the derivative of the output activation is "
+            "missing, everywhere or for some of the layers.",
             "δ = ∂L/∂ŷ ⊙ f'(z) at the output, the same δ for every layer.",
         ),
         Mistake(
@@ -233,7 +233,7 @@ MISTAKES: dict[str, Mistake] = {
         Mistake(
             "D1",
             "weight gradient from z in place of a",
-            "dW uses what the layer before computed ahead of its activation.",
+            "dW uses the previous layer's output before its activation.",
             "dW = aᵀ·δ with a, the input that the layer really had.",
         ),
         Mistake(
@@ -257,7 +257,7 @@ MISTAKES: dict[str, Mistake] = {
         ),
         Mistake(
             "D5",
-            "examples left out",
+            "examples missing",
             "Only one example is in the gradient, or one is not: assigned in a loop where it "
             "should be added, or a slice that is one short.",
             "Add the contribution of every example, and divide by their number.",
@@ -267,7 +267,7 @@ MISTAKES: dict[str, Mistake] = {
             "cache overwritten in place",
             "The forward pass changed an array that the backward pass reads, such as a ReLU in "
             "place, so that z is a by then.",
-            "Copy what the backward needs, or write into another array.",
+            "Copy the arrays that the backward needs, or write into another array.",
         ),
         Mistake(
             "D7",

@@ -1,17 +1,17 @@
-"""The answer of `diagnose`, for people to read and for programs to use."""
+"""The result of `diagnose`, for people to read and for programs to use."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from jaxnn.gradcheck.report import GradientMismatch
+from jaxnn.gradcheck.report import GradientMismatch, table
 
 
-class Leaf(NamedTuple):
+class LeafVerdict(NamedTuple):
     """One array of the gradients.
 
     Attributes:
         path: its path in the tree, such as `[0]['w']`.
-        shape: the shape it came with.
+        shape: the shape of the gradient.
         expected: the shape of the parameter.
         error: ‖mine − truth‖/‖truth‖; infinite for a wrong shape or a number that is not finite.
         ok: whether it is right.
@@ -24,14 +24,14 @@ class Leaf(NamedTuple):
     ok: bool
 
 
-class Named(NamedTuple):
+class NamedMistake(NamedTuple):
     """A mistake that explains wrong gradients.
 
     Attributes:
         id: the id of the mistake in `MISTAKES`.
         name: a few words.
         leaves: the paths of the leaves that it makes wrong.
-        explanation: what was found and what it means.
+        explanation: its effect on these leaves and its meaning.
         fix: the cure.
     """
 
@@ -48,13 +48,13 @@ class Diagnosis:
 
     Attributes:
         leaves: every array of the gradients.
-        mistakes: what explains the wrong ones. Mistakes that give the same numbers are all there.
-        where: a sentence on where in the backward pass to look.
-        equivalent: whether several explanations fit, of which any one is enough.
+        mistakes: those that explain the wrong leaves; all of them if several give the same numbers.
+        where: a sentence on the part of the backward pass at fault.
+        equivalent: whether several explanations fit, each of which is enough.
     """
 
-    leaves: list[Leaf]
-    mistakes: list[Named]
+    leaves: list[LeafVerdict]
+    mistakes: list[NamedMistake]
     where: str
     equivalent: bool = False
 
@@ -65,7 +65,7 @@ class Diagnosis:
 
     @property
     def unknown(self) -> bool:
-        """Something is wrong and no known mistake gives these numbers."""
+        """A leaf is wrong and no known mistake gives these numbers."""
         return not self.ok and not self.mistakes
 
     def raise_if_failed(self) -> None:
@@ -82,19 +82,14 @@ class Diagnosis:
         return {"ok": self.ok, "unknown": self.unknown} | plain
 
     def __str__(self) -> str:
-        table = [("leaf", "shape", "error", "")]
+        rows = [("leaf", "shape", "error", "")]
         for leaf in self.leaves:
             shape = str(leaf.shape)
             if leaf.shape != leaf.expected:
                 shape += f", not {leaf.expected}"
             verdict = "right" if leaf.ok else "WRONG"
-            table.append((f"params{leaf.path}", shape, f"{leaf.error:.1e}", verdict))
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in table
-        ]
-        lines += ["", self.where]
+            rows.append((f"params{leaf.path}", shape, f"{leaf.error:.1e}", verdict))
+        lines = [table(rows), "", self.where]
         if self.unknown:
             lines.append("No known mistake gives these numbers.")
         if self.equivalent:

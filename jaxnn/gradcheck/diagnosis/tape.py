@@ -1,7 +1,8 @@
-"""A network's forward pass in float64 with everything kept, and a backward that can go wrong.
+"""The tape of a network: its forward pass in float64, and a backward whose steps can go wrong.
 
-`trace` runs the network once. `backward` walks it in NumPy, and any of its steps can be replaced:
-that is how the gradient under "this mistake was made" is computed.
+`tape_of` runs the network once and records every stage. `Tape.backward` walks the stages in NumPy,
+and any of its steps can be replaced. That gives the gradient that somebody gets who makes a mistake
+in this step.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.combinators import Serial
-from jaxnn.gradcheck.laws.oracle import is_differentiable
-from jaxnn.layer import Layer, as_layer
+from jaxnn.gradcheck.arrays import cast, is_differentiable
+from jaxnn.layer import BuiltLayer, Layer, as_layer
 from jaxnn.op import Op
-from jaxnn.ops.activations.smooth import sigmoid
+from jaxnn.ops._common.elementwise import ElementwiseOp
+from jaxnn.ops.activations.smooth import identity, sigmoid
 from jaxnn.ops.activations.softmax import softmax
 from jaxnn.ops.linear import linear
 from jaxnn.ops.losses.cross_entropy import (
@@ -29,16 +31,16 @@ from jaxnn.transformations import definitions
 
 
 class Stage(NamedTuple):
-    """One layer of the chain, with what it met in the forward pass.
+    """One layer of the chain, with its values in the forward pass.
 
     Attributes:
         apply: `(params, x) -> y`.
-        op: the op that the layer is, or `None`.
+        op: the layer's op, or `None` if it is not a single op.
         params: its parameters, in float64.
         leaves: the same tree, with the position of each leaf among those of the network.
         x: its input.
         y: its output.
-        slope: f'(x) where y = f(x) works element by element, else `None`.
+        slope: f'(x) if y = f(x) works element by element, otherwise `None`.
     """
 
     apply: Callable
@@ -52,7 +54,24 @@ class Stage(NamedTuple):
     @property
     def is_linear(self) -> bool:
         """Whether it is y = x·W + b."""
-        return self.op is not None and is_op(self.op, linear)
+        return linear.is_same_as(self.op)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it is y = x by its op."""
+        return identity.is_same_as(self.op)
+
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        """The inputs at which f' jumps, as far as the op tells: 0 for an unknown function."""
+        return self.op.kinks if isinstance(self.op, ElementwiseOp) else (0.0,)
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether f' has one value between two kinks, like relu's."""
+        if self.slope is None or not self.kinks:
+            return False
+        return len(np.unique(self.slope)) <= len(self.kinks) + 1
 
     def slope_at(self, v: np.ndarray) -> np.ndarray:
         """f'(v), of an element-wise stage."""
@@ -88,17 +107,17 @@ class Gradients(NamedTuple):
     deltas: list[np.ndarray | None]
 
 
-class Trace(NamedTuple):
-    """A network, a loss and a batch, with all that the backward pass may need, in float64.
+class Tape(NamedTuple):
+    """A network, a loss and a batch with every value of the forward pass, in float64.
 
     A loss that holds a softmax or a sigmoid is split into that stage and the loss of
     probabilities, so that the output stage is explicit.
 
     Attributes:
-        stages: the layers, first to last, without any nesting.
+        stages: the layers, first to last, with all nesting removed.
         last: the position of the last stage with parameters.
         loss: the loss of the last stage's output.
-        target: its target; one-hot rows for labels.
+        target: the loss's target; one-hot rows for labels.
         weight: 1/N with reduction "mean", else 1.
         n: the number of examples N.
         delta: the gradient of the output of stage `last`.
@@ -108,7 +127,7 @@ class Trace(NamedTuple):
         truth: the true gradient.
         learning_rate: η, or `None`.
         weight_decay: λ, or `None`.
-        previous: the trace of the previous batch, or `None`.
+        previous: the tape of the previous batch, or `None`.
         previous_gradient: the gradient of the previous step, or `None`.
     """
 
@@ -125,7 +144,7 @@ class Trace(NamedTuple):
     truth: Gradients
     learning_rate: float | None = None
     weight_decay: float | None = None
-    previous: "Trace | None" = None
+    previous: "Tape | None" = None
     previous_gradient: list[np.ndarray] | None = None
 
     @property
@@ -135,27 +154,29 @@ class Trace(NamedTuple):
 
     @property
     def prediction(self) -> np.ndarray:
-        """The output of the last stage, which the loss is given."""
+        """The output of the last stage, on which the loss acts."""
         return self.stages[-1].y
 
     @property
     def family(self) -> str | None:
         """The kind of output and loss: "softmax", "sigmoid" or "squared"; `None` for another."""
-        output = [
-            stage.op.__name__ if stage.op else ""
-            for stage in self.stages[self.last + 1 :]
-            if stage.op is None or stage.op.__name__ != "identity"
-        ]
-        if is_op(self.loss, cross_entropy) and output == ["softmax"]:
+        ends = [stage.op for stage in self.stages[self.last + 1 :] if not stage.is_identity]
+        output = ends[0] if len(ends) == 1 else None
+        if cross_entropy.is_same_as(self.loss) and softmax.is_same_as(output):
             return "softmax"
-        if is_op(self.loss, binary_cross_entropy) and output == ["sigmoid"]:
+        if binary_cross_entropy.is_same_as(self.loss) and sigmoid.is_same_as(output):
             return "sigmoid"
-        if is_op(self.loss, squared_error) or is_op(self.loss, half_squared_error):
+        if squared_error.is_same_as(self.loss) or self.halves_error:
             return "squared"
         return None
 
+    @property
+    def halves_error(self) -> bool:
+        """Whether the loss is half the squared error."""
+        return half_squared_error.is_same_as(self.loss)
+
     def activations(self, after: int = -1, before: int | None = None) -> Iterator[int]:
-        """The positions of element-wise stages, the identity left out."""
+        """The positions of element-wise stages other than the identity."""
         for i, stage in enumerate(self.stages[:before]):
             if i > after and stage.slope is not None and not (stage.slope == 1).all():
                 yield i
@@ -193,7 +214,8 @@ class Trace(NamedTuple):
             dparams: for some stages, another function from dy to the parameters' gradients.
         """
         dx, dparams = dx or {}, dparams or {}
-        leaves, deltas = [None] * len(self.params), [None] * len(self.params)
+        leaves: list[Any] = [None] * len(self.params)
+        deltas: list[np.ndarray | None] = [None] * len(self.params)
         for i in range(self.last, -1, -1):
             stage = self.stages[i]
             grads = dparams.get(i, stage.dparams)(delta)
@@ -201,7 +223,7 @@ class Trace(NamedTuple):
                 jax.tree.leaves(stage.leaves), jax.tree.leaves(grads), strict=True
             ):
                 leaves[leaf] = np.asarray(grad)
-                deltas[leaf] = rows(delta)
+                deltas[leaf] = as_rows(delta)
             if i:
                 delta = dx.get(i, stage.dx)(delta)
         return Gradients(self.decayed(leaves), deltas)
@@ -216,7 +238,7 @@ class Trace(NamedTuple):
         ]
 
 
-def trace(net, loss, params, x, target, reduction="mean", weight_decay=None) -> Trace:
+def tape_of(net, loss, params, x, target, reduction="mean", weight_decay=None) -> Tape:
     """Run a network on a batch in float64 and differentiate it with JAX.
 
     The truth is `jax.grad` of the definitions: no hand-written backward takes part in it.
@@ -231,8 +253,9 @@ def trace(net, loss, params, x, target, reduction="mean", weight_decay=None) -> 
         weight = 1 / losses.size if reduction == "mean" else 1.0
         stages = []
         value = x
-        for layer, p, positions in _flatten(net, params, tree.unflatten(range(len(leaves)))):
-            stages.append(_stage(layer.apply, getattr(layer, "op", None), p, positions, value))
+        positions = jax.tree.unflatten(tree, range(len(leaves)))
+        for layer, p, places in _flatten(net, params, positions):
+            stages.append(_stage(layer.apply, getattr(layer, "op", None), p, places, value))
             value = stages[-1].y
         last = max((i for i, s in enumerate(stages) if jax.tree.leaves(s.params)), default=0)
 
@@ -245,7 +268,7 @@ def trace(net, loss, params, x, target, reduction="mean", weight_decay=None) -> 
         output, loss, target = _split(loss, target, value.shape[-1])
         if output is not None:
             stages.append(_stage(lambda _, x: output(x), output, (), (), value))
-    made = Trace(
+    tape = Tape(
         stages=tuple(stages),
         last=last,
         loss=loss,
@@ -259,8 +282,8 @@ def trace(net, loss, params, x, target, reduction="mean", weight_decay=None) -> 
         truth=Gradients(grads, [None] * len(grads)),
         weight_decay=weight_decay,
     )
-    truth = Gradients(made.decayed(grads), made.backward(delta).deltas)
-    return made._replace(truth=truth, g=made.dloss(target))
+    truth = Gradients(tape.decayed(grads), tape.backward(delta).deltas)
+    return tape._replace(truth=truth, g=tape.dloss(target))
 
 
 def autodiff(net, loss, params, x, target, reduction):
@@ -271,39 +294,31 @@ def autodiff(net, loss, params, x, target, reduction):
     return jax.tree.map(np.asarray, grads)
 
 
-def is_op(op: Op, known: Op) -> bool:
-    """Whether an op is a known one, whatever its options."""
-    return (op.__module__, op.__name__) == (known.__module__, known.__name__)
-
-
 def is_weight(path: str) -> bool:
     """Whether a leaf is a weight, which decay applies to."""
     return path.endswith("['w']")
 
 
-def rows(array: np.ndarray) -> np.ndarray:
+def as_rows(array: np.ndarray) -> np.ndarray:
     """An array as a matrix with one row for each example."""
     return array.reshape(-1, array.shape[-1])
 
 
 def linear_gradient(stage: Stage, x: np.ndarray, dy: np.ndarray) -> dict[str, np.ndarray]:
-    """dW = xᵀ·dy and db = Σₙ dy of a linear stage, for an input of one's choice."""
-    grads = {"w": rows(x).T @ rows(dy), "b": rows(dy).sum(axis=0)}
+    """dW = xᵀ·dy and db = Σₙ dy of a linear stage, for any input."""
+    grads = {"w": as_rows(x).T @ as_rows(dy), "b": as_rows(dy).sum(axis=0)}
     return {name: grads[name] for name in stage.params}
 
 
 def float64(tree):
-    """Floating-point leaves as float64 NumPy arrays, the others as NumPy arrays."""
-    return jax.tree.map(
-        lambda a: (
-            np.asarray(a).astype(np.float64) if is_differentiable(np.asarray(a)) else np.asarray(a)
-        ),
-        tree,
-    )
+    """The leaves as NumPy arrays, those of floating point in float64."""
+    return jax.tree.map(np.asarray, cast(tree, np.float64))
 
 
 def _flatten(layer: Layer, params, leaves):
     """Every layer of a chain with its parameters, whatever the nesting."""
+    while isinstance(layer, BuiltLayer):
+        layer = layer.net
     if not isinstance(layer, Serial):
         yield layer, params, leaves
         return
@@ -332,14 +347,14 @@ def _pull(apply, params, x, dy):
 def _split(loss, target, n_classes):
     """The output op inside a loss, the loss of that op's output, and its target."""
     output = None
-    if is_op(loss, sigmoid_cross_entropy):
+    if sigmoid_cross_entropy.is_same_as(loss):
         return sigmoid, binary_cross_entropy, target
-    if is_op(loss, softmax_cross_entropy) and loss.options["ignore_label"] is None:
+    if softmax_cross_entropy.is_same_as(loss) and loss.options["ignore_label"] is None:
         output, smoothing = softmax, loss.options["label_smoothing"]
         loss = cross_entropy
     else:
         smoothing = 0.0
-    if is_op(loss, cross_entropy):
+    if cross_entropy.is_same_as(loss):
         if not is_differentiable(target):
             target = np.eye(n_classes)[target]
         target = (1 - smoothing) * target + smoothing / n_classes

@@ -1,8 +1,8 @@
-"""The sentences of a diagnosis: what was found in which leaves, and what it means."""
+"""The sentences of a diagnosis: the mistake, the leaves that it affects, and its meaning."""
 
 from jaxnn.gradcheck.diagnosis.leaf_mistakes import Key
 from jaxnn.gradcheck.diagnosis.mistakes import MISTAKES
-from jaxnn.gradcheck.diagnosis.tape import Trace
+from jaxnn.gradcheck.diagnosis.tape import Tape
 
 CONSTANT_MEANING = {
     "C1": "the sign of the error or of the loss is lost.",
@@ -20,34 +20,36 @@ MULTIPLES_OF_DECAY = {
 }
 
 
-def sentence(key: Key, leaves: list[str], made: Trace) -> str:
-    """What a mistake did to some leaves.
+def sentence(key: Key, leaves: list[str], tape: Tape) -> str:
+    """Describe the effect of a mistake on some leaves.
 
     Args:
         key: the mistake and its constant.
         leaves: the paths.
-        made: the trace.
+        tape: of the network.
     """
-    what = ", ".join(f"params{path}" for path in leaves)
+    names = ", ".join(f"params{path}" for path in leaves)
     several = len(leaves) > 1
     verb = "are" if several else "is"
     if key.id in CONSTANT_MEANING and key.constant is not None:
-        times = f"{what} {verb} {key.constant:.7g} × the true gradient everywhere"
-        return f"{times}, and {_value(key)} is {key.words}: {CONSTANT_MEANING[key.id]}"
+        times = f"{names} {verb} {key.constant:.7g} × the true gradient everywhere"
+        return f"{times}, and {_number(key)} is {key.words}: {CONSTANT_MEANING[key.id]}"
     if key.id == "R1" and key.constant is not None:
-        times = f"{what} {'differ' if several else 'differs'} from the true gradient by "
-        return f"{times}{key.constant:g} × the parameter: {_decay(key.constant, leaves, made)}"
+        differs = f"{names} {'differ' if several else 'differs'} from the true gradient by "
+        meaning = _meaning_of_decay(key.constant, leaves, tape)
+        return f"{differs}{key.constant:g} × the parameter: {meaning}"
     if key.id == "Z2":
-        return f"{what} {'hold' if several else 'holds'} {key.words}. {MISTAKES['Z2'].explanation}"
-    return f"{what} {verb} what this mistake gives. {MISTAKES[key.id].explanation}"
+        return f"{names} {'hold' if several else 'holds'} {key.words}. {MISTAKES['Z2'].explanation}"
+    made = f"{names} {verb} as this mistake makes {'them' if several else 'it'}."
+    return f"{made} {MISTAKES[key.id].explanation}"
 
 
-def _value(key) -> str:
+def _number(key) -> str:
     return "the sign" if key.id == "C1" else f"{key.constant:.7g}"
 
 
-def _decay(c: float, leaves: list[str], made: Trace) -> str:
-    decay = made.weight_decay
+def _meaning_of_decay(c: float, leaves: list[str], tape: Tape) -> str:
+    decay = tape.weight_decay
     if decay and any(path.endswith("['b']") for path in leaves):
         return "a parameter that is no weight is decayed."
     for multiple, meaning in MULTIPLES_OF_DECAY.items():

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
-from jaxnn.gradcheck.diagnosis.tape import Stage, Trace
+from jaxnn.gradcheck.diagnosis.tape import Stage, Tape
+from jaxnn.ops._common.elementwise import ElementwiseOp
 
 
 def _sigma(v):
@@ -13,22 +15,12 @@ def _sigma(v):
 
 
 def slope_from_output(stage: Stage, a: np.ndarray) -> np.ndarray:
-    """f' by its formula in a = f(z), for any a; NaN where there is none of its own."""
-    name = stage.op.__name__ if stage.op else ""
-    if name == "sigmoid":
-        return a * (1 - a)
-    if name == "tanh":
-        return 1 - a**2
-    if name == "softplus":
-        return 1 - np.exp(-a)
-    if name == "elu":
-        return np.where(a > 0, 1, a + stage.op.options["alpha"])
-    return np.full_like(a, np.nan)
-
-
-def is_kinked(stage: Stage) -> bool:
-    """Whether f' has two values, so that it is a mask."""
-    return stage.op is not None and stage.op.__name__ in ("relu", "leaky_relu")
+    """f' by its formula in a = f(z), for any a; NaN if there is no such formula."""
+    formula = stage.op.slope_of_output if isinstance(stage.op, ElementwiseOp) else None
+    if formula is None:
+        return np.full_like(a, np.nan)
+    with jax.enable_x64(True):
+        return np.asarray(formula(a))
 
 
 def _complement(slope: np.ndarray) -> np.ndarray:
@@ -49,18 +41,18 @@ ACTIVATION = (
     ("A3", "1 − f'(z)", lambda f, dy: (1 - f.slope) * dy),
     ("A3", "the two slopes swapped", lambda f, dy: _complement(f.slope) * dy),
     ("A4", "passes where dy > 0", lambda f, dy: np.where(dy > 0, dy, 0)),
-    ("A4", "f'(dy)", lambda f, dy: f.slope_at(dy) * dy if is_kinked(f) else dy + np.nan),
+    ("A4", "f'(dy)", lambda f, dy: f.slope_at(dy) * dy if f.is_mask else dy + np.nan),
     ("A4", "passes where dy > 0, times f'", lambda f, dy: np.where(dy > 0, f.slope * dy, 0)),
     ("A5", "dy(1 − dy)", lambda f, dy: _square_slope(dy) * dy),
     ("A5", "σ'(dy)", lambda f, dy: _square_slope(_sigma(dy)) * dy),
     ("A5", "the formula in a, fed dy", lambda f, dy: slope_from_output(f, dy) * dy),
-    ("A5", "f'(dy)", lambda f, dy: f.slope_at(dy) * dy if not is_kinked(f) else dy + np.nan),
+    ("A5", "f'(dy)", lambda f, dy: f.slope_at(dy) * dy if not f.is_mask else dy + np.nan),
 )
-"""Each is `(stage, dy) -> dx`, a wrong way back through y = f(z)."""
+"""Wrong ways back through y = f(z): the mistake, the variant, and `(stage, dy) -> dx`."""
 
 
 class Output(NamedTuple):
-    """The output end of a network: what a wrong δ at z is made from.
+    """The output end of a network, from which a wrong δ at z is computed.
 
     Attributes:
         z: the output of the last layer with parameters.
@@ -69,7 +61,7 @@ class Output(NamedTuple):
         w: 1/N, or 1 for a sum.
         g: ∂L/∂p, with w.
         two: 2 for the squared error, 1 for half of it.
-        through: from a gradient at p to that at z.
+        through: from a gradient at p to the one at z.
     """
 
     z: np.ndarray
@@ -81,16 +73,16 @@ class Output(NamedTuple):
     through: Callable[[np.ndarray], np.ndarray]
 
     @classmethod
-    def of(cls, trace: Trace) -> "Output":
-        """The output end of a traced network."""
+    def of(cls, tape: Tape) -> "Output":
+        """The output end of a recorded network."""
         return cls(
-            z=trace.z,
-            p=trace.prediction,
-            y=trace.target,
-            w=trace.weight,
-            g=trace.g,
-            two=1.0 if trace.loss.__name__ == "half_squared_error" else 2.0,
-            through=trace.through_output,
+            z=tape.z,
+            p=tape.prediction,
+            y=tape.target,
+            w=tape.weight,
+            g=tape.g,
+            two=1.0 if tape.halves_error else 2.0,
+            through=tape.through_output,
         )
 
     @property
@@ -120,7 +112,7 @@ def _cross_entropy_delta(o):
     return o.w * o.e if is_sigmoid else o.e + np.nan
 
 
-def _value(o: Output) -> float:
+def _squared_loss(o: Output) -> float:
     """The loss of a squared error."""
     return float(o.w * o.two / 2 * (o.e**2).sum())
 
@@ -177,12 +169,16 @@ SQUARED = (
     ("L8", "the loss, ½e²", lambda o: o.through(o.w * o.e**2 * o.two / 2)),
     ("L8", "sign(e)", lambda o: o.through(o.w * np.sign(o.e))),
     ("L8", "|e|", lambda o: o.through(o.w * np.abs(o.e))),
-    ("L8", "√ of the loss", lambda o: o.through(o.g) / (2 * np.sqrt(_value(o)))),
-    ("L8", "√ of the mean of e²", lambda o: o.through(o.e) * o.w / np.sqrt(_value(o) * 2 / o.two)),
+    ("L8", "√ of the loss", lambda o: o.through(o.g) / (2 * np.sqrt(_squared_loss(o)))),
+    (
+        "L8",
+        "√ of the mean of e²",
+        lambda o: o.through(o.e) * o.w / np.sqrt(_squared_loss(o) * 2 / o.two),
+    ),
     (
         "L8",
         "√ of the mean of e² over the outputs too",
-        lambda o: o.through(o.e) * o.w / np.sqrt(_value(o) * 2 / o.two * o.e.shape[-1]),
+        lambda o: o.through(o.e) * o.w / np.sqrt(_squared_loss(o) * 2 / o.two * o.e.shape[-1]),
     ),
     (
         "L8",
@@ -199,4 +195,4 @@ SQUARED = (
 )
 
 OUTPUT = {"softmax": SOFTMAX, "sigmoid": SIGMOID, "squared": SQUARED}
-"""For each family, `(output) -> δ at z`, a wrong beginning of the backward pass."""
+"""Wrong beginnings of the backward pass by family: mistake, variant, and `(output) -> δ at z`."""

@@ -1,1 +1,1 @@
-"""The laws that a backward must obey, and `check`, which tries them."""
+"""`check`, and the laws that it tries on a backward."""

@@ -1,4 +1,4 @@
-"""What is checked, whatever it was given as: a definition, a forward and a backward."""
+"""Whatever `check` was given, in the terms of an op: a definition, a forward and a backward."""
 
 import inspect
 from collections.abc import Callable
@@ -15,18 +15,21 @@ from jaxnn.op import Op
 from jaxnn.transformations import definitions
 
 
-@dataclass(frozen=True)
-class Subject:
+@dataclass(frozen=True, kw_only=True)
+class Checked:
     """A function with a backward, in the terms of an op.
 
     Attributes:
-        name: what to call it.
+        name: for the report.
         arguments: the names of its positional arguments.
-        definition: the function that autodiff is asked about.
+        definition: the function that autodiff differentiates.
         fwd: `(*args) -> (y, residuals)`.
         bwd: `(residuals, dy) -> one gradient for each argument`.
-        exported: the function that `jax.grad` is given, or `None` where there is none.
-        statement: how the check was called, for the line that repeats it.
+        halves: `(residuals, dy) -> one gradient for each argument` by the two halves of the
+            backward, or `None` if there are none.
+        exported: the function that users hand to `jax.grad`, or `None` if there is none.
+        has_forward_mode: whether `jax.jvp` takes `exported` as well.
+        statement: the arguments of the call of `check`, for the line that repeats it.
     """
 
     name: str
@@ -34,89 +37,109 @@ class Subject:
     definition: Callable
     fwd: Callable
     bwd: Callable
-    exported: Callable | None
+    halves: Callable | None = None
+    exported: Callable | None = None
+    has_forward_mode: bool = False
     statement: str
 
 
-def subject_of(target, args, options: dict[str, Any], definition=None) -> tuple[Subject, tuple]:
-    """A target of `check` as a subject, and its arguments as arrays.
+def adapt(target, args, options: dict[str, Any], definition=None) -> tuple[Checked, tuple]:
+    """A target of `check` in the terms of an op, and its arguments as arrays.
 
     Raises:
-        TypeError: the target is nothing that can be checked, or an argument is not an array.
+        TypeError: the target cannot be checked, or an argument is not an array.
     """
     if isinstance(target, Op):
-        subject = _of_op(target, options)
+        checked = _of_op(target, options)
         args = (*args, *[None] * (len(target.arguments) - len(args)))
     elif isinstance(target, Layer):
-        subject = _of_layer(target, len(args) == 3, options)
+        checked = _of_layer(target, len(args) == 3, options)
     elif isinstance(target, jax.custom_vjp):
-        subject, args = _of_custom_vjp(target, args, options)
+        checked, args = _of_custom_vjp(target, args, options)
     elif isinstance(target, tuple) and len(target) == 2 and all(map(callable, target)):
-        subject = _of_pair(*target, definition, options)
+        checked = _of_pair(*target, definition, options)
     else:
         raise TypeError(
             "check takes an op, a (fwd, bwd) pair, a jax.custom_vjp function or a layer, "
             f"got {target!r}"
         )
-    if len(args) != len(subject.arguments):
+    if len(args) != len(checked.arguments):
         raise TypeError(
-            f"{subject.name} takes {len(subject.arguments)} argument(s), "
-            f"({', '.join(subject.arguments)}), and {len(args)} were given"
+            f"{checked.name} takes {len(checked.arguments)} argument(s), "
+            f"({', '.join(checked.arguments)}), and {len(args)} were given"
         )
-    return subject, tuple(
-        _arrays(name, arg) for name, arg in zip(subject.arguments, args, strict=True)
-    )
-
-
-def _of_op(op, options) -> Subject:
-    op = _bound(op, tuple(sorted(options.items())))
-    return Subject(
-        op.__name__,
-        op.arguments,
-        op.definition,
-        op.fwd,
-        op.bwd,
-        op,
-        _statement(op.__name__, options),
+    return checked, tuple(
+        _arrays(name, arg) for name, arg in zip(checked.arguments, args, strict=True)
     )
 
 
 @lru_cache(maxsize=1024)
-def _bound(op, options):
-    """The op with its options: the same object each time, so that nothing is compiled again."""
-    return op.bind(**dict(options))
+def _bound_once(op, options):
+    """The op with its options in the terms of `check`: equal calls share their compilations."""
+    op = op.bind(**dict(options))
 
+    def by_halves(residuals, dy):
+        deltas, *gradients = op.bwd_input(residuals, dy)
+        return op.bwd_params(residuals, deltas), *gradients
 
-def _of_layer(layer, random, options) -> Subject:
-    """A layer; what depends on a key or on the batch is defined by the training form's own ops."""
-    _no_options("a layer", options)
-    training = random or layer.init_state is not None
-    return Subject(
-        "layer",
-        ("params", "x", *(["key"] if random else [])),
-        _by_definition((lambda *args: layer.fwd(*args)[0]) if training else layer.apply),
-        lambda *args: layer.fwd(*args),
-        (lambda residuals, dy: (*layer.bwd(residuals, dy), None)) if random else layer.bwd,
-        None,
-        _statement("layer", options),
+    return Checked(
+        name=op.__name__,
+        arguments=op.arguments,
+        definition=op.definition,
+        fwd=op.fwd,
+        bwd=op.bwd,
+        halves=None if op.rules.backward_input is None else by_halves,
+        exported=op,
+        has_forward_mode=True,
+        statement=_statement(op.__name__, dict(options)),
     )
 
 
-def _of_pair(fwd, bwd, definition, options) -> Subject:
+def _of_op(op, options) -> Checked:
+    return _bound_once(op, tuple(sorted(options.items())))
+
+
+def _of_layer(layer, random, options) -> Checked:
+    """A layer; if it depends on a key or on the batch, its training form is its own definition."""
+    if options:
+        raise TypeError(f"a layer has no option {next(iter(options))!r}")
+    of_key = (None,) if random else ()
+
+    def value_of_fwd(*args):
+        return layer.fwd(*args)[0]
+
+    def with_key(residuals, dy):
+        return *layer.bwd(residuals, dy), None
+
+    def by_halves(residuals, dy):
+        deltas, dx = layer.bwd_input(residuals, dy)
+        return layer.bwd_params(residuals, deltas), dx, *of_key
+
+    return Checked(
+        name="layer",
+        arguments=("params", "x", *(["key"] if random else [])),
+        definition=_by_definition(value_of_fwd if random or layer.stateful else layer.apply),
+        fwd=layer.fwd,
+        bwd=with_key if random else layer.bwd,
+        halves=None if type(layer).bwd_input is Layer.bwd_input else by_halves,
+        statement=_statement("layer", options),
+    )
+
+
+def _of_pair(fwd, bwd, definition, options) -> Checked:
     name = fwd.__name__.removesuffix("_fwd").removesuffix("_forward")
     if definition is None:
         raise TypeError(
             f"{name}: a (fwd, bwd) pair needs definition=, the function to compare with"
         )
     takes = {f: _accepted(f, options) for f in (fwd, bwd, definition)}
-    return Subject(
-        name,
-        _positional(fwd),
-        _by_definition(lambda *args: definition(*args, **takes[definition])),
-        lambda *args: fwd(*args, **takes[fwd]),
-        lambda residuals, dy: bwd(residuals, dy, **takes[bwd]),
-        None,
-        _statement(f"({fwd.__name__}, {bwd.__name__})", options, definition.__name__),
+    return Checked(
+        name=name,
+        arguments=_positional(fwd),
+        definition=_by_definition(lambda *args: definition(*args, **takes[definition])),
+        fwd=lambda *args: fwd(*args, **takes[fwd]),
+        bwd=lambda residuals, dy: bwd(residuals, dy, **takes[bwd]),
+        statement=_statement(f"({fwd.__name__}, {bwd.__name__})", options, definition.__name__),
     )
 
 
@@ -131,20 +154,20 @@ def _of_custom_vjp(function, args, options):
         return [static[i] if i in static else next(given) for i in range(len(names))]
 
     name = function.fun.__name__
-    subject = Subject(
-        name,
-        tuple(names[i] for i in free),
-        _by_definition(lambda *dynamic: function.fun(*filled(dynamic), **options)),
-        lambda *dynamic: function.fwd(*filled(dynamic), **options),
-        lambda residuals, dy: function.bwd(*static.values(), residuals, dy),
-        lambda *dynamic: function(*filled(dynamic), **options),
-        _statement(name, options),
+    checked = Checked(
+        name=name,
+        arguments=tuple(names[i] for i in free),
+        definition=_by_definition(lambda *dynamic: function.fun(*filled(dynamic), **options)),
+        fwd=lambda *dynamic: function.fwd(*filled(dynamic), **options),
+        bwd=lambda residuals, dy: function.bwd(*static.values(), residuals, dy),
+        exported=lambda *dynamic: function(*filled(dynamic), **options),
+        statement=_statement(name, options),
     )
-    return subject, tuple(args[i] for i in free if i < len(args))
+    return checked, tuple(args[i] for i in free if i < len(args))
 
 
 def _by_definition(function):
-    """The function with every op in it run by its definition, so that autodiff is the judge."""
+    """The function with every op in it run by its definition, for autodiff to differentiate."""
 
     def definition(*args):
         with definitions():
@@ -165,11 +188,6 @@ def _accepted(function, options) -> dict[str, Any]:
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return options
     return {name: value for name, value in options.items() if name in parameters}
-
-
-def _no_options(what, options):
-    if options:
-        raise TypeError(f"{what} has no option {next(iter(options))!r}")
 
 
 def _statement(target, options, definition=None) -> str:

@@ -1,19 +1,18 @@
-"""Is this backward right?"""
+"""`check`: a hand-written backward against autodiff of its definition."""
 
 from collections.abc import Collection
 
 import numpy as np
 
-from jaxnn.gradcheck.laws.adapters import subject_of
-from jaxnn.gradcheck.laws.comparison import relative_error, representable
-from jaxnn.gradcheck.laws.evaluation import Trial
+from jaxnn.gradcheck.arrays import is_differentiable, relative_or_absolute_error, representable
+from jaxnn.gradcheck.laws.adapters import adapt
+from jaxnn.gradcheck.laws.evaluation import Evaluation
 from jaxnn.gradcheck.laws.laws import LAWS
-from jaxnn.gradcheck.laws.oracle import is_differentiable
-from jaxnn.gradcheck.report import Report, Row
+from jaxnn.gradcheck.report import Finding, Report, Row
 
 PRELIMINARY = ("runs", "structure")
 PLAIN = ("eager", "determinism")
-CONSISTENCY = ("one_entry", "eager", "export", "vmap", "second_order")
+CONSISTENCY = ("one_entry", "eager", "halves", "export", "vmap", "duality", "second_order")
 
 
 def check(
@@ -27,12 +26,13 @@ def check(
 ) -> Report:
     """Check a hand-written backward against autodiff of the definition.
 
-    The laws run in an order that localises: it runs, structure, finite, value, gradient,
-    linearity in the cotangent and zero for a zero one, determinism, one entry alone, plain
-    calls, `jax.vjp` of the function itself, `vmap`. The truth is `jax.vjp` of the definition in
-    float64, or differences where JAX cannot trace it. In float32 and below, the error is judged
-    by the one that autodiff makes in the same dtype; there is no tolerance to choose. A gradient
-    that is zero where it should be zero is reported as not tested.
+    The laws run in an order that localises a mistake: the functions run; structure; finite numbers;
+    the value; the gradient; linearity in the cotangent; determinism; a cotangent on one entry;
+    plain calls; the two halves of the backward; `jax.vjp` of the function itself; `vmap`; and, in
+    float64 or on request, duality, ⟨dy, J·ẋ⟩ = ⟨Jᵀ·dy, ẋ⟩. The true gradient is `jax.vjp` of the
+    definition in float64, or finite differences if JAX cannot trace it. In float32 and below, a
+    gradient may err twice as much as autodiff in the same dtype, so there is no tolerance to
+    choose. A gradient that is zero and should be zero is reported as not tested.
 
     Args:
         target: an op; a `(fwd, bwd)` pair, with `fwd(*args) -> (y, residuals)` and
@@ -42,15 +42,15 @@ def check(
         *args: arrays or pytrees of arrays; integers, booleans and PRNG keys have no gradient.
         definition: the function of `*args` that a pair implements.
         seed: of the random cotangents.
-        second_order: also compare the gradient of the gradient.
-        laws: the names of the laws to try, of those in `report.laws`; by default all of them.
+        second_order: whether to compare the gradient of the gradient too.
+        laws: names of `LAWS`, the laws to try; by default all that apply.
         **options: options of the target.
 
     Returns:
         A `Report`: print it, ask `.ok`, or call `.raise_if_failed()`.
 
     Raises:
-        TypeError: the target is nothing that can be checked, or an argument is not an array.
+        TypeError: the target cannot be checked, or an argument is not an array.
         ValueError: there is no such law.
 
     Example:
@@ -65,43 +65,57 @@ def check(
     """
     if unknown := sorted(set(laws or ()) - set(LAWS)):
         raise ValueError(f"there is no law {unknown[0]!r}; the laws are {', '.join(LAWS)}")
-    subject, args = subject_of(target, args, options, definition)
-    trial = Trial(subject, args, seed, plain=laws is None or not set(PLAIN).isdisjoint(laws))
-    if not trial.variables:
-        raise TypeError(f"{subject.name}: no argument is floating point, so there is no gradient")
-    tried, findings = [], []
+    checked, args = adapt(target, args, options, definition)
+    evaluation = Evaluation(
+        checked, args, seed, plain=laws is None or not set(PLAIN).isdisjoint(laws)
+    )
+    if not evaluation.variables:
+        raise TypeError(f"{checked.name}: no argument is floating point, so there is no gradient")
+    tried: list[str] = []
+    findings: list[Finding] = []
     for name, law in LAWS.items():
-        if name == "second_order" and not second_order:
-            continue
-        if laws is not None and name not in laws and name not in PRELIMINARY:
+        if not (name in PRELIMINARY or _is_wanted(name, evaluation, laws, second_order)):
             continue
         if findings and name in CONSISTENCY:
             break
         tried.append(name)
-        findings += law(trial)
+        findings += law(evaluation)
         if findings and name in PRELIMINARY:
             break
     settings = f"seed={seed}" + (", second_order=True" if second_order else "")
     settings += f", laws={tuple(laws)}" if laws is not None else ""
     return Report(
-        name=subject.name,
-        rows=_rows(trial, findings),
+        name=checked.name,
+        rows=_rows(evaluation, findings),
         findings=findings,
-        notes=trial.notes,
+        notes=evaluation.notes,
         laws=tried,
         seed=seed,
-        reproduce=f"jaxnn.gradcheck.check({subject.statement}, {settings})",
+        reproduce=f"jaxnn.gradcheck.check({checked.statement}, {settings})",
     )
 
 
-def _rows(trial, findings) -> list[Row]:
+def _is_wanted(name, evaluation, laws, second_order) -> bool:
+    """Whether a law is asked for, or is among those tried by default and applies."""
+    if name == "second_order":
+        return second_order and (laws is None or name in laws)
+    if laws is not None:
+        return name in laws
+    if name == "halves":
+        return evaluation.checked.halves is not None
+    if name == "duality":
+        return evaluation.checked.has_forward_mode and evaluation.dtype == np.float64
+    return True
+
+
+def _rows(evaluation, findings) -> list[Row]:
     """A row for each array, with the error of its gradient under the random cotangent."""
     broken = {finding.leaf for finding in findings}
     comparable = not any(finding.law in PRELIMINARY for finding in findings)
-    mine = iter(trial.gradients(trial.dy) if comparable else [])
-    true = iter(trial.truth(trial.dy)[1] if comparable else [])
+    mine = iter(evaluation.gradients(evaluation.dy) if comparable else [])
+    true = iter(evaluation.truth(evaluation.dy)[1] if comparable else [])
     rows = []
-    for path, leaf in trial.leaves:
+    for path, leaf in evaluation.leaves:
         array = f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
         error, verdict = float("nan"), "not tested"
         if not is_differentiable(leaf):
@@ -109,7 +123,9 @@ def _rows(trial, findings) -> list[Row]:
         elif comparable:
             gradient, truth = np.asarray(next(mine)), np.asarray(next(true))
             compared = representable(truth, leaf.dtype)
-            error = relative_error(np.where(compared, gradient, 0), np.where(compared, truth, 0))
+            error = relative_or_absolute_error(
+                np.where(compared, gradient, 0), np.where(compared, truth, 0)
+            )
             if np.any(truth != 0) or np.any(gradient != 0):
                 verdict = "right"
         at_fault = {path, path.split("[")[0]} & broken

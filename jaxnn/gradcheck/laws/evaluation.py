@@ -1,4 +1,4 @@
-"""One function at one set of arguments, and what is asked about it, computed once."""
+"""A function at one set of arguments: its values and gradients, each computed once."""
 
 from functools import cached_property, partial
 
@@ -6,25 +6,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.gradcheck import differences
+from jaxnn.gradcheck.arrays import cast, is_differentiable, short_decimals
+from jaxnn.gradcheck.differences import gradient_by_differences
 from jaxnn.gradcheck.laws import oracle
-from jaxnn.gradcheck.laws.adapters import Subject
-from jaxnn.gradcheck.laws.oracle import is_differentiable
+from jaxnn.gradcheck.laws.adapters import Checked
 
 
-class Trial:
-    """One function at one set of arguments, with what the laws ask about it.
+class Evaluation:
+    """A function at one set of arguments, with the values and gradients that the laws compare.
 
     Attributes:
-        subject: the function.
+        checked: the function.
         args: its arguments.
         seed: of the cotangents.
-        plain: whether plain calls are tried as well as compiled ones.
-        notes: what a law has to say besides its findings.
+        plain: whether plain calls are tried besides compiled ones.
+        notes: remarks of the laws, besides their findings.
     """
 
-    def __init__(self, subject: Subject, args: tuple, seed: int = 0, plain: bool = True):
-        self.subject, self.args, self.seed = subject, args, seed
+    def __init__(self, checked: Checked, args: tuple, seed: int = 0, plain: bool = True):
+        self.checked, self.args, self.seed = checked, args, seed
         self.plain = plain or not self.traceable
         self.notes: list[str] = []
         self._truths: dict = {}
@@ -34,18 +34,18 @@ class Trial:
         """`(path, array)` for each array of the arguments."""
         return [
             (name + jax.tree_util.keystr(path), leaf)
-            for name, arg in zip(self.subject.arguments, self.args, strict=True)
+            for name, arg in zip(self.checked.arguments, self.args, strict=True)
             for path, leaf in jax.tree_util.tree_leaves_with_path(arg)
         ]
 
-    @property
+    @cached_property
     def variables(self) -> list[tuple[str, jax.Array]]:
         """Those of the leaves that have a gradient."""
         return [(path, leaf) for path, leaf in self.leaves if is_differentiable(leaf)]
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """The sizes of the arguments' axes, in words; those of plain arrays first."""
+        """The sizes of the arguments' axes by their meaning; those of plain arrays come first."""
         plain_first = sorted(self.leaves, key=lambda named: "[" in named[0])
         return {
             f"the size of axis {axis} of {path}": size
@@ -62,7 +62,7 @@ class Trial:
     def traceable(self) -> bool:
         """Whether JAX can trace the definition."""
         try:
-            jax.eval_shape(self.subject.definition, *self.args)
+            jax.eval_shape(self.checked.definition, *self.args)
         except jax.errors.JAXTypeError:
             return False
         return True
@@ -70,24 +70,24 @@ class Trial:
     def shape_of_definition(self):
         """The shape of the definition's value, or a tree of them."""
         if self.traceable:
-            y = jax.eval_shape(self.subject.definition, *self.args)
+            y = jax.eval_shape(self.checked.definition, *self.args)
         else:
-            y = self.subject.definition(*self.args)
+            y = self.checked.definition(*self.args)
         return jax.tree.map(np.shape, y)
 
     def forward(self):
-        """What `fwd` returns: of a plain call, or the shapes and dtypes where none is tried."""
+        """The result of `fwd` in a plain call, or its shapes and dtypes if none is tried."""
         if self.plain:
-            return self.subject.fwd(*self.args)
-        return jax.eval_shape(self.subject.fwd, *self.args)
+            return self.checked.fwd(*self.args)
+        return jax.eval_shape(self.checked.fwd, *self.args)
 
     @cached_property
     def call(self):
-        """Value and gradients: of plain calls, or of compiled ones where no plain one is tried."""
+        """Value and gradients, of plain calls or, if none is tried, of compiled ones."""
         if not self.plain:
-            return compiled(self.subject, self.args, self.dy)
-        y, residuals = self.subject.fwd(*self.args)
-        return y, self.subject.bwd(residuals, self.cotangent(y, self.seed))
+            return compiled(self.checked, self.args, self.dy)
+        y, residuals = self.checked.fwd(*self.args)
+        return y, self.checked.bwd(residuals, self.cotangent(y, self.seed))
 
     @cached_property
     def dy(self):
@@ -96,25 +96,19 @@ class Trial:
         return self.cotangent(y, self.seed)
 
     def cotangent(self, y, seed):
-        """A random cotangent of `y`, an array of the kind that the function works with."""
+        """A random cotangent of `y`, of the kind of array that the function works with."""
         dy = short_decimals(y, seed)
         return jax.tree.map(jnp.asarray, dy) if self.traceable else dy
 
-    @cached_property
-    def pulled_back(self):
-        """Value and gradients of the function that `jax.grad` is given."""
-        y, grads = _pulled_back(self.subject, self.args, self.dy)
-        return y, self.of_variables(grads)
-
     def gradients(self, dy) -> list:
-        """The gradient of each variable, as `bwd` has it."""
+        """The gradient of each variable by `bwd`."""
         if not self.traceable:
-            _, residuals = self.subject.fwd(*self.args)
-            return self.of_variables(self.subject.bwd(residuals, dy))
-        return self.of_variables(compiled(self.subject, self.args, dy)[1])
+            _, residuals = self.checked.fwd(*self.args)
+            return self.of_variables(self.checked.bwd(residuals, dy))
+        return self.of_variables(compiled(self.checked, self.args, dy)[1])
 
     def of_variables(self, grads) -> list:
-        """The entries of what `bwd` returned that belong to variables."""
+        """The entries of the tuple returned by `bwd` that belong to variables."""
         entries = []
         for arg, grad in zip(self.args, grads, strict=True):
             leaves = jax.tree.leaves(arg)
@@ -127,38 +121,29 @@ class Trial:
         key = (*(np.asarray(d).tobytes() for d in jax.tree.leaves(dy)), np.dtype(dtype))
         if key not in self._truths:
             if self.traceable:
-                y, grads = oracle.value_and_gradient(self.subject.definition, self.args, dy, dtype)
+                y, grads = oracle.value_and_gradient(self.checked.definition, self.args, dy, dtype)
             else:
-                args = [np.asarray(a) for a in oracle.cast(self.args, jnp.float64)]
-                y = np.asarray(self.subject.definition(*args))
-                grads, _ = differences.gradient(self.subject.definition, args, np.asarray(dy))
+                args = [np.asarray(a) for a in cast(self.args, jnp.float64)]
+                y = np.asarray(self.checked.definition(*args))
+                grads, _ = gradient_by_differences(self.checked.definition, args, np.asarray(dy))
             self._truths[key] = y, [g for g in grads if g is not None]
         return self._truths[key]
 
 
-def short_decimals(like, seed):
-    """Random numbers like an array (or a tree of them): multiples of 1/8, none of them zero.
-
-    They are exact in every floating-point dtype and short to print.
-    """
-    leaves, tree = jax.tree.flatten(like)
-    random = np.random.default_rng(seed)
-    numbers = []
-    for leaf in leaves:
-        sizes = random.integers(1, 17, np.shape(leaf)) / 8
-        signs = np.where(random.random(np.shape(leaf)) < 0.5, 1, -1)
-        numbers.append(np.asarray(sizes * signs).astype(leaf.dtype))
-    return jax.tree.unflatten(tree, numbers)
-
-
 @partial(jax.jit, static_argnums=0)
-def compiled(subject: Subject, args: tuple, dy):
+def compiled(checked: Checked, args: tuple, dy):
     """Value and gradients of a call under `jit`."""
-    y, residuals = subject.fwd(*args)
-    return y, subject.bwd(residuals, dy)
+    y, residuals = checked.fwd(*args)
+    return y, checked.bwd(residuals, dy)
 
 
-@partial(jax.jit, static_argnums=0)
-def _pulled_back(subject, args, dy):
-    y, pullback = jax.vjp(subject.exported, *args)
-    return y, pullback(dy)
+def in_variables(function, args):
+    """A function of the arguments as one of the list of the variables, and that list."""
+    leaves, tree = jax.tree.flatten(args)
+
+    def of_list(variables):
+        given = iter(variables)
+        filled = [next(given) if is_differentiable(leaf) else leaf for leaf in leaves]
+        return function(*jax.tree.unflatten(tree, filled))
+
+    return of_list, [leaf for leaf in leaves if is_differentiable(leaf)]

@@ -1,8 +1,7 @@
-"""The laws that a backward obeys, each a function from a trial to what breaks it.
+"""The laws that a backward obeys, each a function from an evaluation to its findings.
 
-A trial is one function at one set of arguments; it remembers what has been computed, so that
-the laws together compile little more than one of them. A law returns an empty list where it
-holds.
+An evaluation is a function at one set of arguments. It caches every result, so that
+the laws together compile little more than one of them. A law returns an empty list if it holds.
 """
 
 from collections.abc import Callable
@@ -12,47 +11,46 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.gradcheck.explain import relation
-from jaxnn.gradcheck.laws.comparison import (
-    broken,
-    broken_at,
+from jaxnn.gradcheck.arrays import (
     eps,
     first_index,
-    judge,
-    judge_value,
-    relative_error,
+    identical,
+    is_differentiable,
+    relative_or_absolute_error,
     representable,
-    terms,
+    same_tree,
+    short_decimals,
     wide,
 )
-from jaxnn.gradcheck.laws.evaluation import Trial, compiled, short_decimals
-from jaxnn.gradcheck.laws.oracle import is_differentiable
-from jaxnn.gradcheck.report import Finding
+from jaxnn.gradcheck.explain import explain
+from jaxnn.gradcheck.laws.evaluation import Evaluation, compiled, in_variables
+from jaxnn.gradcheck.laws.judgement import judge_gradients, judge_value, terms
+from jaxnn.gradcheck.report import Finding, broken, broken_at, in_one_line
 
 
-def runs(trial) -> list[Finding]:
+def runs(evaluation) -> list[Finding]:
     """`fwd` returns a pair and `bwd` a tuple, without raising."""
     try:
-        result = trial.forward()
+        result = evaluation.forward()
     except Exception as error:
-        return [broken("runs", f"fwd raised {_said(error)}")]
+        return [broken("runs", f"fwd raised {in_one_line(error)}")]
     if not isinstance(result, tuple) or len(result) != 2:
         return [broken("runs", f"fwd must return (y, residuals) and returned {_kind(result)}")]
     if not all(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(result[0])):
         return [broken("runs", f"the y of fwd must be an array, not {_kind(result[0])}")]
     try:
-        definition = trial.shape_of_definition()
+        definition = evaluation.shape_of_definition()
     except Exception as error:
-        return [broken("runs", f"the definition raised {_said(error)}")]
+        return [broken("runs", f"the definition raised {in_one_line(error)}")]
     shapes = [jax.tree.map(np.shape, result[0]), definition]
     if shapes[0] != shapes[1]:
         message = f"fwd gives y of shape {shapes[0]} but the definition gives {shapes[1]}"
         return [broken("runs", message)]
     try:
-        grads = trial.call[1]
+        grads = evaluation.call[1]
     except Exception as error:
-        return [broken("runs", f"bwd raised {_said(error)}")]
-    expected = len(trial.args)
+        return [broken("runs", f"bwd raised {in_one_line(error)}")]
+    expected = len(evaluation.args)
     if not isinstance(grads, tuple) or len(grads) != expected:
         got = f"{len(grads)} entries" if isinstance(grads, tuple) else _kind(grads)
         message = f"bwd must return a tuple of {expected}, one for each argument, and gave {got}"
@@ -60,10 +58,12 @@ def runs(trial) -> list[Finding]:
     return []
 
 
-def structure(trial) -> list[Finding]:
-    """Each gradient has its argument's tree, shapes and dtypes; what has no gradient is `None`."""
+def structure(evaluation) -> list[Finding]:
+    """Each gradient has its argument's tree, shapes and dtypes, and is `None` for an integer."""
     findings = []
-    for name, arg, grad in zip(trial.subject.arguments, trial.args, trial.call[1], strict=True):
+    for name, arg, grad in zip(
+        evaluation.checked.arguments, evaluation.args, evaluation.call[1], strict=True
+    ):
         floating = [is_differentiable(leaf) for leaf in jax.tree.leaves(arg)]
         at = partial(broken_at, "structure")
         if not any(floating):
@@ -71,7 +71,7 @@ def structure(trial) -> list[Finding]:
                 findings.append(at(name, "must be None: the argument has no gradient"))
         elif grad is None:
             findings.append(at(name, "is None but the argument has a gradient"))
-        elif jax.tree.structure(grad) != jax.tree.structure(arg):
+        elif not same_tree(grad, arg):
             trees = f"{jax.tree.structure(grad)} but the argument has {jax.tree.structure(arg)}"
             findings.append(at(name, f"has the tree {trees}"))
         else:
@@ -80,7 +80,7 @@ def structure(trial) -> list[Finding]:
             ):
                 leaf = name + jax.tree_util.keystr(path)
                 if np.shape(g) != a.shape:
-                    hint = _shape_hint(trial, leaf, np.asarray(g))
+                    hint = _shape_hint(evaluation, leaf, np.asarray(g))
                     findings.append(
                         at(leaf, f"has shape {np.shape(g)} but {leaf} has {a.shape}{hint}")
                     )
@@ -89,10 +89,10 @@ def structure(trial) -> list[Finding]:
     return findings
 
 
-def finite(trial) -> list[Finding]:
+def finite(evaluation) -> list[Finding]:
     """Value and gradients are finite wherever the true ones are."""
-    y, mine = trial.call[0], trial.gradients(trial.dy)
-    true_y, true = trial.truth(trial.dy)
+    y, mine = evaluation.call[0], evaluation.gradients(evaluation.dy)
+    true_y, true = evaluation.truth(evaluation.dy)
     findings = []
     for part, truth in zip(jax.tree.leaves(y), jax.tree.leaves(true_y), strict=True):
         lost = representable(truth, part.dtype) & ~np.isfinite(wide(part))
@@ -100,8 +100,8 @@ def finite(trial) -> list[Finding]:
             findings.append(
                 broken("finite", f"the value is not finite at index {first_index(lost)}")
             )
-    for (path, _), g, t in zip(trial.variables, mine, true, strict=True):
-        lost = representable(t, trial.dtype) & ~np.isfinite(wide(g))
+    for (path, _), g, t in zip(evaluation.variables, mine, true, strict=True):
+        lost = representable(t, evaluation.dtype) & ~np.isfinite(wide(g))
         if lost.any():
             findings.append(
                 broken_at("finite", path, f"is not finite at index {first_index(lost)}")
@@ -109,56 +109,60 @@ def finite(trial) -> list[Finding]:
     return findings
 
 
-def value(trial) -> list[Finding]:
+def value(evaluation) -> list[Finding]:
     """`fwd` gives the value of the definition."""
-    return judge_value(trial, "fwd", trial.call[0])
+    return judge_value(evaluation, "fwd", evaluation.call[0])
 
 
-def gradient(trial) -> list[Finding]:
+def gradient(evaluation) -> list[Finding]:
     """Each gradient is that of the definition, for a random cotangent."""
-    return judge("gradient", trial, trial.dy, trial.gradients(trial.dy))
+    return judge_gradients(
+        "gradient", evaluation, evaluation.dy, evaluation.gradients(evaluation.dy)
+    )
 
 
-def eager(trial) -> list[Finding]:
-    """Plain calls give the gradient that compiled ones give."""
-    if not trial.traceable:
+def eager(evaluation) -> list[Finding]:
+    """Plain calls give the same gradient as compiled ones."""
+    if not evaluation.traceable:
         return []
-    return judge("eager", trial, trial.dy, trial.of_variables(trial.call[1]))
+    return judge_gradients(
+        "eager", evaluation, evaluation.dy, evaluation.of_variables(evaluation.call[1])
+    )
 
 
-def export(trial) -> list[Finding]:
-    """The function that `jax.grad` is given has the definition's value and gradient."""
-    if trial.subject.exported is None:
+def export(evaluation) -> list[Finding]:
+    """The function that users hand to `jax.grad` has the definition's value and gradient."""
+    if evaluation.checked.exported is None:
         return []
-    y, grads = trial.pulled_back
+    y, grads = _pulled_back(evaluation.checked, evaluation.args, evaluation.dy)
     return [
-        *judge_value(trial, "the function itself", y),
-        *judge("export", trial, trial.dy, grads),
+        *judge_value(evaluation, "the function itself", y),
+        *judge_gradients("export", evaluation, evaluation.dy, evaluation.of_variables(grads)),
     ]
 
 
-def one_entry(trial) -> list[Finding]:
+def one_entry(evaluation) -> list[Finding]:
     """A cotangent on one entry alone gives the gradient of that entry."""
-    leaves, tree = jax.tree.flatten(trial.dy)
+    leaves, tree = jax.tree.flatten(evaluation.dy)
     if leaves[0].size < 2:
         return []
-    entry = np.random.default_rng(trial.seed).integers(leaves[0].size)
+    entry = np.random.default_rng(evaluation.seed).integers(leaves[0].size)
     alone = [np.zeros_like(leaf) for leaf in leaves]
     alone[0].reshape(-1)[entry] = np.asarray(leaves[0]).reshape(-1)[entry]
     dy = jax.tree.unflatten(tree, alone)
-    return judge("one_entry", trial, dy, trial.gradients(dy))
+    return judge_gradients("one_entry", evaluation, dy, evaluation.gradients(dy))
 
 
-def linearity(trial) -> list[Finding]:
+def linearity(evaluation) -> list[Finding]:
     """`bwd` is linear in dy: bwd(0) = 0 and bwd(½g − 2h) = ½·bwd(g) − 2·bwd(h)."""
-    g, h = trial.dy, trial.cotangent(trial.call[0], trial.seed + 1)
+    g, h = evaluation.dy, evaluation.cotangent(evaluation.call[0], evaluation.seed + 1)
     mixed = jax.tree.map(lambda g, h: (0.5 * g - 2 * h).astype(g.dtype), g, h)
     of_zero, of_mixed, of_g, of_h = (
-        trial.gradients(dy) for dy in (jax.tree.map(np.zeros_like, g), mixed, g, h)
+        evaluation.gradients(dy) for dy in (jax.tree.map(np.zeros_like, g), mixed, g, h)
     )
     findings = []
     for (path, a), d0, dm, dg, dh in zip(
-        trial.variables, of_zero, of_mixed, of_g, of_h, strict=True
+        evaluation.variables, of_zero, of_mixed, of_g, of_h, strict=True
     ):
         if np.isfinite(wide(dg)).all() and np.any(wide(d0) != 0):
             findings.append(broken_at("linearity", path, "is not zero for a cotangent of zero"))
@@ -167,77 +171,138 @@ def linearity(trial) -> list[Finding]:
         dm, dg, dh = (np.where(compared, wide(d), 0) for d in (dm, dg, dh))
         off, *parts = dm - 0.5 * dg + 2 * dh, 0.5 * dg, 2 * dh
         error = np.linalg.norm(off) / max(sum(map(np.linalg.norm, parts)), np.finfo(float).tiny)
-        if error > 16 * eps(a.dtype) * np.sqrt(terms(trial, a)):
+        if error > 16 * eps(a.dtype) * np.sqrt(terms(evaluation, a)):
             message = f"is not linear in dy: for ½g − 2h it is off by {error:.1e} of its norm"
-            findings.append(broken_at("linearity", path, message, error))
+            findings.append(broken_at("linearity", path, message, float(error)))
     return findings
 
 
-def determinism(trial) -> list[Finding]:
+def determinism(evaluation) -> list[Finding]:
     """The same arguments give the same bits."""
-    once, again = (trial.gradients(trial.dy) for _ in range(2))
-    plain = trial.of_variables(trial.call[1])
-    _, residuals = trial.subject.fwd(*trial.args)
-    plain_again = trial.of_variables(trial.subject.bwd(residuals, trial.dy))
+    once, again = (evaluation.gradients(evaluation.dy) for _ in range(2))
+    plain = evaluation.of_variables(evaluation.call[1])
+    _, residuals = evaluation.checked.fwd(*evaluation.args)
+    plain_again = evaluation.of_variables(evaluation.checked.bwd(residuals, evaluation.dy))
     return [
         broken_at("determinism", path, "differs between two calls with the same arguments")
         for (path, _), a, b, c, d in zip(
-            trial.variables, once, again, plain, plain_again, strict=True
+            evaluation.variables, once, again, plain, plain_again, strict=True
         )
-        if not (_same(a, b) and _same(c, d))
+        if not (identical(a, b) and identical(c, d))
     ]
 
 
-def vmap(trial) -> list[Finding]:
-    """`vmap` of the backward gives what calling it on one example after the other gives."""
-    if not trial.traceable:
+def vmap(evaluation) -> list[Finding]:
+    """`vmap` of the backward agrees with calls on one example after the other."""
+    if not evaluation.traceable:
         return []
-    batch = [jax.tree.map(partial(_scaled, factor=f), trial.args) for f in (1, 0.5, 0.25)]
-    dys = [jax.tree.map(partial(_scaled, factor=f), trial.dy) for f in (1, -1, 0.5)]
+    batch = [jax.tree.map(partial(_multiple, factor=f), evaluation.args) for f in (1, 0.5, 0.25)]
+    dys = [jax.tree.map(partial(_multiple, factor=f), evaluation.dy) for f in (1, -1, 0.5)]
     stacked = [jax.tree.map(_stacked, *parts) for parts in (batch, dys)]
-    mapped = trial.of_variables(_mapped(trial.subject, *stacked))
+    mapped = evaluation.of_variables(_mapped(evaluation.checked, *stacked))
     looped = [
-        trial.of_variables(compiled(trial.subject, args, dy)[1])
+        evaluation.of_variables(compiled(evaluation.checked, args, dy)[1])
         for args, dy in zip(batch, dys, strict=True)
     ]
     findings = []
-    for i, (path, leaf) in enumerate(trial.variables):
+    for i, (path, leaf) in enumerate(evaluation.variables):
         expected = np.stack([wide(grads[i]) for grads in looped])
         compared = np.isfinite(expected)
-        error = relative_error(
+        error = relative_or_absolute_error(
             np.where(compared, wide(mapped[i]), 0), np.where(compared, expected, 0)
         )
-        if not error <= 64 * eps(leaf.dtype) * np.sqrt(terms(trial, leaf)):
+        if not error <= 64 * eps(leaf.dtype) * np.sqrt(terms(evaluation, leaf)):
             message = f"under vmap is off by {error:.1e} from one call after the other"
             findings.append(broken_at("vmap", path, message, error))
     return findings
 
 
-def second_order(trial) -> list[Finding]:
+def halves(evaluation) -> list[Finding]:
+    """`bwd_input` and then `bwd_params` give the gradients that `bwd` gives, but for rounding."""
+    if evaluation.checked.halves is None:
+        return []
+    try:
+        by_halves = _by_compiled_halves if evaluation.traceable else _by_halves
+        grads = by_halves(evaluation.checked, evaluation.args, evaluation.dy)
+        mine = evaluation.of_variables(grads)
+        shapes = [np.shape(g) for g in mine]
+    except Exception as raised:
+        return [broken("halves", f"the halves of the backward raised {in_one_line(raised)}")]
+    findings = []
+    for (path, leaf), shape, g, whole in zip(
+        evaluation.variables, shapes, mine, evaluation.gradients(evaluation.dy), strict=True
+    ):
+        if shape != np.shape(whole) or g.dtype != whole.dtype:
+            message = f"is {g.dtype}{list(shape)} by the two halves of the backward"
+            findings.append(
+                broken_at("halves", path, f"{message} but {whole.dtype}{list(whole.shape)} by bwd")
+            )
+            continue
+        compared = np.isfinite(wide(whole))
+        error = relative_or_absolute_error(*(np.where(compared, wide(a), 0) for a in (g, whole)))
+        if not error <= 16 * eps(leaf.dtype) * np.sqrt(terms(evaluation, leaf)):
+            message = f"by the two halves of the backward is off by {error:.1e} from that of bwd"
+            findings.append(broken_at("halves", path, message, error))
+    return findings
+
+
+def duality(evaluation) -> list[Finding]:
+    """⟨dy, J·ẋ⟩ = ⟨Jᵀ·dy, ẋ⟩: forward mode and reverse mode are transposes of each other."""
+    if not _has_both_modes(evaluation):
+        return []
+    tangents = [
+        jnp.asarray(short_decimals(leaf, evaluation.seed + 1 + i))
+        for i, (_, leaf) in enumerate(evaluation.variables)
+    ]
+    try:
+        pushed, pulled = _both_modes(evaluation.checked, evaluation.args, tangents, evaluation.dy)
+    except Exception as raised:
+        return [broken("duality", f"jax.jvp of the function itself raised {in_one_line(raised)}")]
+    dy, y_dot, dx, x_dot = (
+        np.concatenate([wide(leaf).ravel() for leaf in jax.tree.leaves(tree)])
+        for tree in (evaluation.dy, pushed, pulled, tangents)
+    )
+    norm = np.linalg.norm
+    scale = max(norm(dy) * norm(y_dot), norm(dx) * norm(x_dot))
+    error = float(abs(dy @ y_dot - dx @ x_dot) / scale) if scale else 0.0
+    if error <= _duality_tolerance(evaluation):
+        return []
+    message = (
+        "jax.jvp and jax.vjp of the function itself are not transposes of each other: "
+        f"⟨dy, J·ẋ⟩ and ⟨Jᵀ·dy, ẋ⟩ differ by {error:.1e} of their norms"
+    )
+    return [Finding("duality", "", error, message)]
+
+
+def second_order(evaluation) -> list[Finding]:
     """Differentiating value and gradient once more (reverse over reverse) is right too."""
-    if trial.subject.exported is None or not trial.traceable:
+    if evaluation.checked.exported is None or not evaluation.traceable:
         return []
     of_gradients = [
-        short_decimals(leaf, trial.seed + i) for i, (_, leaf) in enumerate(trial.variables)
+        short_decimals(leaf, evaluation.seed + i)
+        for i, (_, leaf) in enumerate(evaluation.variables)
     ]
-    probes = trial.cotangent(trial.call[0], trial.seed + len(of_gradients)), of_gradients
-    (ours, ours_dy), (theirs, theirs_dy) = (
-        _second(function, trial, probes)
-        for function in (trial.subject.exported, trial.subject.definition)
+    probes = (
+        evaluation.cotangent(evaluation.call[0], evaluation.seed + len(of_gradients)),
+        of_gradients,
     )
-    named = [*(path for path, _ in trial.variables), *["dy"] * len(jax.tree.leaves(ours_dy))]
+    (ours, ours_dy), (theirs, theirs_dy) = (
+        _second(function, evaluation, probes)
+        for function in (evaluation.checked.exported, evaluation.checked.definition)
+    )
+    named = [*(path for path, _ in evaluation.variables), *["dy"] * len(jax.tree.leaves(ours_dy))]
     ours, theirs = [*ours, *jax.tree.leaves(ours_dy)], [*theirs, *jax.tree.leaves(theirs_dy)]
     scale = max([np.abs(wide(t)).max(initial=0) for t in theirs] + [1])
     findings = []
     for path, mine, true in zip(named, ours, theirs, strict=True):
         error = np.abs(wide(mine) - wide(true)).max(initial=0) / scale
-        if not error <= 1e7 * eps(trial.dtype):
+        if not error <= 1e7 * eps(evaluation.dtype):
             message = f"the second derivative with respect to {path} is off by {error:.1e}"
             findings.append(Finding("second_order", path, error, message))
     return findings
 
 
-LAWS: dict[str, Callable[[Trial], list[Finding]]] = {
+LAWS: dict[str, Callable[[Evaluation], list[Finding]]] = {
     law.__name__: law
     for law in (
         runs,
@@ -249,53 +314,82 @@ LAWS: dict[str, Callable[[Trial], list[Finding]]] = {
         determinism,
         one_entry,
         eager,
+        halves,
         export,
         vmap,
+        duality,
         second_order,
     )
 }
+"""The laws of `check` by name, in the order in which it tries them."""
 
 
 @partial(jax.jit, static_argnums=0)
-def _mapped(subject, args, dy):
+def _pulled_back(checked, args, dy):
+    y, pullback = jax.vjp(checked.exported, *args)
+    return y, pullback(dy)
+
+
+def _by_halves(checked, args, dy):
+    _, residuals = checked.fwd(*args)
+    return checked.halves(residuals, dy)
+
+
+_by_compiled_halves = jax.jit(_by_halves, static_argnums=0)
+
+
+@partial(jax.jit, static_argnums=0)
+def _both_modes(checked, args, tangents, dy):
+    """J·ẋ and Jᵀ·dy."""
+    function, variables = in_variables(checked.exported, args)
+    _, pushed = jax.jvp(function, (variables,), (tangents,))
+    (pulled,) = jax.vjp(function, variables)[1](dy)
+    return pushed, pulled
+
+
+def _has_both_modes(evaluation) -> bool:
+    """Whether forward mode and reverse mode apply, and the numbers are all finite."""
+    if not evaluation.checked.has_forward_mode or not evaluation.traceable:
+        return False
+    y, grads = evaluation.truth(evaluation.dy)
+    return all(representable(t, evaluation.dtype).all() for t in (*jax.tree.leaves(y), *grads))
+
+
+def _duality_tolerance(evaluation) -> float:
+    if evaluation.dtype == jnp.float64:
+        return 1e-12
+    return 64 * eps(evaluation.dtype) * np.sqrt(terms(evaluation, 0.0))
+
+
+@partial(jax.jit, static_argnums=0)
+def _mapped(checked, args, dy):
     def one(args, dy):
-        _, residuals = subject.fwd(*args)
-        return subject.bwd(residuals, dy)
+        _, residuals = checked.fwd(*args)
+        return checked.bwd(residuals, dy)
 
     return jax.vmap(one)(args, dy)
 
 
-def _second(function, trial, probes):
+def _second(function, evaluation, probes):
     """The gradient of ⟨probes, (value, gradient)⟩ with respect to the variables and dy."""
-    leaves, tree = jax.tree.flatten(trial.args)
-    floating = [is_differentiable(leaf) for leaf in leaves]
+    function, variables = in_variables(function, evaluation.args)
 
     def first(variables, dy):
-        given = iter(variables)
-        filled = [
-            next(given) if floats else leaf for leaf, floats in zip(leaves, floating, strict=True)
-        ]
-        y, pullback = jax.vjp(function, *jax.tree.unflatten(tree, filled))
-        cotangents = jax.tree.leaves(pullback(dy))
-        return y, [d for d, floats in zip(cotangents, floating, strict=True) if floats]
+        y, pullback = jax.vjp(function, variables)
+        return y, pullback(dy)[0]
 
-    variables = [leaf for _, leaf in trial.variables]
     return jax.jit(lambda variables, dy: jax.vjp(first, variables, dy)[1](probes))(
-        variables, trial.dy
+        variables, evaluation.dy
     )
 
 
-def _scaled(leaf, factor):
-    """A multiple of a leaf that has a gradient, by NumPy: nothing is compiled for it."""
+def _multiple(leaf, factor):
+    """A multiple of a leaf that has a gradient, by NumPy, so that nothing is compiled."""
     return (factor * wide(leaf)).astype(leaf.dtype) if is_differentiable(leaf) else leaf
 
 
 def _stacked(*leaves):
     return np.stack(leaves) if is_differentiable(leaves[0]) else jnp.stack(leaves)
-
-
-def _said(error) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def _kind(thing) -> str:
@@ -304,13 +398,9 @@ def _kind(thing) -> str:
     return f"{type(thing).__name__}"
 
 
-def _shape_hint(trial, path, grad) -> str:
-    """Words for a gradient of the wrong shape that holds the right numbers."""
-    _, true = trial.truth(trial.dy)
-    truth = true[[name for name, _ in trial.variables].index(path)]
-    known = relation(wide(grad), truth, trial.sizes)
+def _shape_hint(evaluation, path, grad) -> str:
+    """The remark on a gradient of the wrong shape with the right numbers."""
+    _, true = evaluation.truth(evaluation.dy)
+    truth = true[[name for name, _ in evaluation.variables].index(path)]
+    known = explain(wide(grad), truth, evaluation.sizes)
     return f": it {known}" if known else ""
-
-
-def _same(a, b) -> bool:
-    return np.array_equal(wide(a), wide(b), equal_nan=True)

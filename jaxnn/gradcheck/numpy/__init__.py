@@ -1,1 +1,1 @@
-"""`check_numpy`: backward passes written with NumPy."""
+"""`check_numpy`, and the laws that it tries on a backward written with NumPy."""

@@ -1,4 +1,4 @@
-"""How people write a backward in NumPy: what it is called with, and where its gradients are."""
+"""How people write a backward in NumPy: the arguments it takes, and where its gradients are."""
 
 import copy
 import inspect
@@ -27,8 +27,8 @@ _MARKED = re.compile(
 _CONTAINER = re.compile(r"param(eter)?s?|data|values?", re.IGNORECASE)
 
 
-class Leaf(NamedTuple):
-    """An array somewhere in the arguments, in the object, or in what backward returned.
+class NamedArray(NamedTuple):
+    """An array somewhere in the arguments, in the object, or in the result of backward.
 
     Attributes:
         owner: "argument", "object" or "returned".
@@ -44,15 +44,15 @@ class Leaf(NamedTuple):
 
     @property
     def key(self) -> tuple[str, str]:
-        """What it keeps when its value changes."""
+        """Its identity, which stays when its value changes."""
         return self.owner, self.path
 
 
 class Misfit(Exception):
-    """What backward returned does not fit the arguments."""
+    """The result of backward does not fit the arguments."""
 
 
-class Homework:
+class NumPyBackward:
     """A forward and a backward as they were given, and the arrays that they work on."""
 
     def __init__(self, forward, backward, args, params, grads):
@@ -74,7 +74,7 @@ class Homework:
         names = [name for name, _ in _parameters(forward)][: len(args)]
         self.names = names + [f"argument{i}" for i in range(len(names), len(args))]
         self.instance = _instance_of(forward)
-        shortest: dict[int, Leaf] = {}
+        shortest: dict[int, NamedArray] = {}
         for leaf in _leaves_of(self.names, self.args, self.instance):
             known = shortest.setdefault(id(leaf.value), leaf)
             if len(leaf.names) < len(known.names):
@@ -83,14 +83,14 @@ class Homework:
 
     @property
     def name(self) -> str:
-        """What to call it."""
+        """Its name in the report."""
         if self.instance is not None:
             return type(self.instance).__name__
         return _name(self.forward).removesuffix("_forward").removesuffix("_fwd")
 
     @property
     def statement(self) -> str:
-        """How the check was called, for the line that repeats it."""
+        """The arguments of the call of `check_numpy`, for the line that repeats it."""
         if self.instance is not None:
             return f"{self.name.lower()}, *args"
         return f"{_name(self.forward)}, {_name(self.backward)}, *args"
@@ -105,16 +105,16 @@ class Homework:
 
 
 class Copy:
-    """A copy of the homework, in use.
+    """A copy of the code, in use.
 
     Attributes:
-        args: what forward is given next.
-        y: what the last forward returned.
-        cache: what it returned besides, or `None`.
+        args: the arguments of the next forward.
+        y: the value of the last forward.
+        cache: the rest of its result, or `None`.
     """
 
-    def __init__(self, homework, forward, backward, args):
-        self.homework, self.args = homework, args
+    def __init__(self, code, forward, backward, args):
+        self.code, self.args = code, args
         self._forward, self._backward = forward, backward
         self._instance = _instance_of(forward)
         self.y = self.cache = None
@@ -129,7 +129,7 @@ class Copy:
         return np.array(result)
 
     def backward(self, dy, variables) -> dict[tuple[str, str], np.ndarray]:
-        """The gradients that are found, by the keys of their variables."""
+        """The gradients that backward yields, by the keys of their variables."""
         before = self.values()
         given = self.arguments_of_backward(dy)
         required = [name for name, optional in _parameters(self._backward) if not optional]
@@ -145,7 +145,7 @@ class Copy:
         ]
         found = {}
         for variable in variables:
-            gradient = _gradient_of(variable, candidates, self.homework.grads.get(variable.path))
+            gradient = _gradient_of(variable, candidates, self.code.grads.get(variable.path))
             if gradient is not None:
                 found[variable.key] = np.array(gradient, np.float64)
         if any(map(LEARNING_RATE.fullmatch, given)):
@@ -156,17 +156,17 @@ class Copy:
                     found.setdefault(variable.key, change)
         return found
 
-    def leaves(self) -> list[Leaf]:
-        """The arrays as they are now."""
-        return _leaves_of(self.homework.names, self.args, self._instance)
+    def leaves(self) -> list[NamedArray]:
+        """The arrays in their present state."""
+        return _leaves_of(self.code.names, self.args, self._instance)
 
     def values(self) -> dict[tuple[str, str], np.ndarray]:
-        """Copies of the arrays as they are now."""
+        """Copies of the arrays in their present state."""
         return {leaf.key: np.array(leaf.value) for leaf in self.leaves()}
 
     def arguments_of_backward(self, dy) -> dict[str, Any]:
-        """What the backward is called with, by the names of its parameters."""
-        inputs = dict(zip(self.homework.names, self.args, strict=True))
+        """The arguments of the backward, by the names of its parameters."""
+        inputs = dict(zip(self.code.names, self.args, strict=True))
         parameters = _parameters(self._backward)
         required = [name for name, optional in parameters if not optional]
         if self._instance is not None and len(required) == 1:
@@ -198,12 +198,12 @@ class Copy:
         if len(names) in (0, len(self.args)):
             return self.args[: len(names)]
         raise TypeError(
-            f"{self.homework.name}: what is {' and '.join(names)} of its backward? It may take dy, "
+            f"{self.code.name}: what is {' and '.join(names)} of its backward? It may take dy, "
             "the cache that forward returns, and the arguments of forward by their names"
         )
 
-    def _returned(self, returned, variables) -> Iterator[tuple[tuple, Leaf]]:
-        """What the backward returned, with the names that it may be the gradient of."""
+    def _returned(self, returned, variables) -> Iterator[tuple[tuple, NamedArray]]:
+        """The arrays that the backward returned, with the names to which each may belong."""
         if returned is None:
             return
         if isinstance(returned, Mapping):
@@ -217,8 +217,8 @@ class Copy:
                 yield from ((names, leaf) for names in _without_marks(leaf.names))
 
     def _names_of(self, count, variables) -> list[tuple]:
-        """The names of so many gradients that the backward returned one after the other."""
-        inputs = [(name,) for name in self.homework.names]
+        """The names of `count` gradients that the backward returned in sequence."""
+        inputs = [(name,) for name in self.code.names]
         floating = list(dict.fromkeys(v.names[:1] for v in variables if v.owner == "argument"))
         parameters = [v.names for v in variables if v.owner == "object"]
         for names in (floating, floating + parameters, [*floating, ()]):
@@ -245,7 +245,7 @@ def is_gradient(leaf, leaves) -> bool:
 
 
 def _without_marks(names) -> list[tuple]:
-    """What names such as `dW` or `grads["W"]` are the gradient of: `W`; nothing, if no gradient."""
+    """The `W` in names such as `dW` or `grads["W"]`; an empty list for other names."""
     choices = []
     for name in names:
         match = _MARKED.fullmatch(name) if isinstance(name, str) else None
@@ -270,12 +270,12 @@ def _gradient_of(variable, candidates, name):
 
 
 def _bare(names) -> tuple:
-    """Names without those of mere containers, such as `params`, unless nothing else is left."""
+    """Names without those of mere containers, such as `params`, unless there are no others."""
     inner = tuple(n for n in names if not (isinstance(n, str) and _CONTAINER.fullmatch(n)))
     return inner or names
 
 
-def _leaves_of(names, args, instance) -> list[Leaf]:
+def _leaves_of(names, args, instance) -> list[NamedArray]:
     """The floating-point arrays of the arguments and of the object."""
     inputs = [
         leaf
@@ -285,10 +285,10 @@ def _leaves_of(names, args, instance) -> list[Leaf]:
     return [*inputs, *_walk("object", instance)]
 
 
-def _walk(owner, thing, path="", names=(), wanted=None, inside=()) -> Iterator[Leaf]:
-    """Every array that a thing holds: in dicts, sequences and attributes of objects."""
+def _walk(owner, thing, path="", names=(), wanted=None, inside=()) -> Iterator[NamedArray]:
+    """Every array that a thing holds in dicts, sequences and attributes of objects."""
     if (wanted or _is_floating)(thing):
-        yield Leaf(owner, path, names, thing)
+        yield NamedArray(owner, path, names, thing)
         return
     if isinstance(thing, Mapping):
         parts = [(f"{path}[{key!r}]", key, part) for key, part in thing.items()]
@@ -326,7 +326,7 @@ def _is_number(thing) -> bool:
 
 
 def _parameters(function) -> list[tuple[str, bool]]:
-    """The names of what a function takes by position, and whether each is optional."""
+    """The names of a function's positional parameters, and whether each is optional."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [
         (name, parameter.default is not inspect.Parameter.empty)

@@ -1,5 +1,9 @@
 """Persuasion of the compiler, each with its reason. None of these changes a value."""
 
+from collections.abc import Callable
+from functools import wraps
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -7,6 +11,8 @@ from jaxtyping import Array, Float
 
 from jaxnn.ops._common.tuning import NARROW_OUTPUT
 from jaxnn.transformations import transposing
+
+T = TypeVar("T")
 
 
 def recomputed(tree):
@@ -17,6 +23,19 @@ def recomputed(tree):
     operations per element.
     """
     return jax.tree.map(lax.optimization_barrier, tree)
+
+
+def recomputing(backward: Callable[..., T]) -> Callable[..., T]:
+    """A backward that shares nothing with the forward but its residuals; see `recomputed`.
+
+    It stands outside `wide`, so that half-precision residuals are not stored in float32.
+    """
+
+    @wraps(backward)
+    def from_residuals(residuals, dy, **options):
+        return backward(recomputed(residuals), dy, **options)
+
+    return from_residuals
 
 
 def stored(tree):
@@ -40,7 +59,7 @@ def transposed_product(product: Float[Array, "O I"]) -> Float[Array, "I O"]:
     return product.T
 
 
-def room_after(value: Float[Array, "*shape"], shape: tuple[int, ...]) -> Float[Array, "..."]:
+def room_after(value: Float[Array, "*shape"], shape: tuple) -> Float[Array, "..."]:
     """An array of this shape to be overwritten, for which there is no room before `value` is made.
 
     XLA allocates an array of zeros when the program starts, and holds it through a loop that does

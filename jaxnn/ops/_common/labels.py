@@ -1,7 +1,6 @@
-"""What a classification loss is given as its target: integer labels, or a distribution a row."""
+"""The target of a classification loss: integer labels, or a distribution for each row."""
 
-import math
-
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
@@ -10,7 +9,6 @@ from jaxnn.ops._common.validation import (
     require_equal_shapes,
     require_floating,
     require_labels,
-    require_last_axis,
 )
 
 Classes = Float[Array, "*N K"]
@@ -27,7 +25,7 @@ def is_labels(target: Target) -> bool:
 def one_hot(labels: Labels, n_classes: int) -> Bool[Array, "*N K"]:
     """Where the class is that of the label; nowhere for a label out of range.
 
-    A comparison with 0 … K − 1 fuses into what uses it, where a scatter would not.
+    A comparison with 0 … K − 1 fuses into its users, where a scatter would not.
     """
     labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
     classes = jnp.arange(n_classes, dtype=labels.dtype)
@@ -37,7 +35,7 @@ def one_hot(labels: Labels, n_classes: int) -> Bool[Array, "*N K"]:
 def nan_out_of_range(
     rows: Losses, labels: Labels, n_classes: int, ignore: int | None = None
 ) -> Losses:
-    """Rows of labels out of range become NaN: loud, where clamping would be silent."""
+    """The same rows, those of labels out of range NaN: loud, where clamping would be silent."""
     labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
     valid = (labels >= 0) & (labels < n_classes)
     if ignore is not None:
@@ -45,14 +43,40 @@ def nan_out_of_range(
     return rows * jnp.where(valid, 1, jnp.nan).astype(rows.dtype)
 
 
+def without_ignored(
+    array: Float[Array, "*shape"], labels: Integer[Array, "..."], ignore: int
+) -> Float[Array, "*shape"]:
+    """The same array, 0 where the label is ignored, even if it was NaN there."""
+    labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
+    return jnp.where(labels == ignore, 0, array)
+
+
+def as_distribution(target: Target, like: Classes, ignore: int | None = None) -> Classes:
+    """A target as a distribution for each row of `like`, for definitions alone.
+
+    A label becomes a row of the identity; of NaN if it is out of range, and of 0 if it is ignored
+    and no class. No forward or backward calls this: it checks how they treat labels.
+    """
+    if jnp.issubdtype(target.dtype, jnp.floating):
+        return target
+    n_classes = like.shape[-1]
+    labels = target.astype(int)
+    known = (labels >= 0) & (labels < n_classes)
+    if ignore is not None:
+        known |= labels == ignore
+    return jnp.where(known[..., None], jax.nn.one_hot(labels, n_classes, dtype=like.dtype), jnp.nan)
+
+
 def require_target(target: Target, *, ignore: int | None = None, **prediction) -> None:
-    """The one named prediction is floating point and the target fits it."""
+    """Raise unless the one named prediction is floating point and the target fits it."""
     ((name, array),) = prediction.items()
-    require_floating(**prediction)
-    require_last_axis(**prediction)
-    if array.shape[-1] == 0:
-        raise ValueError(f"{name} is {describe(array)}, without any class")
-    if is_labels(target):
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{name} must be floating point, got {describe(array)}")
+    if array.ndim == 0 or array.shape[-1] == 0:
+        raise ValueError(f"{name} is {describe(array)}, without any class in its last axis")
+    if ignore is not None and type(ignore) is not int:
+        raise TypeError(f"option ignore_label must be an integer, got {ignore!r}")
+    if jnp.issubdtype(target.dtype, jnp.integer):
         require_labels(target, array.shape[:-1], array.shape[-1], ignore)
         return
     if target.shape == array.shape[:-1]:
@@ -61,8 +85,3 @@ def require_target(target: Target, *, ignore: int | None = None, **prediction) -
     require_equal_shapes(**prediction, target=target)
     if ignore is not None:
         raise ValueError(f"option ignore_label needs integer labels, got {describe(target)}")
-
-
-def bytes_of(*arrays) -> int:
-    """The bytes of arrays, or of what has their shapes and dtypes."""
-    return sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays)

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxnn.meshes import alike
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -36,7 +38,7 @@ def wide(function: Callable[P, T]) -> Callable[P, T]:
     @wraps(function)
     def in_at_least_float32(*args: P.args, **options: P.kwargs) -> T:
         for leaf in jax.tree.leaves(args):
-            if _is_narrow(leaf):
+            if leaf.dtype.itemsize < 4 and _is_narrow(leaf):
                 break
         else:
             return function(*args, **options)
@@ -68,9 +70,20 @@ def contract(
     Returns:
         The batch axes, then the other axes of `a`, then those of `b`.
     """
-    summed = tuple(axis % a.ndim for axis in a_axes), tuple(axis % b.ndim for axis in b_axes)
-    dimensions = summed, (tuple(batch_axes), tuple(batch_axes))
-    return lax.dot_general(a, b, dimensions, preferred_element_type=accumulator(a.dtype))
+    axes = ((tuple(a_axes), tuple(b_axes)), (tuple(batch_axes), tuple(batch_axes)))
+    wide = jnp.float32 if a.dtype.itemsize < 4 else a.dtype
+    return lax.dot_general(a, b, axes, preferred_element_type=wide)
+
+
+def full_beside(
+    array: Float[Array, "..."], shape: tuple[int, ...], value: float, dtype
+) -> Float[Array, "..."]:
+    """An array of one value that starts the carry of a loop over `array`.
+
+    Inside `shard_map` the carry varies over the devices as `array` does, and so must its start.
+    """
+    (start, _) = alike(jnp.full(shape, value, dtype), array)
+    return start
 
 
 def _is_narrow(leaf) -> bool:

@@ -1,86 +1,107 @@
 """Tiles of the T×S pairs of queries and keys, all heads at once.
 
-The arrays of attention are (batch, positions, heads, components). A part of one, what belongs to
-a tile, is (batch, key/value heads, rows, components): the queries of the heads that share a
-key/value head are rows of one matrix, so no product needs a copy of the keys for each head, and
-one over the rows sums over those heads by itself.
+The arrays of attention are (batch, positions, heads, components). The part of one that belongs to
+a tile is (batch, key/value heads, rows, components): the queries of the heads that share a
+key/value head are rows of one matrix, so that no product needs a copy of the keys for each head,
+and a sum over the rows is also a sum over those heads.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.export import is_symbolic_dim
 
-SCORES = 2**20  # of all heads in a tile, by default
-SHORTEST, LONGEST = 128, 512  # sides of a tile, by default, where there are so many positions
+from jaxnn.ops._common.tuning import LONGEST_TILE, SHORTEST_TILE, TILE_SCORES
 
 
 class Tiles(NamedTuple):
     """A cover of the pairs.
 
     Attributes:
+        n_queries: T.
+        n_keys: S.
         heads: of the queries.
         kv_heads: of the keys.
+        causal: whether a query sees no later key.
         rows: queries in a tile.
         columns: keys in a tile.
-        places: the row and the column of every tile that is not left out.
+        places: the row and the column of each tile.
     """
 
+    n_queries: int
+    n_keys: int
     heads: int
     kv_heads: int
+    causal: bool
     rows: int
     columns: int
-    places: tuple[np.ndarray, np.ndarray]
+    places: tuple[np.ndarray, np.ndarray] | tuple[Array, Array]
 
     def pad_queries(self, a: Array) -> Array:
-        """Zeros after the last query, up to whole tiles."""
-        return _pad(a, 1, self.rows)
+        """The array with zeros after the last query, up to whole tiles."""
+        return _resized(a, 1, _whole(self.n_queries, self.rows))
 
     def pad_keys(self, a: Array) -> Array:
-        """Zeros after the last key, up to whole tiles."""
-        return _pad(a, 1, self.columns)
+        """The array with zeros after the last key, up to whole tiles."""
+        return _resized(a, 1, _whole(self.n_keys, self.columns))
 
     def pad_pairs(self, a: Array) -> Array:
-        """The same for a bias or a mask; what is 1 stays 1."""
-        for axis, size in ((2, self.rows), (3, self.columns)):
-            a = a if a.shape[axis] == 1 else _pad(a, axis, size)
+        """The same for a bias or a mask; an axis of size 1 stays as it is."""
+        for axis, n, size in ((2, self.n_queries, self.rows), (3, self.n_keys, self.columns)):
+            a = a if a.shape[axis] == 1 else _resized(a, axis, _whole(n, size))
+        return a
+
+    def crop_queries(self, a: Array) -> Array:
+        """The array without what `pad_queries` added."""
+        return _resized(a, 1, self.n_queries)
+
+    def crop_keys(self, a: Array) -> Array:
+        """The array without what `pad_keys` added."""
+        return _resized(a, 1, self.n_keys)
+
+    def crop_pairs(self, a: Array) -> Array:
+        """The array without what `pad_pairs` added."""
+        for axis, n in ((2, self.n_queries), (3, self.n_keys)):
+            a = a if a.shape[axis] == 1 else _resized(a, axis, n)
         return a
 
     def queries(self, a: Array, i) -> Array:
-        """The part that belongs to row i of tiles."""
+        """The part that belongs to row i of the tiles."""
         part = lax.dynamic_slice_in_dim(a, i * self.rows, self.rows, 1)
         return self.by_group(part.transpose(0, 2, 1, 3))
 
     def set_queries(self, a: Array, i, part: Array) -> Array:
-        """The array with this part."""
+        """The array with this part in row i of the tiles."""
         part = self.by_head(part).transpose(0, 2, 1, 3)
         return lax.dynamic_update_slice_in_dim(a, part, i * self.rows, 1)
 
     def add_queries(self, a: Array, i, part: Array) -> Array:
-        """The array with this added to the part."""
+        """The array with this added in row i of the tiles."""
         return self.set_queries(a, i, self.queries(a, i) + part)
 
     def keys(self, a: Array, j) -> Array:
-        """The part that belongs to column j of tiles."""
+        """The part that belongs to column j of the tiles."""
         part = lax.dynamic_slice_in_dim(a, j * self.columns, self.columns, 1)
         return part.transpose(0, 2, 1, 3)
 
     def add_keys(self, a: Array, j, part: Array) -> Array:
-        """The array with this added to the part."""
+        """The array with this added in column j of the tiles."""
         part = (self.keys(a, j) + part).transpose(0, 2, 1, 3)
         return lax.dynamic_update_slice_in_dim(a, part, j * self.columns, 1)
 
     def pairs(self, a: Array, i, j) -> Array:
-        """The part of a bias or a mask that belongs to tile (i, j); what is 1 stays 1."""
+        """The part of a bias or a mask that belongs to tile (i, j); a 1 stays 1."""
         for axis, index, size in ((2, i, self.rows), (3, j, self.columns)):
             if a.shape[axis] != 1:
                 a = lax.dynamic_slice_in_dim(a, index * size, size, axis)
         return a
 
     def add_pairs(self, a: Array, i, j, part: Array) -> Array:
-        """The array with this, (batch, heads, rows, columns), added, summed where it is 1."""
+        """The array with this, (batch, heads, rows, columns), added, summed where an axis is 1."""
         axes = tuple(axis for axis in range(4) if a.shape[axis] == 1)
         part = self.pairs(a, i, j) + jnp.sum(part, axes, keepdims=True)
         starts = [
@@ -94,39 +115,92 @@ class Tiles(NamedTuple):
         return part.reshape(part.shape[0], self.heads, self.rows, part.shape[-1])
 
     def by_group(self, part: Array) -> Array:
-        """The way back."""
+        """The inverse of `by_head`."""
         group = self.heads // self.kv_heads
         return part.reshape(part.shape[0], self.kv_heads, group * self.rows, part.shape[-1])
 
+    def seen(self, mask, q_lengths, kv_lengths) -> Callable[..., Array]:
+        """`(i, j) ->` which pairs of tile (i, j) count, (batch or 1, heads or 1, rows, columns)."""
+        mask = None if mask is None else self.pad_pairs(mask)
+        q_lengths = _within(q_lengths, self.n_queries, self.rows)
+        kv_lengths = _within(kv_lengths, self.n_keys, self.columns)
 
-def tiles_of(q: Array, k: Array, *, causal: bool, block: int | None) -> Tiles:
-    """Tiles of `block` by `block`, or less where that leaves less to fill up.
+        def of_tile(i, j):
+            rows = i * self.rows + jnp.arange(self.rows, dtype=jnp.int32)
+            columns = j * self.columns + jnp.arange(self.columns, dtype=jnp.int32)
+            shape = (1, 1, self.rows, self.columns)
+            seen = jnp.ones(shape, bool) if mask is None else self.pairs(mask, i, j)
+            if self.causal:
+                seen = seen & (columns[None, :] <= rows[:, None])[None, None]
+            if q_lengths is not None:
+                seen = seen & (rows[None, :] < q_lengths[:, None])[:, None, :, None]
+            if kv_lengths is not None:
+                seen = seen & (columns[None, :] < kv_lengths[:, None])[:, None, None, :]
+            return seen
 
-    Where causal, tiles above the diagonal are left out: all their keys come after their queries.
+        return of_tile
+
+
+def tiles_of(
+    q: Array, k: Array, *, causal: bool, block: int | None, scores: int = TILE_SCORES
+) -> Tiles:
+    """Tiles of `block` by `block`, or smaller where that needs less padding.
+
+    Without `block`, a tile has about this many scores, of all heads of all examples.
+
+    Causal attention omits the tiles above the diagonal, where every key comes after every query.
+    Where T or S is a symbolic dimension of `jax.export`, so is the number of tiles: then the loop
+    goes over all of them, and those above the diagonal are masked.
     """
     batch, t, heads, _ = q.shape
     _, s, kv_heads, _ = k.shape
     if block is None:
-        fits = math.isqrt(SCORES // max(batch * heads, 1))
-        block = min(max(fits, SHORTEST), LONGEST)
+        block = _default_block(scores, batch * heads, t, s)
     (rows, rows_of), (columns, columns_of) = (_split(n, block) for n in (t, s))
-    places = [
-        (i, j)
-        for i in range(rows_of)
-        for j in range(columns_of)
-        if not causal or j * columns < (i + 1) * rows
-    ]
-    i, j = np.array(places, np.int32).reshape(-1, 2).T
-    return Tiles(heads, kv_heads, rows, columns, (i, j))
+    if is_symbolic_dim(t) or is_symbolic_dim(s):
+        tile = jnp.arange(rows_of * columns_of, dtype=jnp.int32)
+        across = jnp.full_like(tile, columns_of)
+        places = tile // across, tile % across
+    else:
+        listed = [
+            (i, j)
+            for i in range(rows_of)
+            for j in range(columns_of)
+            if not causal or j * columns < (i + 1) * rows
+        ]
+        places = tuple(np.array(listed, np.int32).reshape(-1, 2).T)
+    return Tiles(t, s, heads, kv_heads, causal, rows, columns, places)
+
+
+def _default_block(scores, heads, t, s) -> int:
+    """The side of a tile with this many scores of all heads of all examples."""
+    if any(map(is_symbolic_dim, (heads, t, s))):
+        return SHORTEST_TILE
+    fits = math.isqrt(scores // max(heads, 1))
+    return min(max(fits, SHORTEST_TILE), LONGEST_TILE)
 
 
 def _split(n, block):
     """The size and number of equal pieces of n, none longer than block."""
     pieces = -(-n // block)
-    return -(-n // max(pieces, 1)), pieces
+    return (block if is_symbolic_dim(n) else -(-n // max(pieces, 1))), pieces
 
 
-def _pad(a, axis, size):
-    missing = -a.shape[axis] % size if size else 0
-    widths = [(0, missing if axis == each else 0) for each in range(a.ndim)]
-    return jnp.pad(a, widths)
+def _whole(n, size):
+    """The least multiple of size that is no less than n."""
+    return -(-n // size) * size if size else n
+
+
+def _resized(a, axis, size):
+    """Zeros added at the end of an axis, or entries removed from it."""
+    extra = [(0, size - a.shape[axis] if axis == each else 0, 0) for each in range(a.ndim)]
+    return lax.pad(a, jnp.zeros((), a.dtype), extra)
+
+
+def _within(lengths, n, size):
+    """Lengths that also mask the padding added to fill the last tile after position n."""
+    lengths = None if lengths is None else lengths.astype(jnp.int32)
+    if size == 0 or n % size == 0:
+        return lengths
+    end = jnp.full(1, n, jnp.int32)
+    return end if lengths is None else jnp.minimum(lengths, end)

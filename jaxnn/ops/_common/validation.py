@@ -14,15 +14,31 @@ def describe(x: jax.Array) -> str:
 
 def require_floating(**arrays) -> None:
     """Every array is real floating point and they all have one dtype."""
+    dtypes = {}
     for name, x in arrays.items():
         if not isinstance(x, jax.Array):
             raise TypeError(f"{name} must be an array, got {type(x).__name__}")
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise TypeError(f"{name} must be floating point, got {describe(x)}")
-    dtypes = {name: x.dtype for name, x in arrays.items()}
+        dtypes[name] = x.dtype
     if len(set(dtypes.values())) > 1:
         listed = ", ".join(f"{name} is {dtype}" for name, dtype in dtypes.items())
         raise TypeError(f"{listed}; convert them to one dtype")
+
+
+def require_params(params, required: Iterable[str], optional: Iterable[str] = (), **arrays):
+    """`params` is a dict with these keys, of one floating dtype with the other arrays."""
+    if not isinstance(params, dict) or set(params) != set(required):
+        require_keys(params, required, optional)
+    dtype = None
+    for array in (*params.values(), *arrays.values()):
+        if not isinstance(array, jax.Array) or array.dtype != (dtype or array.dtype):
+            break
+        dtype = array.dtype
+    else:
+        if dtype is None or jnp.issubdtype(dtype, jnp.floating):
+            return
+    require_floating(**{f"params[{name!r}]": params[name] for name in params}, **arrays)
 
 
 def require_equal_shapes(**arrays) -> None:
@@ -119,7 +135,7 @@ def require_integers(name: str, array) -> None:
         raise TypeError(f"{name} must be integers, got {describe(array)}")
 
 
-def require_lengths(name: str, lengths, shape: tuple[int, ...], longest: int) -> None:
+def require_lengths(name: str, lengths, shape: tuple, longest) -> None:
     """Lengths, if any are given, have this shape and, where they are known, are in 0 … longest."""
     if lengths is None:
         return

@@ -1,108 +1,127 @@
-"""One axis of a pooling: which of its entries are in which window."""
+"""Windows that slide along an axis, of a pooling or of a convolution."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnn.ops._common.validation import (
-    describe,
-    require_floating,
-    require_for_each_axis,
-    require_padding,
-)
-
+Size = Any  # an int, or a symbolic dimension of `jax.export`
 Lengths = int | tuple[int, ...]
 Padding = str | tuple[tuple[int, int], ...]
 
 
-class PooledAxis(NamedTuple):
-    """How one axis is pooled.
+class Windows(NamedTuple):
+    """The windows along one axis: window m holds the entries stride·m + dilation·k − before.
+
+    k runs over 0 … length − 1. Entries outside 0 … size − 1 are padding.
 
     Attributes:
-        number: which axis of x it is.
-        size: its length.
-        window: the size of a window.
-        stride: the steps from one window to the next.
-        before: the padding in front.
-        after: the padding behind.
+        axis: the axis of the array.
+        size: the number of entries along it.
+        length: the number of entries in a window.
+        stride: the distance from one window to the next.
+        before: the padding in front; a negative number drops entries.
+        after: the padding behind; a negative number drops entries.
+        dilation: the distance between neighbours in a window.
     """
 
-    number: int
-    size: int
-    window: int
+    axis: int
+    size: Size
+    length: int
     stride: int
-    before: int
-    after: int
+    before: Size
+    after: Size
+    dilation: int = 1
 
     @property
-    def n_windows(self) -> int:
-        """How many windows there are."""
-        return (self.size + self.before + self.after - self.window) // self.stride + 1
+    def reach(self) -> int:
+        """The number of entries from the first of a window to its last, both included."""
+        return _spread(self.length, self.dilation)
+
+    @property
+    def number(self) -> Size:
+        """The number of windows."""
+        return (self.size + self.before + self.after - self.reach) // self.stride + 1
+
+    @property
+    def spread(self) -> Size:
+        """The number of entries from the start of the first window to that of the last."""
+        return _spread(self.number, self.stride)
 
     @property
     def overlap(self) -> int:
-        """How many windows may hold the same entry."""
-        return -(-self.window // self.stride)
+        """The largest number of windows that hold the same entry."""
+        return -(-self.reach // self.stride)
 
     @property
-    def first(self) -> np.ndarray:
-        """For each window, its first place outside of the padding."""
-        return np.maximum(self.before - self.stride * np.arange(self.n_windows), 0)
-
-    @property
-    def counts(self) -> np.ndarray:
-        """For each window, how many of its places are outside of the padding."""
-        end = self.before + self.size - self.stride * np.arange(self.n_windows)
-        return np.minimum(end, self.window) - self.first
-
-    def along(self, numbers: np.ndarray, ndim: int) -> np.ndarray:
-        """Numbers that stand along this axis of an array with `ndim` axes."""
-        return numbers.reshape(*(-1 if i == self.number else 1 for i in range(ndim)))
+    def starts(self) -> np.ndarray | jax.Array:
+        """Where each window starts; a negative number lies in the padding."""
+        arange = np.arange if isinstance(self.number, int) else jnp.arange
+        return self.stride * arange(self.number) - self.before
 
 
-def pooled_axes(shape, window: Lengths, stride: Lengths | None, padding: Padding):
-    """The axes of x between the first and the last, and how each of them is pooled."""
+def windows_along(
+    shape: tuple[Size, ...],
+    length: Lengths,
+    stride: Lengths,
+    padding: Padding,
+    dilation: Lengths = 1,
+) -> tuple[Windows, ...]:
+    """The windows along each axis between the first and the last."""
     sizes = shape[1:-1]
-    windows = _for_each(window, sizes)
-    strides = windows if stride is None else _for_each(stride, sizes)
+    lengths, strides, dilations = (for_each(n, sizes) for n in (length, stride, dilation))
     if isinstance(padding, str):
-        padding = lax.padtype_to_pads(sizes, windows, strides, padding)
-    axes = [
-        PooledAxis(number, *lengths, *pair)
-        for number, (*lengths, pair) in enumerate(
-            zip(sizes, windows, strides, padding, strict=True), start=1
+        reaches = tuple(map(_spread, lengths, dilations))
+        pairs = tuple(lax.padtype_to_pads(sizes, reaches, strides, padding))
+    else:
+        pairs = padding
+    return tuple(
+        Windows(axis, size, length, stride, before, after, dilation)
+        for axis, (size, length, stride, (before, after), dilation) in enumerate(
+            zip(sizes, lengths, strides, pairs, dilations, strict=True), start=1
         )
-    ]
-    # The stride of a window that is alone means nothing; as long as the window it costs least.
-    return tuple(a._replace(stride=a.window) if a.n_windows == 1 else a for a in axes)
+    )
 
 
-def require_windows(x, window, stride, padding) -> None:
-    """x has axes to pool, the options fit them, and every window holds some of it."""
-    require_floating(x=x)
-    if x.ndim < 3:
-        raise ValueError(
-            f"x is {describe(x)}; it must have at least three axes: the batch first, the "
-            "channels last, and in between what is pooled"
-        )
-    require_for_each_axis("window", window, x.ndim - 2)
-    if stride is not None:
-        require_for_each_axis("stride", stride, x.ndim - 2)
-    require_padding(padding, x.ndim - 2)
-    for axis in pooled_axes(x.shape, window, stride, padding):
-        padded = axis.size + axis.before + axis.after
-        if axis.size == 0 or axis.n_windows < 1:
-            raise ValueError(
-                f"the window has length {axis.window} along axis {axis.number} but x is "
-                f"{describe(x)}, {padded} along that axis with its padding"
-            )
-        if axis.counts.min() < 1:
-            raise ValueError(
-                f"a window of length {axis.window} along axis {axis.number} lies in the "
-                f"padding {(axis.before, axis.after)} altogether; x is {describe(x)}"
-            )
+def transposed_windows(
+    shape: tuple[Size, ...],
+    length: Lengths,
+    stride: Lengths,
+    padding: Padding,
+    dilation: Lengths = 1,
+) -> tuple[Windows, ...]:
+    """The windows of the convolution whose transpose has an input of this shape.
+
+    Along each axis the transpose has `number` inputs and `size` outputs.
+    """
+    sizes = shape[1:-1]
+    lengths, strides, dilations = (for_each(n, sizes) for n in (length, stride, dilation))
+    pairs = (padding,) * len(sizes) if isinstance(padding, str) else padding
+    windows = []
+    for axis, (number, length, stride, pair, dilation) in enumerate(
+        zip(sizes, lengths, strides, pairs, dilations, strict=True), start=1
+    ):
+        reach, spread = _spread(length, dilation), _spread(number, stride)
+        overlap = reach - stride
+        if pair == "SAME":
+            before = max(overlap // 2, 0)
+            after = overlap - before
+        elif pair == "VALID":
+            before, after = 0, min(overlap, 0)
+        else:
+            before, after = (reach - 1 - padded for padded in pair)
+        size = spread - 1 + reach - before - after
+        windows.append(Windows(axis, size, length, stride, before, after, dilation))
+    return tuple(windows)
 
 
-def _for_each(length: Lengths, sizes) -> tuple[int, ...]:
-    return (length,) * len(sizes) if isinstance(length, int) else length
+def for_each(number: Lengths, sizes: tuple[Size, ...]) -> tuple[int, ...]:
+    """An option that is one number or a tuple, as one number for each of these axes."""
+    return number if isinstance(number, tuple) else (number,) * len(sizes)
+
+
+def _spread(number, distance):
+    """The entries that `number` points take up, both ends included, at this distance."""
+    return distance * (number - 1) + 1

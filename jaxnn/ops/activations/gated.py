@@ -5,10 +5,10 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from jaxnn.op import Op
+from jaxnn.ops._common.compiler import recomputing
 from jaxnn.ops._common.numerics import wide
 from jaxnn.ops._common.validation import require_floating, require_last_axis
 from jaxnn.ops.activations.smooth import normal_cdf, normal_pdf, require_approximate
@@ -21,13 +21,13 @@ Half = Float[Array, "*N I"]
 
 
 class GatedResiduals(NamedTuple):
-    """The input; the gate is computed again."""
+    """The input, both halves."""
 
     x: Halves
 
 
 def _gated(definition: Callable[P, T]) -> Op[P, T]:
-    """The op of a function that makes one component of two."""
+    """Declare an op that makes one component out of two, like `jaxnn.op`."""
     made = Op(definition)
 
     @made.validate
@@ -48,23 +48,29 @@ def _gated(definition: Callable[P, T]) -> Op[P, T]:
 def glu(x: Halves) -> Half:
     """Gated linear unit, y = a·σ(b) with a and b the halves of x's last axis.
 
-    Shapes (N batch, any number of axes; I outputs):
+    Shapes:
+        N batch, any number of axes or none; I outputs
         x, dx: (N, 2·I), a = x[…, :I] and b = x[…, I:]
         y, dy: (N, I)
 
-    Backward, with s = σ(b) and s' = s·(1 − s):
+    Backward, from ẏ = s·ȧ + a·s'·ḃ with s = σ(b) and s' = s·(1 − s):
         da = s·dy
         db = a·s·(1 − s)·dy
         dx = (da, db) side by side
 
-    Keeps x: both halves are needed. s is computed again: to store it and read it back would cost
-    more. A barrier keeps the compiler from doing so where it sees forward and backward at once.
+    Saves x, both halves of which are needed. s is recomputed: to store it and read it back would
+    cost more.
+
+    Implementation notes:
+        A barrier keeps the compiler from storing s where it sees forward and backward at once; see
+        `recomputing`. da and db are stacked along a new axis, which writes them in one pass;
+        `jnp.concatenate` would first store each of them.
 
     Raises:
         TypeError: x is not floating point.
         ValueError: x is a single number, or its last axis is odd.
 
-    Source: Y. Dauphin, A. Fan, M. Auli and D. Grangier, "Language Modeling with Gated
+    Reference: Y. Dauphin, A. Fan, M. Auli and D. Grangier, "Language Modeling with Gated
     Convolutional Networks", 2017, equation 1.
 
     Example:
@@ -84,36 +90,39 @@ def glu_fwd(x):
 
 
 @glu.backward
+@recomputing
 @wide
 def glu_bwd(residuals, dy):
     """da = s·dy, db = a·s·(1 − s)·dy with s = σ(b)."""
-    a, b = _halves(residuals)
+    a, b = jnp.split(residuals.x, 2, axis=-1)
     s = jax.nn.sigmoid(b)
     da = s * dy
-    return (_side_by_side(da, a * (1 - s) * da, residuals.x),)
+    return (_side_by_side(da, a * (1 - s) * da),)
 
 
 @_gated
 def swiglu(x: Halves) -> Half:
     """SwiGLU, y = silu(a)·b with silu(a) = a·σ(a) and a, b the halves of x's last axis.
 
-    Shapes (N batch, any number of axes; I outputs):
+    Shapes:
+        N batch, any number of axes or none; I outputs
         x, dx: (N, 2·I), a = x[…, :I] is the gate and b = x[…, I:]
         y, dy: (N, I)
 
-    Backward, with s = σ(a) and silu'(a) = s·(1 + a·(1 − s)), see `silu`:
+    Backward, from ẏ = silu'(a)·b·ȧ + silu(a)·ḃ with s = σ(a) and silu'(a) = s·(1 + a·(1 − s)),
+    see `silu`:
         da = s·(1 + a·(1 − s))·b·dy
         db = a·s·dy
         dx = (da, db) side by side
 
-    Keeps x: both halves are needed. s is computed again, as in `glu`.
+    Saves x, both halves of which are needed. s is recomputed, as in `glu`.
 
     Raises:
         TypeError: x is not floating point.
         ValueError: x is a single number, or its last axis is odd.
 
-    Source: N. Shazeer, "GLU Variants Improve Transformer", 2020, equation 5; here x holds the two
-    products x·W and x·V, so that one product with (W, V) side by side makes both.
+    Reference: N. Shazeer, "GLU Variants Improve Transformer", 2020, equation 5; here x holds the
+    two products x·W and x·V, so that one product with (W, V) side by side makes both.
 
     Example:
         >>> print(jaxnn.swiglu(jnp.array([100.0, 0.0, 0.5, 3.0])))
@@ -132,28 +141,30 @@ def swiglu_fwd(x):
 
 
 @swiglu.backward
+@recomputing
 @wide
 def swiglu_bwd(residuals, dy):
     """da = s·(1 + a·(1 − s))·b·dy, db = a·s·dy with s = σ(a)."""
-    a, b = _halves(residuals)
+    a, b = jnp.split(residuals.x, 2, axis=-1)
     s = jax.nn.sigmoid(a)
-    return (_side_by_side(s * (1 + a * (1 - s)) * b * dy, a * s * dy, residuals.x),)
+    return (_side_by_side(s * (1 + a * (1 - s)) * b * dy, a * s * dy),)
 
 
 @_gated
 def geglu(x: Halves, *, approximate: bool = True) -> Half:
     """GEGLU, y = gelu(a)·b with gelu(a) = a·Φ(a) and a, b the halves of x's last axis.
 
-    Shapes (N batch, any number of axes; I outputs):
+    Shapes:
+        N batch, any number of axes or none; I outputs
         x, dx: (N, 2·I), a = x[…, :I] is the gate and b = x[…, I:]
         y, dy: (N, I)
 
-    Backward, with gelu'(a) = Φ(a) + a·Φ'(a), see `gelu`:
+    Backward, from ẏ = gelu'(a)·b·ȧ + gelu(a)·ḃ with gelu'(a) = Φ(a) + a·Φ'(a), see `gelu`:
         da = (Φ(a) + a·Φ'(a))·b·dy
         db = a·Φ(a)·dy
         dx = (da, db) side by side
 
-    Keeps x: both halves are needed. Φ(a) is computed again, as in `glu`.
+    Saves x, both halves of which are needed. Φ(a) is recomputed, as s is in `glu`.
 
     Args:
         x: the input.
@@ -163,8 +174,8 @@ def geglu(x: Halves, *, approximate: bool = True) -> Half:
         TypeError: x is not floating point, or approximate is not a bool.
         ValueError: x is a single number, or its last axis is odd.
 
-    Source: N. Shazeer, "GLU Variants Improve Transformer", 2020, equation 5; here x holds the two
-    products x·W and x·V, so that one product with (W, V) side by side makes both.
+    Reference: N. Shazeer, "GLU Variants Improve Transformer", 2020, equation 5; here x holds the
+    two products x·W and x·V, so that one product with (W, V) side by side makes both.
 
     Example:
         >>> print(jaxnn.geglu(jnp.array([100.0, 0.0, 0.5, 3.0])))
@@ -183,24 +194,17 @@ def geglu_fwd(x, *, approximate=True):
 
 
 @geglu.backward
+@recomputing
 @wide
 def geglu_bwd(residuals, dy, *, approximate=True):
     """da = (Φ(a) + a·Φ'(a))·b·dy, db = a·Φ(a)·dy."""
-    a, b = _halves(residuals)
+    a, b = jnp.split(residuals.x, 2, axis=-1)
     cdf = normal_cdf(a, approximate)
     slope = cdf + a * normal_pdf(a, cdf, approximate)
-    return (_side_by_side(slope * b * dy, a * cdf * dy, residuals.x),)
+    return (_side_by_side(slope * b * dy, a * cdf * dy),)
 
 
-def _halves(residuals):
-    """a and b, behind a barrier that keeps the compiler from saving the gate."""
-    return jnp.split(lax.optimization_barrier(residuals.x), 2, axis=-1)
-
-
-def _side_by_side(da, db, x):
-    """(da, db) along the last axis of dx.
-
-    Stacked along an axis of their own, the two are written in one pass; `jnp.concatenate` would
-    first store each of them.
-    """
-    return jnp.stack([da, db], axis=-2).reshape(x.shape)
+def _side_by_side(da: Half, db: Half) -> Halves:
+    """(da, db) along the last axis, written in one pass; see `glu`."""
+    *batch, half = da.shape
+    return jnp.stack([da, db], axis=-2).reshape(*batch, 2 * half)

@@ -1,4 +1,4 @@
-"""Activations made of pieces, most with a kink: y = f(x), dx = f'(x)·dy."""
+"""Activations made of pieces, most with a kink: y = f(x), ẏ = f'(x)·ẋ, dx = f'(x)·dy."""
 
 import jax.numpy as jnp
 
@@ -11,11 +11,12 @@ from jaxnn.ops._common.elementwise import (
 from jaxnn.ops._common.numerics import wide
 from jaxnn.ops._common.validation import require_floating, require_number
 
-_SELU_ALPHA = 1.6732632423543772
 _SELU_SCALE = 1.0507009873554805
+_SELU_ALPHA = 1.6732632423543772
+"""λ and α, see `selu`."""
 
 
-@elementwise
+@elementwise(kinks=(0.0,))
 def relu(x: Elements) -> Elements:
     """Rectified linear unit, y = max(0, x).
 
@@ -26,12 +27,12 @@ def relu(x: Elements) -> Elements:
         y' = 1 where x > 0, else 0, with y'(0) = 0 by convention, so
         dx = dy where y > 0, else 0
 
-    Keeps y: y > 0 exactly where x > 0. A NaN stays a NaN; it is not read as "not positive".
+    Saves y: y > 0 exactly where x > 0. A NaN stays a NaN; it is not read as "not positive".
 
     Raises:
         TypeError: x is not floating point.
 
-    Source: S. Shamsi, "Neural Nets From Scratch", SHALA 2020, slide "ReLU".
+    Reference: S. Shamsi, "Neural Nets From Scratch", SHALA 2020, slide "ReLU".
 
     Example:
         >>> print(jaxnn.relu(jnp.array([-1.0, 0.0, 2.0])))
@@ -41,7 +42,6 @@ def relu(x: Elements) -> Elements:
 
 
 @relu.forward
-@wide
 def relu_fwd(x):
     """y = max(0, x)."""
     y = jnp.where(x <= 0, 0, x)
@@ -49,14 +49,13 @@ def relu_fwd(x):
 
 
 @relu.backward
-@wide
 def relu_bwd(residuals, dy):
     """dx = dy where y > 0, else 0."""
     (y,) = residuals
     return (jnp.where(y <= 0, 0, dy),)
 
 
-@elementwise
+@elementwise(kinks=lambda slope: () if slope == 1 else (0.0,))
 def leaky_relu(x: Elements, *, slope: float = 0.01) -> Elements:
     """Leaky ReLU, y = x where x > 0, else slope·x.
 
@@ -67,17 +66,17 @@ def leaky_relu(x: Elements, *, slope: float = 0.01) -> Elements:
         y' = 1 where x > 0, else slope, with y'(0) = slope by convention, so
         dx = dy where y > 0, else slope·dy
 
-    Keeps y: with slope ≥ 0, y > 0 exactly where x > 0.
+    Saves y: with slope ≥ 0, y > 0 exactly where x > 0.
 
     Args:
         x: the input.
         slope: y' where x ≤ 0, at least 0.
 
     Raises:
-        TypeError: x is not floating point.
+        TypeError: x is not floating point, or slope is not a number.
         ValueError: slope is negative.
 
-    Source: A. Maas, A. Hannun and A. Ng, "Rectifier Nonlinearities Improve Neural Network
+    Reference: A. Maas, A. Hannun and A. Ng, "Rectifier Nonlinearities Improve Neural Network
     Acoustic Models", 2013, equation 2.
 
     Example:
@@ -85,6 +84,12 @@ def leaky_relu(x: Elements, *, slope: float = 0.01) -> Elements:
         [-0.5  0.   2. ]
     """
     return jnp.where(x > 0, x, slope * x)
+
+
+@leaky_relu.validate
+def _(x, *, slope):
+    require_floating(x=x)
+    require_number("slope", slope, at_least=0)
 
 
 @leaky_relu.forward
@@ -103,7 +108,10 @@ def leaky_relu_bwd(residuals, dy, *, slope=0.01):
     return (jnp.where(y > 0, dy, slope * dy),)
 
 
-@elementwise
+@elementwise(
+    kinks=lambda alpha: () if alpha == 1 else (0.0,),
+    slope_of_output=lambda y, alpha: jnp.where(y > 0, 1, y + alpha),
+)
 def elu(x: Elements, *, alpha: float = 1.0) -> Elements:
     """Exponential linear unit, y = x where x > 0, else α·(eˣ − 1).
 
@@ -114,17 +122,17 @@ def elu(x: Elements, *, alpha: float = 1.0) -> Elements:
         y' = 1 where x > 0, else α·eˣ = y + α, with y'(0) = α by convention, so
         dx = dy where y > 0, else (y + α)·dy
 
-    Keeps y: with α > 0, y > 0 exactly where x > 0, and no exponential is needed again.
+    Saves y: with α > 0, y > 0 exactly where x > 0, and no exponential is computed again.
 
     Args:
         x: the input.
         alpha: −y for x → −∞, above 0.
 
     Raises:
-        TypeError: x is not floating point.
+        TypeError: x is not floating point, or alpha is not a number.
         ValueError: alpha is not positive.
 
-    Source: D.-A. Clevert, T. Unterthiner and S. Hochreiter, "Fast and Accurate Deep Network
+    Reference: D.-A. Clevert, T. Unterthiner and S. Hochreiter, "Fast and Accurate Deep Network
     Learning by Exponential Linear Units", 2016, equation 15.
 
     Example:
@@ -132,6 +140,12 @@ def elu(x: Elements, *, alpha: float = 1.0) -> Elements:
         [-0.5  0.   2. ]
     """
     return jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x)))
+
+
+@elu.validate
+def _(x, *, alpha):
+    require_floating(x=x)
+    require_number("alpha", alpha, above=0)
 
 
 @elu.forward
@@ -150,7 +164,10 @@ def elu_bwd(residuals, dy, *, alpha=1.0):
     return (jnp.where(y > 0, dy, (y + alpha) * dy),)
 
 
-@elementwise
+@elementwise(
+    kinks=(0.0,),
+    slope_of_output=lambda y: jnp.where(y > 0, _SELU_SCALE, y + _SELU_SCALE * _SELU_ALPHA),
+)
 def selu(x: Elements) -> Elements:
     """Scaled ELU, y = λ·x where x > 0, else λ·α·(eˣ − 1).
 
@@ -163,12 +180,12 @@ def selu(x: Elements) -> Elements:
         y' = λ where x > 0, else λ·α·eˣ = y + λ·α, with y'(0) = λ·α by convention, so
         dx = λ·dy where y > 0, else (y + λ·α)·dy
 
-    Keeps y: y > 0 exactly where x > 0, and no exponential is needed again.
+    Saves y: y > 0 exactly where x > 0, and no exponential is computed again.
 
     Raises:
         TypeError: x is not floating point.
 
-    Source: G. Klambauer, T. Unterthiner, A. Mayr and S. Hochreiter, "Self-Normalizing Neural
+    Reference: G. Klambauer, T. Unterthiner, A. Mayr and S. Hochreiter, "Self-Normalizing Neural
     Networks", 2017, equation 2; λ and α in equation 14.
 
     Example:
@@ -194,7 +211,7 @@ def selu_bwd(residuals, dy):
     return (jnp.where(y > 0, _SELU_SCALE * dy, (y + _SELU_SCALE * _SELU_ALPHA) * dy),)
 
 
-@elementwise
+@elementwise(slope_of_output=lambda y, alpha: jnp.where(y > 0, 1, y / alpha + 1))
 def celu(x: Elements, *, alpha: float = 1.0) -> Elements:
     """Continuously differentiable ELU, y = x where x > 0, else α·(e^(x/α) − 1).
 
@@ -207,23 +224,29 @@ def celu(x: Elements, *, alpha: float = 1.0) -> Elements:
 
     There is no kink: y' is 1 on both sides of 0.
 
-    Keeps y: with α > 0, y > 0 exactly where x > 0, and no exponential is needed again.
+    Saves y: with α > 0, y > 0 exactly where x > 0, and no exponential is computed again.
 
     Args:
         x: the input.
         alpha: −y for x → −∞, above 0.
 
     Raises:
-        TypeError: x is not floating point.
+        TypeError: x is not floating point, or alpha is not a number.
         ValueError: alpha is not positive.
 
-    Source: J. Barron, "Continuously Differentiable Exponential Linear Units", 2017.
+    Reference: J. Barron, "Continuously Differentiable Exponential Linear Units", 2017.
 
     Example:
         >>> print(jaxnn.celu(jnp.array([-100.0, 0.0, 2.0]), alpha=0.5))
         [-0.5  0.   2. ]
     """
     return jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x) / alpha))
+
+
+@celu.validate
+def _(x, *, alpha):
+    require_floating(x=x)
+    require_number("alpha", alpha, above=0)
 
 
 @celu.forward
@@ -242,7 +265,7 @@ def celu_bwd(residuals, dy, *, alpha=1.0):
     return (jnp.where(y > 0, dy, (y / alpha + 1) * dy),)
 
 
-@elementwise
+@elementwise(kinks=(0.0, 6.0))
 def relu6(x: Elements) -> Elements:
     """ReLU with a ceiling, y = min(max(0, x), 6).
 
@@ -253,12 +276,12 @@ def relu6(x: Elements) -> Elements:
         y' = 1 where 0 < x < 6, else 0, with y'(0) = y'(6) = 0 by convention, so
         dx = dy where 0 < y < 6, else 0
 
-    Keeps y: 0 < y < 6 exactly where 0 < x < 6.
+    Saves y: 0 < y < 6 exactly where 0 < x < 6.
 
     Raises:
         TypeError: x is not floating point.
 
-    Source: A. Krizhevsky, "Convolutional Deep Belief Networks on CIFAR-10", 2010.
+    Reference: A. Krizhevsky, "Convolutional Deep Belief Networks on CIFAR-10", 2010.
 
     Example:
         >>> print(jaxnn.relu6(jnp.array([-1.0, 2.0, 9.0])))
@@ -268,7 +291,6 @@ def relu6(x: Elements) -> Elements:
 
 
 @relu6.forward
-@wide
 def relu6_fwd(x):
     """y = min(max(0, x), 6)."""
     y = jnp.where(x <= 0, 0, jnp.where(x >= 6, 6, x))
@@ -276,14 +298,16 @@ def relu6_fwd(x):
 
 
 @relu6.backward
-@wide
 def relu6_bwd(residuals, dy):
     """dx = dy where 0 < y < 6, else 0."""
     (y,) = residuals
     return (jnp.where((y <= 0) | (y >= 6), 0, dy),)
 
 
-@elementwise
+@elementwise(
+    kinks=(-3.0, 3.0),
+    slope_of_output=lambda y: jnp.where((y <= 0) | (y >= 1), jnp.zeros_like(y), 1 / 6),
+)
 def hard_sigmoid(x: Elements) -> Elements:
     """Sigmoid made of lines, y = min(max(0, x + 3), 6)/6.
 
@@ -294,12 +318,12 @@ def hard_sigmoid(x: Elements) -> Elements:
         y' = 1/6 where −3 < x < 3, else 0, with y'(−3) = y'(3) = 0 by convention, so
         dx = dy/6 where −3 < x < 3, else 0
 
-    Keeps x: y may be rounded to an edge that x has not reached.
+    Saves x: y may be rounded to an edge that x has not reached.
 
     Raises:
         TypeError: x is not floating point.
 
-    Source: A. Howard et al., "Searching for MobileNetV3", 2019, section 5.2.
+    Reference: A. Howard et al., "Searching for MobileNetV3", 2019, section 5.2.
 
     Example:
         >>> print(jaxnn.hard_sigmoid(jnp.array([-4.0, 0.0, 4.0])))
@@ -324,7 +348,7 @@ def hard_sigmoid_bwd(residuals, dy):
     return (jnp.where((x <= -3) | (x >= 3), 0, dy / 6),)
 
 
-@elementwise
+@elementwise(kinks=(-3.0, 3.0))
 def hard_swish(x: Elements) -> Elements:
     """Swish made of pieces, y = x·min(max(0, x + 3), 6)/6.
 
@@ -332,15 +356,15 @@ def hard_swish(x: Elements) -> Elements:
         x, y, dx, dy: any, all the same
 
     Backward, with y = x·h(x), h = `hard_sigmoid` and so h' = 0 at −3 and 3 by convention:
-        y' = h + x·h' = 0 where x ≤ −3, 1 where x ≥ 3, else (2·x + 3)/6, so
+        y' = h + x·h' = 0 where x ≤ −3, 1 where x ≥ 3, else (x + 3)/6 + x/6 = (x + 1.5)/3, so
         dx = y'·dy
 
-    Keeps x: y falls and rises again, so x cannot be read off it.
+    Saves x: y falls and rises again, so x cannot be read off it.
 
     Raises:
         TypeError: x is not floating point.
 
-    Source: A. Howard et al., "Searching for MobileNetV3", 2019, section 5.2.
+    Reference: A. Howard et al., "Searching for MobileNetV3", 2019, section 5.2.
 
     Example:
         >>> print(jaxnn.hard_swish(jnp.array([-4.0, 1.5, 4.0])))
@@ -360,24 +384,7 @@ def hard_swish_fwd(x):
 @hard_swish.backward
 @wide
 def hard_swish_bwd(residuals, dy):
-    """dx = 0 where x ≤ −3, dy where x ≥ 3, else (2·x + 3)/6·dy."""
+    """dx = 0 where x ≤ −3, dy where x ≥ 3, else (x + 1.5)/3·dy."""
     (x,) = residuals
-    return (jnp.where(x <= -3, 0, jnp.where(x >= 3, dy, (2 * x + 3) / 6 * dy)),)
-
-
-@leaky_relu.validate
-def _(x, *, slope):
-    require_floating(x=x)
-    require_number("slope", slope, at_least=0)
-
-
-@elu.validate
-def _(x, *, alpha):
-    require_floating(x=x)
-    require_number("alpha", alpha, above=0)
-
-
-@celu.validate
-def _(x, *, alpha):
-    require_floating(x=x)
-    require_number("alpha", alpha, above=0)
+    slope = jnp.where(x <= -3, 0, jnp.where(x >= 3, 1, (x + 1.5) / 3))
+    return (slope * dy,)

@@ -1,4 +1,4 @@
-"""Smooth activations that work element by element: y = f(x), dx = f'(x)·dy."""
+"""Smooth activations that work element by element: y = f(x), ẏ = f'(x)·ẋ, dx = f'(x)·dy."""
 
 import math
 
@@ -28,12 +28,12 @@ def identity(x: Elements) -> Elements:
         y' = 1, so
         dx = dy
 
-    Keeps nothing.
+    Saves nothing.
 
     Raises:
         TypeError: x is not floating point.
 
-    Source: R. Kumar, "Homework 1: Backprop", 2022 (the output function g of the regression).
+    Reference: R. Kumar, "Homework 1: Backprop", 2022 (the output function g of the regression).
 
     Example:
         >>> print(jaxnn.identity(jnp.array([-1.0, 2.0])))
@@ -43,20 +43,18 @@ def identity(x: Elements) -> Elements:
 
 
 @identity.forward
-@wide
 def identity_fwd(x):
     """y = x."""
     return x, NoResiduals()
 
 
 @identity.backward
-@wide
 def identity_bwd(residuals, dy):
     """dx = dy."""
     return (dy,)
 
 
-@elementwise
+@elementwise(slope_of_output=lambda y: y * (1 - y))
 def sigmoid(x: Elements) -> Elements:
     """Logistic sigmoid, y = σ(x) = 1/(1 + e⁻ˣ).
 
@@ -67,12 +65,12 @@ def sigmoid(x: Elements) -> Elements:
         y' = e⁻ˣ/(1 + e⁻ˣ)² = y·(1 − y), so
         dx = y·(1 − y)·dy
 
-    Keeps y: y' is a polynomial in it, where x would cost an exponential again.
+    Saves y: y' is a polynomial in it, while x would cost the exponential again.
 
     Raises:
         TypeError: x is not floating point.
 
-    Source: S. Shamsi, "Neural Nets From Scratch", SHALA 2020, slide "Sigmoid".
+    Reference: S. Shamsi, "Neural Nets From Scratch", SHALA 2020, slide "Sigmoid".
 
     Example:
         >>> print(jaxnn.sigmoid(jnp.array([0.0, 100.0])))
@@ -97,7 +95,7 @@ def sigmoid_bwd(residuals, dy):
     return (y * (1 - y) * dy,)
 
 
-@elementwise
+@elementwise(slope_of_output=lambda y: 1 - y**2)
 def tanh(x: Elements) -> Elements:
     """Hyperbolic tangent, y = (eˣ − e⁻ˣ)/(eˣ + e⁻ˣ).
 
@@ -110,12 +108,12 @@ def tanh(x: Elements) -> Elements:
 
     The product does not lose digits near |y| = 1, where y² would be rounded first.
 
-    Keeps y: y' is a polynomial in it.
+    Saves y: y' is a polynomial in it.
 
     Raises:
         TypeError: x is not floating point.
 
-    Source: S. Shamsi, "Neural Nets From Scratch", SHALA 2020, slide "Tanh"; the quotient of
+    Reference: S. Shamsi, "Neural Nets From Scratch", SHALA 2020, slide "Tanh"; the quotient of
     exponentials printed there overflows at |x| = 1000, `jnp.tanh` does not.
 
     Example:
@@ -141,7 +139,7 @@ def tanh_bwd(residuals, dy):
     return ((1 - y) * (1 + y) * dy,)
 
 
-@elementwise
+@elementwise(slope_of_output=lambda y: 1 - jnp.exp(-y))
 def softplus(x: Elements) -> Elements:
     """Softplus, y = log(1 + eˣ), the smooth ReLU.
 
@@ -155,12 +153,12 @@ def softplus(x: Elements) -> Elements:
     σ(x) is e/(1 + e) for x < 0 and 1/(1 + e) for x > 0, with the e = e^(−|x|) of the forward:
     no exponential of a positive number, and all digits at both ends.
 
-    Keeps x: 1 − e⁻ʸ would do with y, but loses its digits where y is small.
+    Saves x: 1 − e⁻ʸ would do with y, but loses its digits where y is small.
 
     Raises:
         TypeError: x is not floating point.
 
-    Source: C. Dugas et al., "Incorporating Second-Order Functional Knowledge for Better Option
+    Reference: C. Dugas et al., "Incorporating Second-Order Functional Knowledge for Better Option
     Pricing", 2000, section 3.
 
     Example:
@@ -198,12 +196,12 @@ def silu(x: Elements) -> Elements:
         y' = s + x·s·(1 − s) = s·(1 + x·(1 − s)), so
         dx = s·(1 + x·(1 − s))·dy
 
-    Keeps x: y falls and rises again, so x cannot be read off it; s is recomputed.
+    Saves x: y falls and rises again, so x cannot be read off it; s is recomputed.
 
     Raises:
         TypeError: x is not floating point.
 
-    Source: S. Elfwing, E. Uchibe and K. Doya, "Sigmoid-Weighted Linear Units for Neural Network
+    Reference: S. Elfwing, E. Uchibe and K. Doya, "Sigmoid-Weighted Linear Units for Neural Network
     Function Approximation in Reinforcement Learning", 2018, equations 5 and 7.
 
     Example:
@@ -247,12 +245,12 @@ def mish(x: Elements) -> Elements:
     Beyond x = 20, where w is 1 and x·w' is 0 to the last digit, both are taken at 20: e² must not
     overflow.
 
-    Keeps x: y falls and rises again, so x cannot be read off it.
+    Saves x: y falls and rises again, so x cannot be read off it.
 
     Raises:
         TypeError: x is not floating point.
 
-    Source: D. Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", 2020,
+    Reference: D. Misra, "Mish: A Self Regularized Non-Monotonic Activation Function", 2020,
     section 3.
 
     Example:
@@ -287,7 +285,7 @@ def mish_bwd(residuals, dy):
 def gelu(x: Elements, *, approximate: bool = True) -> Elements:
     """Gaussian error linear unit, y = x·Φ(x), Φ the normal distribution function.
 
-    With `approximate`, Φ(x) ≈ ½·(1 + tanh u) with u = √(2/π)·(x + 0.044715·x³).
+    With `approximate`, Φ(x) ≈ ½·(1 + tanh u) = σ(2·u) with u = √(2/π)·(x + 0.044715·x³).
 
     Shapes:
         x, y, dx, dy: any, all the same
@@ -295,13 +293,15 @@ def gelu(x: Elements, *, approximate: bool = True) -> Elements:
     Backward:
         y' = Φ(x) + x·Φ'(x), so
         dx = (Φ(x) + x·Φ'(x))·dy
-    with Φ'(x) = e^(−x²/2)/√(2π) or, approximate, with t = tanh u, 1 − t² = 4·Φ·(1 − Φ):
-        Φ'(x) = ½·(1 − t²)·u' = 2·Φ·(1 − Φ)·u',   u' = √(2/π)·(1 + 3·0.044715·x²)
+    with Φ'(x) = e^(−x²/2)/√(2π) or, approximate, by σ' = σ·(1 − σ):
+        Φ'(x) = Φ·(1 − Φ)·2·u',   u' = √(2/π)·(1 + 3·0.044715·x²)
 
-    Beyond |x| = 10, where 1 − t² is 0 to the last digit, x² is taken as 100: it must not overflow.
+    Below x = −5 or so ½·(1 + tanh u) loses all its digits in float32; σ(2·u) loses none. Beyond
+    |x| = 40, where Φ is 0 or 1 and Φ' is 0 even in float64, x² and x³ are taken at 40: they must
+    not overflow.
 
-    Keeps x and y: Φ(x) = y/x, where a tanh or an error function would cost more than to read y,
-    which the next layer keeps as its input anyway. Near 0, where |x|³ is below the rounding of
+    Saves x and y: Φ(x) = y/x, while a σ or an error function would cost more than to read y,
+    which the next layer saves as its input anyway. Near 0, where |x|³ is below the rounding of
     a 1, Φ(x) is ½ + x/√(2π) to the last digit; y/x would be 0/0.
 
     Args:
@@ -311,14 +311,14 @@ def gelu(x: Elements, *, approximate: bool = True) -> Elements:
     Raises:
         TypeError: x is not floating point, or approximate is not a bool.
 
-    Source: D. Hendrycks and K. Gimpel, "Gaussian Error Linear Units (GELUs)", 2016, section 2.
+    Reference: D. Hendrycks and K. Gimpel, "Gaussian Error Linear Units (GELUs)", 2016, section 2.
 
     Example:
         >>> print(jaxnn.gelu(jnp.array([-1000.0, 0.0, 1000.0])))
         [  -0.    0. 1000.]
     """
     if approximate:
-        return 0.5 * x * (1 + jnp.tanh(_GELU_SCALE * (x + 0.044715 * x**3)))
+        return 0.5 * x * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     return 0.5 * x * jax.lax.erfc(-x / math.sqrt(2))
 
 
@@ -341,7 +341,7 @@ def gelu_fwd(x, *, approximate=True):
 def gelu_bwd(residuals, dy, *, approximate=True):
     """dx = (Φ(x) + x·Φ'(x))·dy with Φ(x) = y/x."""
     x, y = residuals
-    small = jnp.abs(x) ** 3 < float(jnp.finfo(dy.dtype).eps)
+    small = jnp.abs(x) < float(jnp.finfo(x.dtype).eps) ** (1 / 3)
     cdf = jnp.where(small, 0.5 + x / math.sqrt(2 * math.pi), y / jnp.where(small, 1, x))
     slope = cdf + x * normal_pdf(x, cdf, approximate)
     return (slope * dy,)
@@ -350,21 +350,25 @@ def gelu_bwd(residuals, dy, *, approximate=True):
 def normal_cdf(x: Elements, approximate: bool) -> Elements:
     """Φ(x), the normal distribution function; see `gelu`."""
     if approximate:
-        return 0.5 * (1 + jnp.tanh(_GELU_SCALE * x * (1 + 0.044715 * x * x)))
+        x = jnp.clip(x, -40, 40)
+        return jax.nn.sigmoid(x * (_TWO_U_LINEAR + _TWO_U_CUBIC * (x * x)))
     return 0.5 * jax.lax.erfc(-x / math.sqrt(2))
 
 
 def normal_pdf(x: Elements, cdf: Elements, approximate: bool) -> Elements:
     """Φ'(x), from x and Φ(x); see `gelu`."""
+    x = jnp.clip(x, -40, 40)
     if approximate:
-        return 2 * cdf * (1 - cdf) * _GELU_SCALE * (1 + 3 * 0.044715 * jnp.minimum(x * x, 100))
+        return cdf * (1 - cdf) * (_TWO_U_LINEAR + 3 * _TWO_U_CUBIC * (x * x))
     return jnp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
 
 
-_GELU_SCALE = math.sqrt(2 / math.pi)
+_TWO_U_LINEAR = 2 * math.sqrt(2 / math.pi)
+_TWO_U_CUBIC = 0.044715 * _TWO_U_LINEAR
+"""2·u = x·(linear + cubic·x²), see `gelu`."""
 
 
 def require_approximate(approximate) -> None:
-    """The option `approximate` is a bool."""
+    """Raise unless the option `approximate` is a bool."""
     if not isinstance(approximate, bool):
         raise TypeError(f"option approximate must be True or False, got {approximate!r}")

@@ -36,10 +36,14 @@ def softmax(x: Logits, *, axis: int = -1) -> Logits:
     Backward, from ∂pᵢ/∂xⱼ = pᵢ·(δᵢⱼ − pⱼ), the Jacobian diag(p) − p·pᵀ:
         dxⱼ = Σᵢ dpᵢ·pᵢ·(δᵢⱼ − pⱼ) = pⱼ·(dpⱼ − Σᵢ pᵢ·dpᵢ)
         dx  = p ⊙ (dp − p·dp)
-    One product and one sum for each row: the K×K Jacobian is never built. The sum is negated
-    while it is one number a row, which lets the compiler add it in one pass over dp and p.
 
-    Keeps p, the output: everything above is written in it. Sums run in at least float32.
+    One product and one sum for each row: the K×K Jacobian is never built.
+
+    Saves p, the output: everything above is written in it. Sums run in at least float32.
+
+    Implementation notes:
+        The sum is negated while it is one number for each row, which lets the compiler add it in
+        one pass over dp and p.
 
     Args:
         x: the logits.
@@ -49,7 +53,7 @@ def softmax(x: Logits, *, axis: int = -1) -> Logits:
         TypeError: x is not floating point, or axis is not an integer.
         ValueError: x has no such axis, or it is empty.
 
-    Source: R. B. Aeen's summary, stage 2 (the activation derivative); J. Bridle, "Probabilistic
+    Reference: R. B. Aeen's summary, stage 2 (the activation derivative); J. Bridle, "Probabilistic
     Interpretation of Feedforward Classification Network Outputs", 1990, equation 13.
 
     Example:
@@ -57,8 +61,8 @@ def softmax(x: Logits, *, axis: int = -1) -> Logits:
         [[0.5 0.5]
          [1.  0. ]]
     """
-    shifted = jnp.exp(x - lax.stop_gradient(jnp.max(x, axis, keepdims=True)))
-    return shifted / jnp.sum(shifted, axis, keepdims=True)
+    e = jnp.exp(x - lax.stop_gradient(jnp.max(x, axis, keepdims=True)))
+    return e / jnp.sum(e, axis, keepdims=True)
 
 
 @softmax.validate
@@ -78,10 +82,10 @@ def softmax_fwd(x, *, axis=-1):
 
 @softmax.backward
 @wide
-def softmax_bwd(residuals, dy, *, axis=-1):
-    """dx = p ⊙ (dy − p·dy)."""
+def softmax_bwd(residuals, dp, *, axis=-1):
+    """dx = p ⊙ (dp − p·dp)."""
     (p,) = residuals
-    return (p * (dy + -jnp.sum(p * dy, axis, keepdims=True)),)
+    return (p * (dp + -jnp.sum(p * dp, axis, keepdims=True)),)
 
 
 @op
@@ -93,11 +97,13 @@ def log_softmax(x: Logits, *, axis: int = -1) -> Logits:
 
     Backward, from ∂yᵢ/∂xⱼ = δᵢⱼ − pⱼ with p = eʸ:
         dxⱼ = Σᵢ dyᵢ·(δᵢⱼ − pⱼ) = dyⱼ − pⱼ·Σᵢ dyᵢ
-    and p = e/Σe with the e = e^(x − max x) of the forward. The sum is divided and negated while it
-    is one number a row, as in `softmax`.
+    where p = e/Σe with the e = e^(x − max x) of the forward.
 
-    Keeps the e, and their sum in at least float32: with the output alone, p = eʸ would cost the
-    exponentials again, and in half precision their digits.
+    Saves the e, and their sum in at least float32: with the output alone, p = eʸ would cost the
+    exponentials again and, in half precision, lose digits.
+
+    Implementation notes:
+        The sum of dy is divided and negated while it is one number for each row, as in `softmax`.
 
     Args:
         x: the logits.
@@ -107,7 +113,7 @@ def log_softmax(x: Logits, *, axis: int = -1) -> Logits:
         TypeError: x is not floating point, or axis is not an integer.
         ValueError: x has no such axis, or it is empty.
 
-    Source: S. Shamsi, "Neural Nets From Scratch", SHALA 2020, slides "LogSumExp".
+    Reference: S. Shamsi, "Neural Nets From Scratch", SHALA 2020, slides "LogSumExp".
 
     Example:
         >>> print(jaxnn.log_softmax(jnp.array([1e4, 0.0])))
@@ -128,10 +134,9 @@ def log_softmax_fwd(x, *, axis=-1):
     """y = (x − max x) − log Σ e^(x − max x)."""
     z = at_least_float32(x)
     shifted = z - lax.stop_gradient(jnp.max(z, axis, keepdims=True))
-    exponentials = jnp.exp(shifted)
-    total = jnp.sum(exponentials, axis, keepdims=True)
-    residuals = LogSoftmaxResiduals(exponentials.astype(x.dtype), total)
-    return shifted - jnp.log(total), residuals
+    e = jnp.exp(shifted)
+    total = jnp.sum(e, axis, keepdims=True)
+    return shifted - jnp.log(total), LogSoftmaxResiduals(e.astype(x.dtype), total)
 
 
 @log_softmax.backward

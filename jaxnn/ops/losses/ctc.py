@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Integer
 
 from jaxnn.op import op
 from jaxnn.ops._common.labels import one_hot
-from jaxnn.ops._common.numerics import accumulator, at_least_float32
+from jaxnn.ops._common.numerics import wide
 from jaxnn.ops._common.validation import require_floating, require_integers, require_lengths
 
 Logits = Float[Array, "*N T K"]
@@ -21,7 +21,7 @@ Losses = Float[Array, "*N"]
 
 
 class CTCResiduals(NamedTuple):
-    """The arguments, what normalises each frame, and α before each frame and after the last."""
+    """The arguments, the normalisers of each frame, and α before each frame and after the last."""
 
     logits: Logits
     labels: Labels
@@ -44,13 +44,14 @@ def ctc_loss(
 ) -> Losses:
     """Connectionist temporal classification: −log p(labels) summed over all alignments.
 
-    An alignment names a class for each frame: labels in their order, each for one frame or more,
-    with blanks wherever one likes, and at least one between two labels that are equal. Its
-    probability is the product over the frames of softmax(x).
+    An alignment names a class for each frame: the labels in their order, each for one frame or
+    more, with blanks anywhere, and at least one between two labels that are equal. Its probability
+    is the product over the frames of softmax(x).
 
-    Shapes (N batch, any number of axes; T frames, K classes with the blank, S labels):
+    Shapes:
+        N batch, any number of axes or none; T frames; K classes with the blank; S labels
         logits x, dx: (N, T, K)
-        labels:  (N, S), integers 0 … K − 1 other than the blank; what is past the length is ignored
+        labels:  (N, S), integers 0 … K − 1 other than the blank; those past the length are ignored
         logit_lengths: (N,), how many of the T frames count; by default all
         label_lengths: (N,), how many of the S labels count; by default all
         L, dL:   (N,)
@@ -59,8 +60,8 @@ def ctc_loss(
     log-probability of the alignments of the first t frames that end in state s, ⊕ the logarithm
     of a sum of exponentials, and p_tk = softmax(x_t)_k:
         α_t(s) = log p_t(z_s) + (α_{t−1}(s) ⊕ α_{t−1}(s − 1) ⊕ α_{t−1}(s − 2))
-    where the last term counts only if z_s is a label other than z_{s−2}. It starts from the state
-    0 before the first frame, and log p = α_T(2·S) ⊕ α_T(2·S − 1). Labels that do not fit into the
+    where the last term counts only if z_s is a label other than z_{s−2}. It starts from state 0
+    before the first frame, and log p = α_T(2·S) ⊕ α_T(2·S − 1). Labels that do not fit into the
     frames have p = 0: the loss is +∞ and the gradient 0.
 
     Backward, with γ_t(s) = ∂log p/∂α_t(s), the probability that the alignment is in s at t. The
@@ -70,15 +71,21 @@ def ctc_loss(
     and, from ∂log p_t(z)/∂x_tk = [z = k] − p_tk,
         dx_tk = (p_tk·Σₛ γ_t(s) − Σ_{s: z_s = k} γ_t(s))·dL,   p − γ in short
     Shares are between 0 and 1 and sum to 1 whatever the size of α, which e^(α + β − log p) cannot
-    promise. They are computed for all frames at once, and the loop is left with products and sums.
+    promise.
 
-    Keeps its arguments, α, and two numbers a frame that give back p.
+    Saves its arguments, α, and two numbers per frame that give back p.
+
+    Implementation notes:
+        The shares are computed for all frames at once, which leaves products and sums in the loop
+        of the backward. α begins with two states that nothing is in, so that its three terms are
+        slices of it: shifts would take half the time of the loop. A finite number stands for log 0,
+        so low that beside any other term e to it is 0: no intermediate result is infinite or NaN.
 
     Args:
         logits: x.
         labels: the label sequences.
-        logit_lengths: lengths of the frames.
-        label_lengths: lengths of the labels.
+        logit_lengths: optional, lengths in frames.
+        label_lengths: optional, lengths in labels.
         blank_id: the class that is the blank.
 
     Raises:
@@ -86,7 +93,8 @@ def ctc_loss(
         ValueError: the shapes do not fit; a length or a label is out of range, or a label is the
             blank (under `jit`, where they are not known, such an example gives NaN).
 
-    Source: A. Graves et al., "Connectionist Temporal Classification", 2006, sections 4.1 and 4.2.
+    Reference: A. Graves et al., "Connectionist Temporal Classification", 2006, sections 4.1 and
+    4.2.
 
     Example:
         >>> logits = jnp.zeros((1, 3, 4))  # 3 frames: 12 may be 012, 102, 120, 112, 122
@@ -94,185 +102,45 @@ def ctc_loss(
         >>> print(jnp.exp(-loss) * 4**3)
         [5.]
     """
-    states = _states(labels, blank_id)
-    emitted = _of_states(jax.nn.log_softmax(logits), states)
-    skips = _skips(states, blank_id)
-
-    def step(alpha, frame):
-        counts, e = frame
-        new = _log_sum(*_ways_in(alpha, skips)) + e
-        return _where(counts, _padded(new, 2, 0, -jnp.inf), alpha), None
-
-    frames = _counting(logit_lengths, logits), emitted
-    last, _ = lax.scan(step, _start(emitted), frames)
-    losses = -_log_sum(*_at_the_ends(last[..., 2:], label_lengths))
-    valid = _one_or_nan(logits, labels, logit_lengths, label_lengths, blank_id)
-    return losses * valid.astype(losses.dtype)
-
-
-@ctc_loss.forward
-def ctc_loss_fwd(logits, labels, logit_lengths=None, label_lengths=None, *, blank_id=0):
-    """L = −log p(labels) by the recursion of α, which is kept."""
-    states = _states(labels, blank_id)
-    skips = _skips(states, blank_id)
-    x = at_least_float32(logits)
-    maximum = lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))
-    total = jnp.sum(jnp.exp(x - maximum), axis=-1, keepdims=True)
-    emitted = _of_states(x - maximum - jnp.log(total), states)
-
-    def step(alpha, frame):
-        counts, e = frame
-        new = _log_sum(*_ways_in(alpha, skips)) + e
-        return _where(counts, _padded(new, 2, 0, -jnp.inf), alpha), alpha
-
-    frames = _counting(logit_lengths, logits), emitted
-    last, alpha = lax.scan(step, _start(emitted), frames)
-    losses = -_log_sum(*_at_the_ends(last[..., 2:], label_lengths))
-    losses = losses * _one_or_nan(logits, labels, logit_lengths, label_lengths, blank_id)
-    given = logits, labels, logit_lengths, label_lengths
-    return losses.astype(logits.dtype), CTCResiduals(*given, maximum, total, alpha, last[..., 2:])
-
-
-@ctc_loss.backward
-def ctc_loss_bwd(residuals, dy, *, blank_id=0):
-    """dx = (p·Σγ − γ)·dL, with γ by a recursion from the last frame to the first."""
-    logits, labels, logit_lengths, label_lengths, maximum, total, alpha, last = residuals
-    states = _states(labels, blank_id)
-    counts = _counting(logit_lengths, logits)
-    stay, one, two = _shares(*_ways_in(alpha, _skips(states, blank_id)))
-    shares = _where(counts, stay, 1), _where(counts, one, 0), _where(counts, two, 0)
-
-    def step(gamma, shares):
-        stay, one, two = (gamma * share for share in shares)
-        return stay + _padded(one, -1, 1, 0) + _padded(two, -2, 2, 0), gamma
-
-    of_ends = zip(
-        _ends(last, label_lengths), _shares(*_at_the_ends(last, label_lengths)), strict=True
-    )
-    gamma = sum(jnp.where(is_end, share[..., None], 0) for is_end, share in of_ends)
-    _, gamma = lax.scan(step, gamma, shares, reverse=True)
-    of_class = one_hot(states, logits.shape[-1]).astype(gamma.dtype)
-    gamma = jnp.einsum(
-        "t...s,...sk->...tk", _where(counts, gamma, 0), of_class, precision=lax.Precision.HIGHEST
-    )
-    p = jnp.exp(at_least_float32(logits) - maximum) / total
-    valid = _one_or_nan(logits, labels, logit_lengths, label_lengths, blank_id)
-    dloss = (at_least_float32(dy) * valid)[..., None, None]
-    dx = (p * jnp.sum(gamma, axis=-1, keepdims=True) - gamma) * dloss
-    return dx.astype(logits.dtype), None, None, None
-
-
-def _states(labels, blank_id):
-    """The labels with a blank before, between and after them."""
-    labels = labels.astype(jnp.int32)[..., None]
-    pairs = jnp.concatenate([jnp.full_like(labels, blank_id), labels], axis=-1)
-    pairs = pairs.reshape(*labels.shape[:-2], 2 * labels.shape[-2])
-    return jnp.pad(pairs, [(0, 0)] * (pairs.ndim - 1) + [(0, 1)], constant_values=blank_id)
-
-
-def _skips(states, blank_id):
-    """Where a state may be reached from the last but one: labels that differ from the last."""
-    return (states != blank_id) & (states != _padded(states, 2, -2, blank_id))
-
-
-def _of_states(frames, states):
-    """The entries of the class of each state, frame by frame: (N, T, K) to (T, N, 2·S + 1)."""
-    picked = jnp.take_along_axis(frames, states[..., None, :], axis=-1, mode="clip")
-    return jnp.moveaxis(picked, -2, 0)
-
-
-def _start(emitted):
-    """α before the first frame: in the first state for certain."""
-    first = lax.broadcasted_iota(jnp.int32, emitted.shape[1:], emitted.ndim - 2) == 0
-    return _padded(jnp.where(first, 0, -jnp.inf).astype(emitted.dtype), 2, 0, -jnp.inf)
-
-
-def _padded(array, before, after, fill):
-    """The last axis with so many entries more, or less, on either side."""
-    padding = [*[(0, 0, 0)] * (array.ndim - 1), (before, after, 0)]
-    return lax.pad(array, jnp.asarray(fill, array.dtype), padding)
-
-
-def _ways_in(alpha, skips):
-    """log-probabilities of coming into each state by staying, by one step, by two.
-
-    α begins with two states that nothing is in, so that all three are slices of it: shifts
-    would take half the time of the loop.
-    """
-    two = alpha[..., :-2]
-    two = jnp.where(jnp.broadcast_to(skips, two.shape), two, -jnp.inf)
-    return alpha[..., 2:], alpha[..., 1:-1], two
-
-
-def _log_sum(*terms):
-    """log Σ eˣ over the terms, whose derivative is 0 where all of them are −∞."""
-    top, exponentials = _from_the_top(terms)
-    total = sum(exponentials)
-    is_none = total == 0
-    return jnp.where(is_none, -jnp.inf, top + jnp.log(jnp.where(is_none, 1, total)))
-
-
-def _shares(*terms):
-    """The share of each eˣ in their sum; 0 where all of the terms are −∞."""
-    _, exponentials = _from_the_top(terms)
-    total = sum(exponentials)
-    total = jnp.where(total == 0, 1, total)
-    return tuple(exponential / total for exponential in exponentials)
-
-
-def _from_the_top(terms):
-    """The largest of the terms, or 0 if that is −∞, and e^(term − largest)."""
-    top = functools.reduce(jnp.maximum, terms)
-    top = lax.stop_gradient(jnp.where(jnp.isneginf(top), 0, top))
-    return top, [jnp.exp(term - top) for term in terms]
-
-
-def _counting(logit_lengths, logits):
-    """Which frames count, (T, N, 1); `None` where all of them do."""
-    if logit_lengths is None:
-        return None
-    lengths = logit_lengths.astype(jnp.int32)[None, ..., None]
-    shape = (logits.shape[-2], *lengths.shape[1:])
-    return lax.broadcasted_iota(jnp.int32, shape, 0) < lengths
-
-
-def _where(counts, counted, otherwise):
-    """`counted` in frames that count, `otherwise` in the others."""
-    return counted if counts is None else jnp.where(counts, counted, otherwise)
-
-
-def _ends(last, label_lengths):
-    """Where an alignment may end: in the blank after the last label, or in that label."""
-    state = lax.broadcasted_iota(jnp.int32, last.shape, last.ndim - 1)
-    if label_lengths is None:
-        blank = last.shape[-1] - 1
-    else:
-        blank = 2 * label_lengths.astype(jnp.int32)[..., None]
-    return state == blank, state == blank - 1
-
-
-def _at_the_ends(last, label_lengths):
-    """α of the last frame in the states that an alignment may end in."""
-    return tuple(
-        jnp.max(jnp.where(is_end, last, -jnp.inf), axis=-1) for is_end in _ends(last, label_lengths)
-    )
-
-
-def _one_or_nan(logits, labels, logit_lengths, label_lengths, blank_id):
-    """1 for examples whose lengths and labels are in range, else NaN: loud, not clamped."""
     *_, n_frames, n_classes = logits.shape
-    labels = labels.astype(jnp.int32)
-    wrong = (labels < 0) | (labels >= n_classes) | (labels == blank_id)
-    valid = jnp.ones(labels.shape[:-1], bool)
-    if label_lengths is not None:
-        lengths = label_lengths.astype(jnp.int32)
-        valid &= (lengths >= 0) & (lengths <= labels.shape[-1])
-        wrong &= lax.broadcasted_iota(jnp.int32, labels.shape, labels.ndim - 1) < lengths[..., None]
-    if logit_lengths is not None:
-        lengths = logit_lengths.astype(jnp.int32)
-        valid &= (lengths >= 0) & (lengths <= n_frames)
-    valid &= ~jnp.any(wrong, axis=-1)
-    return jnp.where(valid, 1, jnp.nan).astype(accumulator(logits.dtype))
+    *rows, n_labels = labels.shape
+    labels, frames, length = jax.tree.map(jnp.int32, (labels, logit_lengths, label_lengths))
+    frames = jnp.full(rows, n_frames, jnp.int32) if frames is None else frames
+    length = jnp.full(rows, n_labels, jnp.int32) if length is None else length
+    z = jnp.full((*rows, 2 * n_labels + 1), blank_id, jnp.int32).at[..., 1::2].set(labels)
+    s = lax.broadcasted_iota(jnp.int32, z.shape, z.ndim - 1)
+
+    def earlier(a, by, fill):
+        """What `a` holds so many states earlier."""
+        return jnp.where(s < by, fill, jnp.roll(a, by, axis=-1))
+
+    def log_sum(terms):
+        """log Σ eˣ, with derivative 0 where every x is −∞."""
+        top = lax.stop_gradient(jnp.max(terms, axis=0))
+        top = jnp.where(jnp.isneginf(top), 0, top)
+        total = jnp.sum(jnp.exp(terms - top[None]), axis=0)
+        return jnp.where(total == 0, -jnp.inf, top + jnp.log(jnp.where(total == 0, 1, total)))
+
+    def step(alpha, frame):
+        t, log_p = frame
+        ways = [alpha, earlier(alpha, 1, -jnp.inf), earlier(alpha, 2, -jnp.inf)]
+        ways[2] = jnp.where((z != blank_id) & (z != earlier(z, 2, blank_id)), ways[2], -jnp.inf)
+        new = log_p + log_sum(jnp.stack(ways))
+        return jnp.where((t < frames)[..., None], new, alpha), None
+
+    log_p = jax.nn.log_softmax(logits)
+    log_p = jnp.take_along_axis(log_p, z[..., None, :], axis=-1, mode="clip")
+    start = jnp.where(s == 0, 0, jnp.full_like(log_p, -jnp.inf, shape=z.shape))
+    t = jnp.arange(n_frames, dtype=jnp.int32)
+    alpha, _ = lax.scan(step, start, (t, jnp.moveaxis(log_p, -2, 0)))
+    is_end = (s == 2 * length[..., None]) | (s == 2 * length[..., None] - 1)
+    losses = -log_sum(jnp.moveaxis(jnp.where(is_end, alpha, -jnp.inf), -1, 0))
+
+    past = lax.broadcasted_iota(jnp.int32, labels.shape, labels.ndim - 1) >= length[..., None]
+    valid = past | ((labels >= 0) & (labels < n_classes) & (labels != blank_id))
+    valid = jnp.all(valid, axis=-1) & (frames >= 0) & (frames <= n_frames)
+    valid &= (length >= 0) & (length <= n_labels)
+    return losses * jnp.where(valid, jnp.ones_like(losses), jnp.nan)
 
 
 @ctc_loss.validate
@@ -299,6 +167,59 @@ def _(logits, labels, logit_lengths, label_lengths, *, blank_id):
     _require_labels(labels, label_lengths, n_classes, blank_id)
 
 
+@ctc_loss.forward
+@wide
+def ctc_loss_fwd(logits, labels, logit_lengths=None, label_lengths=None, *, blank_id=0):
+    """L = −log p(labels) by the recursion of α, which is saved."""
+    states, frames, lengths = _integers(_states(labels, blank_id), logit_lengths, label_lengths)
+    skips, log_0 = _skips(states, blank_id), _log_0(logits)
+    x = jnp.maximum(logits, log_0)
+    maximum = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    total = jnp.sum(jnp.exp(x - maximum), axis=-1, keepdims=True)
+    emitted = _of_states(x - maximum - jnp.log(total), states)
+
+    def step(alpha, frame):
+        counts, log_p = frame
+        new = jnp.maximum(_log_sum(*_ways_in(alpha, skips)) + log_p, log_0)
+        return _where(counts, _padded(new, 2, 0, log_0), alpha), alpha
+
+    last, alpha = lax.scan(step, _start(emitted), (_counting(frames, logits), emitted))
+    last = last[..., 2:]
+    ends = _at_the_ends(last, lengths)
+    losses = jnp.where(_impossible(ends), jnp.inf, -_log_sum(*ends))
+    losses = losses * _one_or_nan(losses, logits, labels, frames, lengths, blank_id)
+    given = logits, labels, logit_lengths, label_lengths
+    return losses, CTCResiduals(*given, maximum, total, alpha, last)
+
+
+@ctc_loss.backward
+@wide
+def ctc_loss_bwd(residuals, dy, *, blank_id=0):
+    """dx = (p·Σγ − γ)·dL, with γ by a recursion from the last frame to the first."""
+    logits, labels, logit_lengths, label_lengths, maximum, total, alpha, last = residuals
+    states, frames, lengths = _integers(_states(labels, blank_id), logit_lengths, label_lengths)
+    counts = _counting(frames, logits)
+    stay, one, two = _shares(*_ways_in(alpha, _skips(states, blank_id)))
+    shares = _where(counts, stay, 1), _where(counts, one, 0), _where(counts, two, 0)
+
+    def step(gamma, shares):
+        stay, one, two = (gamma * share for share in shares)
+        return stay + _padded(one, -1, 1, 0) + _padded(two, -2, 2, 0), gamma
+
+    ends = _at_the_ends(last, lengths)
+    of_ends = [jnp.where(_impossible(ends), 0, share)[..., None] for share in _shares(*ends)]
+    gamma = sum(map(jnp.where, _ends(last, lengths), of_ends, (0, 0)))
+    _, gamma = lax.scan(step, gamma, shares, reverse=True)
+    of_class = one_hot(states, logits.shape[-1]).astype(gamma.dtype)
+    gamma = jnp.einsum(
+        "t...s,...sk->...tk", _where(counts, gamma, 0), of_class, precision=lax.Precision.HIGHEST
+    )
+    p = jnp.exp(jnp.maximum(logits, _log_0(logits)) - maximum) / total
+    dlosses = dy * _one_or_nan(dy, logits, labels, frames, lengths, blank_id)
+    dx = (p * jnp.sum(gamma, axis=-1, keepdims=True) - gamma) * dlosses[..., None, None]
+    return dx, None, None, None
+
+
 def _require_labels(labels, label_lengths, n_classes, blank_id):
     """Where they are known, labels within their length are classes other than the blank."""
     if isinstance(labels, jax.core.Tracer) or isinstance(label_lengths, jax.core.Tracer):
@@ -318,3 +239,121 @@ def _require_labels(labels, label_lengths, n_classes, blank_id):
             f"a label is {blank_id}, which is the blank; sequences that are shorter than "
             "others need label_lengths"
         )
+
+
+def _integers(*arrays):
+    """Labels or lengths of any integer dtype as int32."""
+    return jax.tree.map(jnp.int32, arrays)
+
+
+def _log_0(logits):
+    """A finite number in place of log 0: beside any other logarithm, e to it is 0."""
+    return jnp.finfo(logits.dtype).min / 4
+
+
+def _impossible(ends):
+    """Whether there is no alignment."""
+    return jnp.maximum(*ends) < _log_0(ends[0]) / 2
+
+
+def _states(labels, blank_id):
+    """The labels with a blank before, between and after them."""
+    (labels,) = _integers(labels[..., None])
+    pairs = jnp.concatenate([jnp.full_like(labels, blank_id), labels], axis=-1)
+    pairs = pairs.reshape(*labels.shape[:-2], 2 * labels.shape[-2])
+    return _padded(pairs, 0, 1, blank_id)
+
+
+def _skips(states, blank_id):
+    """Where a state may be reached from the last but one: labels that differ from the last."""
+    return (states != blank_id) & (states != _padded(states, 2, -2, blank_id))
+
+
+def _of_states(frames, states):
+    """The entries of the class of each state, frame by frame: (N, T, K) to (T, N, 2·S + 1)."""
+    picked = jnp.take_along_axis(frames, states[..., None, :], axis=-1, mode="clip")
+    return jnp.moveaxis(picked, -2, 0)
+
+
+def _start(emitted):
+    """α before the first frame: in the first state for certain."""
+    nowhere = jnp.full_like(emitted, _log_0(emitted), shape=emitted.shape[1:])
+    first = lax.broadcasted_iota(jnp.int32, nowhere.shape, nowhere.ndim - 1) == 0
+    return _padded(jnp.where(first, 0, nowhere), 2, 0, _log_0(emitted))
+
+
+def _padded(array, before, after, fill):
+    """The last axis with so many entries more, or fewer, on either side."""
+    padding = [*[(0, 0, 0)] * (array.ndim - 1), (before, after, 0)]
+    return lax.pad(array, jnp.asarray(fill, array.dtype), padding)
+
+
+def _ways_in(alpha, skips):
+    """log-probabilities of coming into each state by staying, by one step, by two.
+
+    α begins with two states that nothing is in, so that all three are slices of it.
+    """
+    two = alpha[..., :-2]
+    two = jnp.where(jnp.broadcast_to(skips, two.shape), two, _log_0(alpha))
+    return alpha[..., 2:], alpha[..., 1:-1], two
+
+
+def _log_sum(*terms):
+    """log Σ eˣ over the terms."""
+    top, exponentials = _from_the_top(terms)
+    return top + jnp.log(sum(exponentials))
+
+
+def _shares(*terms):
+    """The share of each eˣ in their sum."""
+    _, exponentials = _from_the_top(terms)
+    total = sum(exponentials)
+    return tuple(exponential / total for exponential in exponentials)
+
+
+def _from_the_top(terms):
+    """The largest of the terms, and e^(term − largest)."""
+    top = lax.stop_gradient(functools.reduce(jnp.maximum, terms))
+    return top, [jnp.exp(term - top) for term in terms]
+
+
+def _counting(frames, logits):
+    """Which frames count, (T, N, 1), from their number; `None` where all of them do."""
+    if frames is None:
+        return None
+    shape = (logits.shape[-2], *frames.shape, 1)
+    return lax.broadcasted_iota(jnp.int32, shape, 0) < frames[None, ..., None]
+
+
+def _where(counts, counted, otherwise):
+    """`counted` in frames that count, `otherwise` in the others."""
+    return counted if counts is None else jnp.where(counts, counted, otherwise)
+
+
+def _ends(last, lengths):
+    """Where an alignment may end: in the blank after the last label, or in that label."""
+    state = lax.broadcasted_iota(jnp.int32, last.shape, last.ndim - 1)
+    blank = last.shape[-1] - 1 if lengths is None else 2 * lengths[..., None]
+    return state == blank, state == blank - 1
+
+
+def _at_the_ends(last, lengths):
+    """α of the last frame in the states that an alignment may end in."""
+    return tuple(
+        jnp.max(jnp.where(is_end, last, _log_0(last)), axis=-1) for is_end in _ends(last, lengths)
+    )
+
+
+def _one_or_nan(like, logits, labels, frames, lengths, blank_id):
+    """1 for examples whose lengths and labels are in range, else NaN: loud, not clamped."""
+    *_, n_frames, n_classes = logits.shape
+    (labels,) = _integers(labels)
+    wrong = (labels < 0) | (labels >= n_classes) | (labels == blank_id)
+    valid = jnp.ones(labels.shape[:-1], bool)
+    if lengths is not None:
+        valid &= (lengths >= 0) & (lengths <= labels.shape[-1])
+        wrong &= lax.broadcasted_iota(jnp.int32, labels.shape, labels.ndim - 1) < lengths[..., None]
+    if frames is not None:
+        valid &= (frames >= 0) & (frames <= n_frames)
+    valid &= ~jnp.any(wrong, axis=-1)
+    return jnp.where(valid, jnp.ones_like(like), jnp.nan)

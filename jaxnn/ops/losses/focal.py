@@ -1,20 +1,15 @@
-"""The focal loss: a binary cross-entropy that passes over what is easy."""
+"""The focal loss: a binary cross-entropy in which easy outputs count little."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from jaxnn.op import op
-from jaxnn.ops._common.numerics import at_least_float32
-from jaxnn.ops._common.validation import (
-    require_equal_shapes,
-    require_floating,
-    require_last_axis,
-    require_number,
-)
+from jaxnn.ops._common.compiler import recomputed
+from jaxnn.ops._common.numerics import at_least_float32, wide
+from jaxnn.ops._common.validation import require_alike, require_number
 
 Outputs = Float[Array, "*N K"]
 Losses = Float[Array, "*N"]
@@ -35,11 +30,12 @@ def focal_loss(
 
     L = Σₖ α·tₖ·f(xₖ) + (1 − α)·(1 − tₖ)·f(−xₖ) with f(x) = −(1 − σ(x))^γ·log σ(x); no 1/K, no 1/N.
 
-    Shapes (N batch, any number of axes; K independent yes-or-no outputs):
+    Shapes:
+        N batch, any number of axes or none; K independent yes-or-no outputs
         logits x, target t and their gradients: (N, K)
         L, dL: (N,)
 
-    A target between 0 and 1 weighs the loss of a yes and that of a no, as in a cross-entropy.
+    A target between 0 and 1 weights the loss of a yes and that of a no, as in a cross-entropy.
     Without α both weigh 1. With γ = 0 and no α it is `sigmoid_cross_entropy`.
 
     Backward, from 1 − σ(x) = σ(−x), (log σ)'(x) = σ(−x) and (σ(−x)^γ)' = −γ·σ(−x)^γ·σ(x):
@@ -49,13 +45,16 @@ def focal_loss(
 
     The power is e^(γ·log σ(−x)): a sigmoid that has underflowed would have the slope 0·∞.
 
-    Keeps its arguments: the exponentials are cheaper to recompute than to write and read again. A
-    barrier keeps the compiler from storing them where it sees forward and backward at once.
+    Saves its arguments: the exponentials are cheaper to recompute than to write and read again.
+
+    Implementation notes:
+        f(±x) come from f(|x|) and f(−|x|), which share one exponential and one logarithm. The
+        backward recomputes both, see `recomputed`.
 
     Args:
         logits: x.
         target: t, usually 0 or 1.
-        gamma: γ, how much easy outputs are passed over, at least 0.
+        gamma: γ, how much easy outputs are discounted, at least 0.
         alpha: the weight α of a yes, 0 … 1; that of a no is 1 − α.
 
     Raises:
@@ -63,47 +62,57 @@ def focal_loss(
         ValueError: the shapes differ (nothing is broadcast), there is no axis of outputs, or an
             option is out of range.
 
-    Source: T.-Y. Lin et al., "Focal Loss for Dense Object Detection", 2017, equation 5.
+    Reference: T.-Y. Lin et al., "Focal Loss for Dense Object Detection", 2017, equation 5.
 
     Example:
         >>> logits, target = jnp.array([[0.0], [9.0]]), jnp.array([[1.0], [1.0]])
         >>> print(jaxnn.focal_loss(logits, target).round(4))
         [0.1733 0.    ]
     """
-    yes, no = _weights(target, alpha)
     log_p, log_q = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
-    of_yes = -jnp.exp(gamma * log_q) * log_p
-    of_no = -jnp.exp(gamma * log_p) * log_q
-    return jnp.sum(yes * of_yes + no * of_no, axis=-1)
+    of_yes = target * -jnp.exp(gamma * log_q) * log_p
+    of_no = (1 - target) * -jnp.exp(gamma * log_p) * log_q
+    if alpha is not None:
+        of_yes, of_no = alpha * of_yes, (1 - alpha) * of_no
+    return jnp.sum(of_yes + of_no, axis=-1)
+
+
+@focal_loss.validate
+def _(logits, target, *, gamma, alpha):
+    require_number("gamma", gamma, at_least=0)
+    if alpha is not None:
+        require_number("alpha", alpha, at_least=0, at_most=1)
+    require_alike(logits=logits, target=target)
 
 
 @focal_loss.forward
+@wide
 def focal_loss_fwd(logits, target, *, gamma=2.0, alpha=None):
-    """L = Σₖ α·tₖ·f(xₖ) + (1 − α)·(1 − tₖ)·f(−xₖ), in at least float32."""
-    x, t = at_least_float32(logits), at_least_float32(target)
-    yes, no = _weights(t, alpha)
+    """L = Σₖ α·tₖ·f(xₖ) + (1 − α)·(1 − tₖ)·f(−xₖ)."""
+    x, t = logits, target
+    yes, no = _weighted(t, 1 - t, alpha)
     right, wrong = _losses(x, gamma)
     terms = jnp.where(x > 0, yes * right + no * wrong, no * right + yes * wrong)
-    return jnp.sum(terms, axis=-1).astype(logits.dtype), FocalResiduals(logits, target)
+    return jnp.sum(terms, axis=-1), FocalResiduals(x, t)
 
 
 @focal_loss.backward
 def focal_loss_bwd(residuals, dy, *, gamma=2.0, alpha=None):
     """dx = (α·t·f'(x) − (1 − α)·(1 − t)·f'(−x))·dL, dt = (α·f(x) − (1 − α)·f(−x))·dL."""
-    x, t = map(at_least_float32, lax.optimization_barrier(residuals))
+    x, t = map(at_least_float32, recomputed(residuals))
     dloss = at_least_float32(dy)[..., None]
-    yes, no = _weights(t, alpha)
+    yes, no = _weighted(t, 1 - t, alpha)
     right, wrong = _slopes(x, gamma)
     dx = jnp.where(x > 0, no * wrong + yes * right, -no * right - yes * wrong) * dloss
-    yes, no = (1, 1) if alpha is None else (alpha, 1 - alpha)
+    yes, no = _weighted(1, 1, alpha)
     right, wrong = _losses(x, gamma)
     dt = jnp.where(x > 0, yes * right - no * wrong, yes * wrong - no * right) * dloss
-    return dx.astype(dy.dtype), dt.astype(dy.dtype)
+    return dx, dt
 
 
-def _weights(t, alpha):
-    """What a yes and a no weigh."""
-    return (t, 1 - t) if alpha is None else (alpha * t, (1 - alpha) * (1 - t))
+def _weighted(yes, no, alpha):
+    """The shares of a yes and of a no times their weights."""
+    return (yes, no) if alpha is None else (alpha * yes, (1 - alpha) * no)
 
 
 def _losses(x, gamma):
@@ -128,13 +137,3 @@ def _slopes(x, gamma):
     right = -jnp.exp(-gamma * minus_log_q) * (q + gamma * p * minus_log_p)
     wrong = jnp.exp(-gamma * minus_log_p) * (p + gamma * q * minus_log_q)
     return right, wrong
-
-
-@focal_loss.validate
-def _(logits, target, *, gamma, alpha):
-    require_number("gamma", gamma, at_least=0)
-    if alpha is not None:
-        require_number("alpha", alpha, at_least=0, at_most=1)
-    require_floating(logits=logits, target=target)
-    require_equal_shapes(logits=logits, target=target)
-    require_last_axis(logits=logits)

@@ -5,20 +5,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxnn.op import op
-from jaxnn.ops._common.numerics import accumulator
+from jaxnn.ops._common.numerics import at_least_float32, contract
 from jaxnn.ops.recurrent.sweep import (
     Hidden,
     Lengths,
     Params,
     RecurrenceResiduals,
     Sequences,
-    define,
+    hidden_before,
     initial,
-    input_gradients,
+    input_gradient,
+    input_params_gradient,
     require_recurrence,
-    state_gradient,
     sweep,
     sweep_back,
+    textbook_loop,
     times,
     times_transposed,
     without_padding,
@@ -29,41 +30,56 @@ from jaxnn.ops.recurrent.sweep import (
 def gru(
     params: Params, x: Sequences, state: Hidden | None = None, lengths: Lengths | None = None
 ) -> tuple[Float[Array, "T N H"], Hidden]:
-    """Gated recurrent unit over a whole sequence, and its final state.
+    """Gated recurrent unit over a whole sequence.
 
         xₜ·W + b = (r', z', n'),    hₜ₋₁·U = (r", z", n"), in this order
         r = σ(r' + r"),  z = σ(z' + z"),  m = n" + b_u,  n = tanh(n' + r ⊙ m)
-        hₜ = (1 − z) ⊙ n + z ⊙ hₜ₋₁,    yₜ = hₜ
+        hₜ = (1 − z) ⊙ n + z ⊙ hₜ₋₁
     This is the variant of cuDNN, PyTorch, Keras and Flax: r is applied after the product with U.
+    The output is yₜ = hₜ of every step, and the final state.
 
-    Shapes (T steps, N sequences, I inputs, H hidden units):
+    In the padding, past the end of a sequence, its state stays as it is and y is 0. So the final
+    state is the state at the sequence's own end. The gradient of the padding is 0, and x may hold
+    anything there, NaN too.
+
+    Shapes:
+        T steps, N sequences, I inputs, H hidden units
         params: {"w": (I, 3H), "u": (H, 3H), "b": (3H,), "b_u": (H,)}
         x, dx:  (T, N, I)
-        state:  h₀ (N, H); zeros if left out
-        lengths: integers (N,), 0 … T; T if left out
+        state:  h₀ (N, H); optional, zeros by default
+        lengths: integers (N,), 0 … T; optional, T by default
         y, dy:  (T, N, H), and the final state h (N, H)
 
-    Beyond a sequence's length its state stays as it is and y is 0, so that the final state is that
-    at its own end; the gradient is 0 there, and x may hold anything.
-
-    Backward, from the last step to the first, with dh the sum of dyₜ and of what comes back from
-    step t + 1:
+    Backward, from the last step to the first, with dh the sum of dyₜ and of the gradient that step
+    t + 1 sends back. From ⟨dh, ḣₜ⟩ with ḣₜ = (1 − z) ⊙ ṅ + (hₜ₋₁ − n) ⊙ ż + z ⊙ ḣₜ₋₁ and
+    ṅ = (1 − n²) ⊙ (ṅ' + r ⊙ ṁ + m ⊙ ṙ), where σ' = σ(1 − σ):
         dn' = dh ⊙ (1 − z) ⊙ (1 − n²)      dm = dn' ⊙ r
         dz' = dh ⊙ (hₜ₋₁ − n) ⊙ z(1 − z)   dr' = dn' ⊙ m ⊙ r(1 − r)
         to step t − 1:  dh = dh ⊙ z + (dr', dz', dm)·Uᵀ
-    Nothing else has to be in the loop. After it, of all steps at once:
+    Only this is sequential. After the loop, over all steps at once:
         dW = Σₜ xₜᵀ·(dr', dz', dn')     db = Σₜₙ (dr', dz', dn')     dxₜ = (dr', dz', dn')·Wᵀ
         dU = Σₜ hₜ₋₁ᵀ·(dr', dz', dm)    db_u = Σₜₙ dm
 
-    Keeps the arguments, y, and r, z, n, m and hₜ₋₁ of each step, 6·T·N·H numbers: the loop back
-    needs each of them.
+    Saves the arguments, y, and r, z, n and m of each step: 5·T·N·H numbers with y. The loop reads
+    each of them, and hₜ₋₁ from y.
+
+    Implementation notes:
+        x·W of all steps is one product before the loop. The sums over steps and sequences contract
+        both axes where they are: merging them would gather a sharded batch on every device.
+        hₜ₋₁ is y one step later. The stack that holds it is made after the loop; see `room_after`.
+
+    Args:
+        params: W, U, b and b_u.
+        x: the sequences, steps first.
+        state: the initial state.
+        lengths: the number of steps in each sequence.
 
     Raises:
         TypeError: an array is not floating point, or the dtypes differ; lengths are not integers.
-        ValueError: the shapes do not fit; a length is out of range (under `jit`, where lengths
-            are not known, one beyond T counts as T).
+        ValueError: the shapes do not fit; a length is out of range. Under `jit`, where lengths are
+            unknown, a length beyond T counts as T.
 
-    Source: K. Cho et al., "Learning Phrase Representations using RNN Encoder–Decoder", 2014; the
+    Reference: K. Cho et al., "Learning Phrase Representations using RNN Encoder–Decoder", 2014; the
     variant is that of its first preprint version.
 
     Example:
@@ -73,64 +89,81 @@ def gru(
         >>> y.shape, h.shape
         ((5, 4, 2), (4, 2))
     """
-    y, (h,) = define(_cell, params, x, (initial(params, x, state),), lengths)
+
+    def cell(x, state):
+        (h,) = state
+        r, z, n = jnp.split(x @ params["w"] + params["b"][None, :], 3, axis=-1)
+        r_h, z_h, n_h = jnp.split(h @ params["u"], 3, axis=-1)
+        r, z = jax.nn.sigmoid(r + r_h), jax.nn.sigmoid(z + z_h)
+        n = jnp.tanh(n + r * (n_h + params["b_u"][None, :]))
+        return ((1 - z) * n + z * h,)
+
+    if state is None:
+        state = jnp.zeros_like(x, shape=(x.shape[1], params["u"].shape[0]))
+    y, (h,) = textbook_loop(cell, x, (state,), lengths)
     return y, h
-
-
-@gru.forward
-def gru_fwd(params, x, state=None, lengths=None):
-    """One product x·W for all steps, then the loop, which keeps r, z, n, m and hₜ₋₁."""
-    x = without_padding(x, lengths)
-    y, (h,), kept = sweep(_cell_fwd, params, x, (initial(params, x, state),), lengths)
-    return (y, h), RecurrenceResiduals(params, x, state, lengths, y, kept)
-
-
-@gru.backward
-def gru_bwd(residuals, dy):
-    """The loop back gives (dr', dz', dn') and dm; the products of all steps come after it."""
-    _, x, state, _, y, kept = residuals
-    dy, dfinal = dy
-    (dstart,), (da, dm) = sweep_back(_cell_bwd, residuals, kept, dy, (dfinal,), (3, 1))
-    before, h = kept[-1], y.shape[-1]
-    du = jnp.concatenate(
-        [state_gradient(before, da)[:, : 2 * h], state_gradient(before, dm)], axis=-1
-    )
-    db_u = jnp.sum(dm, axis=(0, 1), dtype=accumulator(x.dtype)).astype(x.dtype)
-    dparams, dx = input_gradients(residuals, da)
-    return dparams | {"u": du, "b_u": db_u}, dx, None if state is None else dstart, None
-
-
-def _cell(params, x, state):
-    (h,) = state
-    r, z, n = jnp.split(x @ params["w"] + params["b"][None, :], 3, axis=-1)
-    r_h, z_h, m = jnp.split(h @ params["u"], 3, axis=-1)
-    r, z = jax.nn.sigmoid(r + r_h), jax.nn.sigmoid(z + z_h)
-    n = jnp.tanh(n + r * (m + params["b_u"][None, :]))
-    return ((1 - z) * n + z * h,)
-
-
-def _cell_fwd(params, projected, state):
-    (h,) = state
-    r, z, n = jnp.split(projected + params["b"][None, :].astype(h.dtype), 3, axis=-1)
-    r_h, z_h, m = jnp.split(times(h, params["u"]), 3, axis=-1)
-    r, z = jax.nn.sigmoid(r + r_h), jax.nn.sigmoid(z + z_h)
-    m = m + params["b_u"][None, :].astype(h.dtype)
-    n = jnp.tanh(n + r * m)
-    return ((1 - z) * n + z * h,), (r, z, n, m, h)
-
-
-def _cell_bwd(params, kept, dstate):
-    r, z, n, m, h = kept
-    (dh,) = dstate
-    dn = dh * (1 - z) * (1 - n) * (1 + n)
-    dm = dn * r
-    dz = dh * (h - n) * z * (1 - z)
-    dr = dn * m * r * (1 - r)
-    through_u = times_transposed(jnp.concatenate([dr, dz, dm], axis=-1), params["u"])
-    return (dh * z + through_u,), (jnp.concatenate([dr, dz, dn], axis=-1), dm)
 
 
 @gru.validate
 def _(params, x, state, lengths):
     states = {} if state is None else {"state": state}
     require_recurrence(params, x, states, lengths, gates=3, extra=("b_u",))
+
+
+@gru.forward
+def gru_fwd(params, x, state=None, lengths=None):
+    """One product x·W for all steps, then the loop, which saves r, z, n and m."""
+    x = without_padding(x, lengths)
+    y, (h,), saved = sweep(_cell_fwd, params, x, (initial(params, x, state),), lengths)
+    return (y, h), RecurrenceResiduals(params, x, state, lengths, y, saved)
+
+
+@gru.backward
+def gru_bwd(residuals, dy):
+    """The loop backward gives (dr', dz', dn') and dm; the products of all steps come after it."""
+    deltas, *gradients = gru_bwd_input(residuals, dy)
+    return gru_bwd_params(residuals, deltas), *gradients
+
+
+@gru.backward_input
+def gru_bwd_input(residuals, dy):
+    """(dr', dz', dn') and dm of each step, dxₜ = (dr', dz', dn')·Wᵀ, and dh₀."""
+    params, x, state, _, _, saved = residuals
+    dy, dfinal = dy
+    start = initial(params, x, state)
+    (dstart,), (da, dm) = sweep_back(_cell_bwd, residuals, saved, dy, (dfinal,), (3, 1), start)
+    dx = input_gradient(residuals, da)
+    return (da, dm), dx, None if state is None else dstart, None
+
+
+@gru.backward_params
+def gru_bwd_params(residuals, deltas):
+    """dW = Σₜ xₜᵀ·(dr', dz', dn'), dU = Σₜ hₜ₋₁ᵀ·(dr', dz', dm), and the biases."""
+    params, x, state, _, y, _ = residuals
+    da, dm = deltas
+    before = hidden_before(y, initial(params, x, state), dm)
+    through_u = da[:, :, : 2 * y.shape[-1]], dm
+    du = jnp.concatenate([contract(before, d, (0, 1), (0, 1)) for d in through_u], axis=-1)
+    db_u = jnp.sum(at_least_float32(dm), axis=(0, 1))
+    return input_params_gradient(residuals, da) | {"u": du, "b_u": db_u}
+
+
+def _cell_fwd(params, projected, state):
+    (h,) = state
+    r, z, n = jnp.split(projected + params["b"][None, :], 3, axis=-1)
+    r_h, z_h, m = jnp.split(times(h, params["u"]), 3, axis=-1)
+    r, z = jax.nn.sigmoid(r + r_h), jax.nn.sigmoid(z + z_h)
+    m = m + params["b_u"][None, :]
+    n = jnp.tanh(n + r * m)
+    return ((1 - z) * n + z * h,), (r, z, n, m)
+
+
+def _cell_bwd(params, saved, dstate):
+    r, z, n, m, h = saved
+    (dh,) = dstate
+    dn = dh * (1 - z) * (1 - n) * (1 + n)
+    dm = dn * r
+    dz = dh * (h - n) * z * (1 - z)
+    dr = dn * m * r * (1 - r)
+    dh_through_u = times_transposed(jnp.concatenate([dr, dz, dm], axis=-1), params["u"])
+    return (dh * z + dh_through_u,), (jnp.concatenate([dr, dz, dn], axis=-1), dm)

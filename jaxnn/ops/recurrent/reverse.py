@@ -1,4 +1,4 @@
-"""Sequences run backwards, each within its own length."""
+"""Sequences in reverse, each within its own length."""
 
 from typing import NamedTuple
 
@@ -13,34 +13,39 @@ Sequences = Float[Array, "T N *shape"]
 
 
 class ReverseResiduals(NamedTuple):
-    """The lengths."""
+    """The lengths of the sequences."""
 
     lengths: Lengths | None
 
 
 @op
 def reverse_sequences(x: Sequences, lengths: Lengths | None = None) -> Sequences:
-    """Sequences run backwards: of length L, yₜ = x_(L − 1 − t) for t < L, and yₜ = xₜ beyond.
+    """Sequences in reverse, each within its length L: yₜ = x_(L − 1 − t) for t < L, else yₜ = xₜ.
 
-    So that a recurrent op reads a sequence from its end:
+    With it a recurrent op reads a sequence from its end:
     `reverse_sequences(lstm(params, reverse_sequences(x, lengths), None, lengths)[0], lengths)`.
 
-    Shapes (T steps, N sequences):
+    Shapes:
+        T steps, N sequences
         x, y, dx, dy: (T, N, …)
-        lengths: integers (N,), 0 … T; T if left out
+        lengths: integers (N,), 0 … T; optional, T by default
 
-    Backward:
-        y is a permutation of x, P·x, and its own inverse, so Pᵀ = P⁻¹ = P:
+    Backward, from ⟨dy, ẏ⟩ = ⟨dy, P·ẋ⟩ = ⟨Pᵀ·dy, ẋ⟩ with the permutation y = P·x. Reversing twice
+    gives x, so P is its own inverse, and Pᵀ = P⁻¹ = P:
         dx = P·dy
 
-    Keeps the lengths.
+    Saves the lengths, which define P.
+
+    Args:
+        x: the sequences, steps first.
+        lengths: the number of steps in each sequence.
 
     Raises:
         TypeError: x is not floating point; lengths are not integers.
-        ValueError: x has no two axes; lengths do not fit, or one is out of range (under `jit`,
-            where lengths are not known, one beyond T counts as T).
+        ValueError: x has fewer than two axes; the lengths do not fit, or one is out of range. Under
+            `jit`, where lengths are unknown, a length beyond T counts as T.
 
-    Source: M. Schuster and K. Paliwal, "Bidirectional Recurrent Neural Networks", 1997.
+    Reference: M. Schuster and K. Paliwal, "Bidirectional Recurrent Neural Networks", 1997.
 
     Example:
         >>> x = jnp.array([[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]])
@@ -50,24 +55,11 @@ def reverse_sequences(x: Sequences, lengths: Lengths | None = None) -> Sequences
          [1. 6.]]
     """
     if lengths is None:
-        return x[::-1]
-    steps = jnp.arange(x.shape[0], dtype=jnp.int32)[:, None]
-    lengths = jnp.minimum(lengths.astype(jnp.int32), x.shape[0])[None, :]
-    source = jnp.where(steps < lengths, lengths - 1 - steps, steps)
-    source = source.reshape(source.shape + (1,) * (x.ndim - 2))
-    return jnp.take_along_axis(x, source, axis=0, mode="clip")
-
-
-@reverse_sequences.forward
-def reverse_sequences_fwd(x, lengths=None):
-    """y = P·x."""
-    return reverse_sequences.definition(x, lengths), ReverseResiduals(lengths)
-
-
-@reverse_sequences.backward
-def reverse_sequences_bwd(residuals, dy):
-    """dx = P·dy."""
-    return reverse_sequences.definition(dy, residuals.lengths), None
+        return jnp.flip(x, axis=0)
+    t = jnp.arange(x.shape[0], dtype=jnp.int32)[:, None]
+    length = jnp.minimum(jnp.asarray(lengths, jnp.int32), x.shape[0])[None, :]
+    sequence = jnp.arange(x.shape[1], dtype=jnp.int32)[None, :]
+    return x[jnp.where(t < length, length - 1 - t, t), sequence]
 
 
 @reverse_sequences.validate
@@ -76,3 +68,26 @@ def _(x, lengths):
     if x.ndim < 2:
         raise ValueError(f"x must be (steps, batch, …), got shape {x.shape}")
     require_lengths("lengths", lengths, x.shape[1:2], x.shape[0])
+
+
+@reverse_sequences.forward
+def reverse_sequences_fwd(x, lengths=None):
+    """y = P·x."""
+    return _permuted(x, lengths), ReverseResiduals(lengths)
+
+
+@reverse_sequences.backward
+def reverse_sequences_bwd(residuals, dy):
+    """dx = P·dy."""
+    return _permuted(dy, residuals.lengths), None
+
+
+def _permuted(x, lengths):
+    """P·x."""
+    if lengths is None:
+        return x[::-1]
+    steps = jnp.arange(x.shape[0], dtype=jnp.int32)[:, None]
+    lengths = jnp.minimum(jnp.asarray(lengths, jnp.int32), x.shape[0])[None, :]
+    source = jnp.where(steps < lengths, lengths - 1 - steps, steps)
+    source = source.reshape(source.shape + (1,) * (x.ndim - 2))
+    return jnp.take_along_axis(x, source, axis=0, mode="clip")

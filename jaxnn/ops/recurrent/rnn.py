@@ -4,20 +4,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxnn.op import op
+from jaxnn.ops._common.numerics import contract
 from jaxnn.ops.recurrent.sweep import (
     Hidden,
     Lengths,
     Params,
     RecurrenceResiduals,
     Sequences,
-    define,
     hidden_before,
     initial,
-    input_gradients,
+    input_gradient,
+    input_params_gradient,
     require_recurrence,
-    state_gradient,
     sweep,
     sweep_back,
+    textbook_loop,
     times,
     times_transposed,
     without_padding,
@@ -28,34 +29,50 @@ from jaxnn.ops.recurrent.sweep import (
 def rnn(
     params: Params, x: Sequences, state: Hidden | None = None, lengths: Lengths | None = None
 ) -> tuple[Float[Array, "T N H"], Hidden]:
-    """Recurrent network hₜ = tanh(xₜ·W + hₜ₋₁·U + b) over a whole sequence, and its final state.
+    """Simple recurrent network, hₜ = tanh(xₜ·W + hₜ₋₁·U + b), over a whole sequence.
 
-    Shapes (T steps, N sequences, I inputs, H hidden units):
+    The output is yₜ = hₜ of every step, and the final state.
+
+    In the padding, past the end of a sequence, its state stays as it is and y is 0. So the final
+    state is the state at the sequence's own end. The gradient of the padding is 0, and x may hold
+    anything there, NaN too.
+
+    Shapes:
+        T steps, N sequences, I inputs, H hidden units
         params: {"w": (I, H), "u": (H, H), "b": (H,)}
         x, dx:  (T, N, I)
-        state:  h₀ (N, H); zeros if left out
-        lengths: integers (N,), 0 … T; T if left out
-        y, dy:  (T, N, H), yₜ = hₜ, and the final state h (N, H)
+        state:  h₀ (N, H); optional, zeros by default
+        lengths: integers (N,), 0 … T; optional, T by default
+        y, dy:  (T, N, H), and the final state h (N, H)
 
-    Beyond a sequence's length its state stays as it is and y is 0, so that the final state is that
-    at its own end; the gradient is 0 there, and x may hold anything.
-
-    Backward, from the last step to the first, with dh the sum of dyₜ and of what comes back from
-    step t + 1:
+    Backward, from the last step to the first, with dh the sum of dyₜ and of the gradient that step
+    t + 1 sends back. With aₜ the argument of tanh, ⟨dh, ḣₜ⟩ = ⟨dh ⊙ (1 − hₜ²), ȧₜ⟩ and
+    ȧₜ = xₜ·Ẇ + ẋₜ·W + hₜ₋₁·U̇ + ḣₜ₋₁·U + ḃ:
         daₜ = dh ⊙ (1 − hₜ²)
         to step t − 1:  dh = daₜ·Uᵀ
-    Nothing else has to be in the loop. After it, of all steps at once:
+    Only this is sequential. After the loop, over all steps at once:
         dW = Σₜ xₜᵀ·daₜ     dU = Σₜ hₜ₋₁ᵀ·daₜ     db = Σₜₙ daₜ     dxₜ = daₜ·Wᵀ
 
-    Keeps the arguments and y: tanh' is a polynomial in it.
+    Saves the arguments and y: tanh' is a polynomial in y.
+
+    Implementation notes:
+        x·W of all steps is one product before the loop. The sums over steps and sequences contract
+        both axes where they are: merging them would gather a sharded batch on every device.
+        hₜ₋₁ is y one step later. The stack that holds it is made after the loop; see `room_after`.
+
+    Args:
+        params: W, U and b.
+        x: the sequences, steps first.
+        state: the initial state.
+        lengths: the number of steps in each sequence.
 
     Raises:
         TypeError: an array is not floating point, or the dtypes differ; lengths are not integers.
-        ValueError: the shapes do not fit; a length is out of range (under `jit`, where lengths
-            are not known, one beyond T counts as T).
+        ValueError: the shapes do not fit; a length is out of range. Under `jit`, where lengths are
+            unknown, a length beyond T counts as T.
 
-    Source: J. Elman, "Finding Structure in Time", 1990; P. Werbos, "Backpropagation Through Time",
-    1990.
+    Reference: J. Elman, "Finding Structure in Time", 1990; P. Werbos, "Backpropagation Through
+    Time", 1990.
 
     Example:
         >>> params = {"w": jnp.ones((3, 2)), "u": jnp.ones((2, 2)), "b": jnp.zeros(2)}
@@ -63,8 +80,21 @@ def rnn(
         >>> y.shape, h.shape
         ((5, 4, 2), (4, 2))
     """
-    y, (h,) = define(_cell, params, x, (initial(params, x, state),), lengths)
+
+    def cell(x, state):
+        (h,) = state
+        return (jnp.tanh(x @ params["w"] + h @ params["u"] + params["b"][None, :]),)
+
+    if state is None:
+        state = jnp.zeros_like(x, shape=(x.shape[1], params["u"].shape[0]))
+    y, (h,) = textbook_loop(cell, x, (state,), lengths)
     return y, h
+
+
+@rnn.validate
+def _(params, x, state, lengths):
+    states = {} if state is None else {"state": state}
+    require_recurrence(params, x, states, lengths, gates=1)
 
 
 @rnn.forward
@@ -77,33 +107,34 @@ def rnn_fwd(params, x, state=None, lengths=None):
 
 @rnn.backward
 def rnn_bwd(residuals, dy):
-    """The loop back gives daₜ; the products of all steps come after it."""
-    params, x, state, _, y, _ = residuals
+    """The loop backward gives daₜ; the products of all steps come after it."""
+    da, *gradients = rnn_bwd_input(residuals, dy)
+    return rnn_bwd_params(residuals, da), *gradients
+
+
+@rnn.backward_input
+def rnn_bwd_input(residuals, dy):
+    """daₜ = dh ⊙ (1 − hₜ²), dxₜ = daₜ·Wᵀ, and dh₀."""
     dy, dfinal = dy
-    (dstart,), (da,) = sweep_back(_cell_bwd, residuals, (y,), dy, (dfinal,), (1,))
-    du = state_gradient(hidden_before(y, initial(params, x, state), dstart), da)
-    dparams, dx = input_gradients(residuals, da)
-    return dparams | {"u": du}, dx, None if state is None else dstart, None
+    (dstart,), (da,) = sweep_back(_cell_bwd, residuals, (residuals.y,), dy, (dfinal,), (1,))
+    dx = input_gradient(residuals, da)
+    return da, dx, None if residuals.state is None else dstart, None
 
 
-def _cell(params, x, state):
-    (h,) = state
-    return (jnp.tanh(x @ params["w"] + h @ params["u"] + params["b"][None, :]),)
+@rnn.backward_params
+def rnn_bwd_params(residuals, da):
+    """dW = Σₜ xₜᵀ·daₜ, dU = Σₜ hₜ₋₁ᵀ·daₜ, db = Σₜₙ daₜ."""
+    params, x, state, _, y, _ = residuals
+    before = hidden_before(y, initial(params, x, state), da)
+    return input_params_gradient(residuals, da) | {"u": contract(before, da, (0, 1), (0, 1))}
 
 
 def _cell_fwd(params, projected, state):
     (h,) = state
-    h = jnp.tanh(projected + times(h, params["u"]) + params["b"][None, :].astype(h.dtype))
-    return (h,), ()
+    return (jnp.tanh(projected + times(h, params["u"]) + params["b"][None, :]),), ()
 
 
-def _cell_bwd(params, kept, dstate):
-    (h,), (dh,) = kept, dstate
+def _cell_bwd(params, saved, dstate):
+    (h,), (dh,) = saved, dstate
     da = dh * (1 - h) * (1 + h)
     return (times_transposed(da, params["u"]),), (da,)
-
-
-@rnn.validate
-def _(params, x, state, lengths):
-    states = {} if state is None else {"state": state}
-    require_recurrence(params, x, states, lengths, gates=1)

@@ -1,4 +1,4 @@
-"""What the recurrent ops share: the sweep over the steps, forward and back, and their checks."""
+"""The loop over the steps of a sequence, forward and backward, for the recurrent ops."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,84 +9,105 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
 from jaxnn.ops._common.compiler import room_after
-from jaxnn.ops._common.numerics import accumulator, at_least_float32
+from jaxnn.ops._common.numerics import at_least_float32, contract
 from jaxnn.ops._common.validation import require_floating, require_keys, require_lengths
-from jaxnn.ops.linear import LinearResiduals, linear_bwd, linear_fwd
+from jaxnn.ops.linear import LinearResiduals, linear_bwd_input, linear_bwd_params, linear_fwd
 
 Params = dict[str, Float[Array, "..."]]
 Sequences = Float[Array, "T N I"]
 Hidden = Float[Array, "N H"]
 Stack = Float[Array, "T N H"]
+Deltas = Float[Array, "T N GH"]
 Lengths = Integer[Array, " N"]
 
 
 class RecurrenceResiduals(NamedTuple):
-    """The arguments, y, and what the op's cell keeps of each step."""
+    """The arguments with x 0 in the padding, y, and what the op's cell saves of each step."""
 
     params: Params
     x: Sequences
     state: Any
     lengths: Lengths | None
     y: Stack
-    kept: tuple[Stack, ...]
+    saved: tuple[Stack, ...]
 
 
-def define(cell: Callable, params, x, start: tuple, lengths):
-    """The textbook loop: `cell(params, x_t, state) -> state`, one step after the other.
-
-    Returns:
-        y, and the tuple of the final state.
-    """
-    x = without_padding(x, lengths)
-
-    def step(before, inputs):
-        x, valid = inputs
-        after = cell(params, x, before)
-        return _kept_beyond(valid, after, before), _zero_beyond(valid, after[0])
-
-    final, y = lax.scan(step, start, (x, valid_steps(x, lengths)))
-    return y, final
-
-
-def sweep(cell: Callable, params, x, start: tuple, lengths):
-    """The same loop with the product x·W of all steps before it.
+def textbook_loop(cell: Callable, x: Sequences, start: tuple, lengths: Lengths | None):
+    """The loop of the definitions, which shares nothing with `sweep`.
 
     Args:
-        cell: `(params, x_t·W, state) -> (state, kept)`, in at least float32.
-        params: with the matrix "w".
-        x: (T, N, I), without padding.
+        cell: `(x_t, state) -> state`; the first array of a state is the output of its step.
+        x: (T, N, I).
         start: the tuple of the initial state.
         lengths: (N,) or `None`.
 
     Returns:
-        y, the tuple of the final state, and what the cell keeps, stacked.
+        y, and the tuple of the final state.
+    """
+
+    def step(before, x):
+        after = cell(x, before)
+        return after, after[0]
+
+    def step_within(before, inputs):
+        x, within = inputs
+        after = cell(x, before)
+        state = tuple(jnp.where(within, a, b) for a, b in zip(after, before, strict=True))
+        return state, jnp.where(within, after[0], 0)
+
+    if lengths is None:
+        final, y = lax.scan(step, start, x)
+        return y, final
+    t = jnp.arange(x.shape[0], dtype=jnp.int32)[:, None, None]
+    within = t < jnp.asarray(lengths, jnp.int32)[None, :, None]
+    final, y = lax.scan(step_within, start, (jnp.where(within, x, 0), within))
+    return y, final
+
+
+def sweep(cell: Callable, params: Params, x: Sequences, start: tuple, lengths: Lengths | None):
+    """The loop forward, with the product x·W of all steps before it.
+
+    Args:
+        cell: `(params, x_t·W, state) -> (state, saved)`; its vectors and states are at least
+            float32.
+        params: with the matrix "w".
+        x: (T, N, I), 0 in the padding.
+        start: the tuple of the initial state.
+        lengths: (N,) or `None`.
+
+    Returns:
+        y, the tuple of the final state, and what the cell saves, stacked.
     """
     projected, _ = linear_fwd({"w": params["w"]}, x)
+    params = {name: at_least_float32(p) if p.ndim == 1 else p for name, p in params.items()}
 
     def step(before, inputs):
         projected, valid = inputs
-        after, kept = cell(params, at_least_float32(projected), before)
-        y = _zero_beyond(valid, after[0])
-        return _kept_beyond(valid, after, before), _cast((y, kept), x.dtype)
+        after, saved = cell(params, projected, before)
+        stacked = _zero_beyond(valid, after[0]), saved
+        return _held_beyond(valid, after, before), _rounded(stacked, x.dtype)
 
     start = tuple(map(at_least_float32, start))
-    final, (y, kept) = lax.scan(step, start, (projected, valid_steps(x, lengths)))
-    return y, _cast(final, x.dtype), kept
+    final, (y, saved) = lax.scan(step, start, (projected, valid_steps(x, lengths)))
+    return y, final, saved
 
 
-def sweep_back(cell_back: Callable, residuals, kept, dy, dfinal: tuple, widths: tuple[int, ...]):
-    """The deltas of all steps, from the last to the first.
+def sweep_back(
+    cell_bwd: Callable, residuals, saved: tuple, dy, dfinal: tuple, widths: tuple, start=None
+):
+    """The loop backward, which gives the deltas of all steps.
 
     The deltas are written into stacks made of y, and not into zeros: XLA makes zeros when the
     program starts, and they would take memory through the whole forward pass.
 
     Args:
-        cell_back: `(params, kept, dstate) -> (dstate of the step before, deltas)`.
-        residuals: of the op.
-        kept: what `cell_back` needs of each step, stacked.
+        cell_bwd: `(params, saved, dstate) -> (dstate of the step before, deltas)`.
+        residuals: those of the op.
+        saved: the stacks that `cell_bwd` reads.
         dy: (T, N, H).
         dfinal: the tuple of the gradient of the final state.
-        widths: of each delta, in multiples of H.
+        widths: those of the deltas, in multiples of H.
+        start: h₀, for a cell that also reads hₜ₋₁, as the last of `saved`.
 
     Returns:
         The tuple of the gradient of the initial state, and the stacks of the deltas.
@@ -96,76 +117,86 @@ def sweep_back(cell_back: Callable, residuals, kept, dy, dfinal: tuple, widths: 
 
     def step(carry, inputs):
         dafter, stacks = carry
-        index, dy, kept, valid = inputs
+        index, dy, saved, valid = inputs
         dy = _zero_beyond(valid, at_least_float32(dy))
-        kept = tuple(map(at_least_float32, kept))
-        dbefore, deltas = cell_back(params, kept, (dafter[0] + dy, *dafter[1:]))
+        if start is not None:
+            before = lax.dynamic_index_in_dim(y, jnp.maximum(index - 1, 0), keepdims=False)
+            saved = *saved, jnp.where(index > 0, before, start)
+        saved = tuple(map(at_least_float32, saved))
+        dbefore, deltas = cell_bwd(params, saved, (dafter[0] + dy, *dafter[1:]))
+        deltas = _rounded(tuple(_zero_beyond(valid, d) for d in deltas), y.dtype)
         stacks = tuple(
-            lax.dynamic_update_index_in_dim(s, _zero_beyond(valid, d).astype(s.dtype), index, 0)
-            for s, d in zip(stacks, deltas, strict=True)
+            lax.dynamic_update_index_in_dim(stack, d, index, 0)
+            for stack, d in zip(stacks, deltas, strict=True)
         )
-        return (_kept_beyond(valid, dbefore, dafter), stacks), None
+        return (_held_beyond(valid, dbefore, dafter), stacks), None
 
     stacks = tuple(
         jnp.broadcast_to(y[:, :, None], (t, n, w, h)).reshape(t, n, w * h) for w in widths
     )
+    dfinal = tuple(map(at_least_float32, dfinal))
     if t == 0:
         return dfinal, stacks
-    start = tuple(map(at_least_float32, dfinal)), stacks
-    inputs = jnp.arange(t, dtype=jnp.int32), dy, kept, valid_steps(x, lengths)
-    (dstart, deltas), _ = lax.scan(step, start, inputs, reverse=True)
-    return _cast(dstart, x.dtype), deltas
+    inputs = jnp.arange(t, dtype=jnp.int32), dy, saved, valid_steps(x, lengths)
+    (dstart, deltas), _ = lax.scan(step, (dfinal, stacks), inputs, reverse=True)
+    return dstart, deltas
 
 
-def input_gradients(residuals, delta):
-    """dW = Σₜ xₜᵀ·dₜ, db = Σₜₙ dₜ and dxₜ = dₜ·Wᵀ, of all steps at once."""
-    params = {"w": residuals.params["w"], "b": residuals.params["b"]}
-    return linear_bwd(LinearResiduals(params, residuals.x), delta)
+def input_gradient(residuals, deltas: Deltas) -> Sequences:
+    """dxₜ = dₜ·Wᵀ, over all steps at once."""
+    return linear_bwd_input(LinearResiduals(residuals.params, residuals.x), deltas)[1]
 
 
-def state_gradient(before, delta):
-    """dU = Σₜ hₜ₋₁ᵀ·dₜ, of all steps at once."""
-    rows = before.shape[0] * before.shape[1]
-    h, d = (stack.reshape(rows, stack.shape[-1]) for stack in (before, delta))
-    du = lax.dot_general(h, d, (((0,), (0,)), ((), ())), preferred_element_type=_wide(h))
-    return du.astype(h.dtype)
+def input_params_gradient(residuals, deltas: Deltas) -> Params:
+    """dW = Σₜ xₜᵀ·dₜ and db = Σₜₙ dₜ, over all steps at once."""
+    return linear_bwd_params(LinearResiduals(residuals.params, residuals.x), deltas)
 
 
-def hidden_before(y, start, dstart):
-    """The state that each step starts from: y, one step later."""
-    room = room_after(dstart, y.shape)
-    return room.at[:1].set(start[None]).at[1:].set(y[:-1])
+def hidden_before(
+    y: Stack, start: Hidden, deltas: Deltas, beside: Sequences | None = None
+) -> Float[Array, "T N K"]:
+    """The hidden state that each step starts from, which is y one step later.
+
+    Args:
+        y: (T, N, H).
+        start: h₀.
+        deltas: of all steps; the result takes no memory before they are there.
+        beside: a stack for the columns after those of the state.
+    """
+    t, n, h = y.shape
+    columns = h if beside is None else h + beside.shape[-1]
+    room = room_after(deltas[:1, :, :1], (t, n, columns))
+    first = jnp.broadcast_to(start, room[:1, :, :h].shape)
+    before = room.at[:1, :, :h].set(first).at[1:, :, :h].set(y[:-1])
+    return before if beside is None else before.at[:, :, h:].set(beside)
 
 
-def times(h, u):
-    """h·U in at least float32."""
-    return lax.dot_general(
-        h.astype(u.dtype), u, (((1,), (0,)), ((), ())), preferred_element_type=_wide(u)
-    )
+def times(h: Hidden, u: Float[Array, "H GH"]) -> Float[Array, "N GH"]:
+    """h·U."""
+    return contract(_rounded(h, u.dtype), u, [1], [0])
 
 
-def times_transposed(delta, u):
-    """d·Uᵀ in at least float32."""
-    return lax.dot_general(
-        delta.astype(u.dtype), u, (((1,), (1,)), ((), ())), preferred_element_type=_wide(u)
-    )
+def times_transposed(delta: Float[Array, "N GH"], u: Float[Array, "H GH"]) -> Hidden:
+    """d·Uᵀ."""
+    return contract(_rounded(delta, u.dtype), u, [1], [1])
 
 
-def initial(params, x, state) -> Hidden:
+def initial(params: Params, x: Sequences, state: Hidden | None) -> Hidden:
     """The hidden state that the sequences start from: zeros if none is given."""
-    return jnp.zeros((x.shape[1], params["u"].shape[0]), x.dtype) if state is None else state
+    shape = x.shape[1], params["u"].shape[0]
+    return jnp.zeros_like(x, shape=shape) if state is None else state
 
 
-def valid_steps(x, lengths) -> Bool[Array, "T N 1"] | None:
+def valid_steps(x: Sequences, lengths: Lengths | None) -> Bool[Array, "T N 1"] | None:
     """Where a step is within its sequence; `None` where every step is."""
     if lengths is None:
         return None
     steps = jnp.arange(x.shape[0], dtype=jnp.int32)
-    return (steps[:, None] < lengths.astype(jnp.int32)[None, :])[:, :, None]
+    return (steps[:, None] < jnp.asarray(lengths, jnp.int32)[None, :])[:, :, None]
 
 
-def without_padding(x, lengths):
-    """`x`, 0 beyond the sequences' ends, so that it does not matter what it holds there."""
+def without_padding(x: Sequences, lengths: Lengths | None) -> Sequences:
+    """`x`, with 0 in the padding whatever it held, so that a NaN there does no harm."""
     return _zero_beyond(valid_steps(x, lengths), x)
 
 
@@ -173,25 +204,20 @@ def _zero_beyond(valid, array):
     return array if valid is None else jnp.where(valid, array, 0)
 
 
-def _kept_beyond(valid, after, before):
+def _held_beyond(valid, after, before):
     if valid is None:
         return after
     return tuple(jnp.where(valid, a, b) for a, b in zip(after, before, strict=True))
 
 
-def _cast(tree, dtype):
+def _rounded(tree, dtype):
     return jax.tree.map(lambda a: a.astype(dtype), tree)
 
 
-def _wide(array):
-    return accumulator(array.dtype)
-
-
 def require_recurrence(params, x, states: dict, lengths, gates: int, extra=()) -> None:
-    """Params, sequences, states and lengths fit together.
+    """Raise unless params, sequences, states and lengths fit together.
 
     Args:
-        op: the name of the op.
         params: {"w": (I, G·H), "u": (H, G·H), "b": (G·H,)} and vectors of H.
         x: (T, N, I).
         states: the initial state, by name; empty if none is given.

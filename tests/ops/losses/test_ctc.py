@@ -99,6 +99,42 @@ def test_a_class_that_is_masked(function):
     assert not dx[2].any()
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("last_logit", [0.0, 1e4, -jnp.inf])
+def test_no_intermediate_result_is_infinite(compiled, last_logit):
+    """With these flags JAX raises at the first NaN or infinity, eagerly in any single operation."""
+    logits = jnp.full((3, 4, 4), last_logit).at[..., :3].set(LOGITS)
+    lengths = jnp.array([4, 3, 4]), jnp.array([2, 1, 0])
+
+    def direct(logits):
+        y, residuals = ctc_loss.fwd(logits, LABELS, *lengths)
+        return y, residuals[4:], ctc_loss.bwd(residuals, jnp.ones_like(y))[0]
+
+    def pulled_back(logits):
+        y, pullback = jax.vjp(lambda logits: ctc_loss(logits, LABELS, *lengths), logits)
+        return y, *pullback(jnp.ones_like(y))
+
+    with jax.debug_nans(True), jax.debug_infs(True):
+        for function in (direct, pulled_back):
+            y, *_, dx = (jax.jit(function) if compiled else function)(logits)
+            assert jnp.isfinite(y).all()
+            assert jnp.isfinite(dx).all()
+
+
+@pytest.mark.usefixtures("unannotated")
+def test_one_export_serves_every_batch_and_length():
+    b, t, s = jax.export.symbolic_shape("b, t, s")
+    shapes = [
+        jax.ShapeDtypeStruct(shape, dtype)
+        for shape, dtype in (((b, t, 3), "float64"), ((b, s), "int64"), *[((b,), "int64")] * 2)
+    ]
+    exported = jax.export.export(jax.jit(partial(losses_and_gradient, ctc_loss)))(*shapes)
+    args = LOGITS, LABELS, jnp.array([4, 3, 4]), jnp.array([2, 1, 0])
+    theirs = losses_and_gradient(ctc_loss.definition, *args)
+    for mine, true in zip(exported.call(*args), theirs, strict=True):
+        np.testing.assert_allclose(mine, true, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("labels", "n_frames", "n_labels"),
     [

@@ -8,10 +8,14 @@ import pytest
 
 from jaxnn.ops.activations.softmax import log_softmax
 from jaxnn.ops.losses.classification import multiclass_hinge, negative_log_likelihood
-from jaxnn.ops.losses.cross_entropy import sigmoid_cross_entropy
+from jaxnn.ops.losses.cross_entropy import (
+    binary_cross_entropy,
+    cross_entropy,
+    sigmoid_cross_entropy,
+)
 from jaxnn.ops.losses.divergences import cosine_distance, kl_divergence
 from jaxnn.ops.losses.focal import focal_loss
-from jaxnn.ops.losses.regression import log_cosh
+from jaxnn.ops.losses.regression import huber_loss, log_cosh
 from jaxnn.ops.losses.softmax_cross_entropy import softmax_cross_entropy
 
 RANDOM = np.random.default_rng(0)
@@ -67,23 +71,97 @@ def test_the_hinge_goes_to_the_first_rival_and_is_flat_on_its_edge(loss):
     assert not gradient(loss, edge, jnp.array([0])).any()
 
 
-def test_a_hinge_without_a_rival_is_0():
-    only = jnp.array([[3.0]])
-    assert multiclass_hinge(only, jnp.array([0])) == 0
-    assert gradient(multiclass_hinge, only, jnp.array([0])) == 0
+@pytest.mark.parametrize("loss", [multiclass_hinge, multiclass_hinge.definition])
+def test_a_hinge_without_a_rival_is_0(loss):
+    for only in (jnp.array([[3.0]]), jnp.array([[-1e30]]), jnp.array([[1e30]], jnp.float32)):
+        assert loss(only, jnp.array([0])) == 0
+        assert gradient(loss, only, jnp.array([0])) == 0
 
 
-@pytest.mark.parametrize("loss", [multiclass_hinge, negative_log_likelihood])
+RAISED_ALTHOUGH_FINITE = [
+    (multiclass_hinge, SCORES, LABELS),
+    (multiclass_hinge, jnp.array([[-1e30, 1e30, 0.0]]), jnp.array([0])),
+    (multiclass_hinge, jnp.array([[3.0]]), jnp.array([0])),
+    (huber_loss, jnp.array([[1e200]]), jnp.array([[0.0]])),
+    (cross_entropy, jnp.array([[1e3, 0.0]], jnp.float32), jnp.array([[1.0, 0.0]], jnp.float32)),
+    (binary_cross_entropy, jnp.array([[0.0, 1.0]]), jnp.array([[0.0, 1.0]])),
+    (softmax_cross_entropy, jnp.array([[0.0, 1e30]]), jnp.array([0])),
+    (softmax_cross_entropy, jnp.array([[0.0, 1e30]]), jnp.array([[0.5, 0.5]])),
+]
+
+
+@pytest.mark.parametrize("flag", ["jax_debug_nans", "jax_debug_infs"])
+@pytest.mark.parametrize(
+    ("loss", "prediction", "target"),
+    RAISED_ALTHOUGH_FINITE,
+    ids=[loss.__name__ for loss, *_ in RAISED_ALTHOUGH_FINITE],
+)
+def test_nothing_infinite_comes_up_on_the_way_to_a_finite_result(flag, loss, prediction, target):
+    """Without `jit` the flags see every operation."""
+    jax.config.update(flag, True)
+    try:
+        value, residuals = loss.fwd(prediction, target)
+        assert jnp.isfinite(loss.bwd(residuals, jnp.ones_like(value))[0]).all()
+        _, pullback = jax.vjp(lambda x: loss(x, target), prediction)
+        assert jnp.isfinite(pullback(jnp.ones_like(value))[0]).all()
+    finally:
+        jax.config.update(flag, False)
+
+
+@pytest.mark.parametrize(
+    "function", [lambda loss: loss, lambda loss: loss.definition], ids=["op", "definition"]
+)
+@pytest.mark.parametrize("loss", [softmax_cross_entropy, negative_log_likelihood])
+def test_narrow_labels_are_not_mistaken_for_the_ignored_label(loss, function):
+    """As a uint8, −1 would be 255, and class 256 would be 0."""
+    scores = log_softmax(jnp.asarray(RANDOM.normal(size=(2, 300))))
+    labels = jnp.array([255, 3], jnp.uint8)
+    loss = function(loss.bind(ignore_label=-1))
+    expected = loss(scores, labels.astype(jnp.int32))
+    assert (expected > 0).all()
+    assert jnp.array_equal(jax.jit(loss)(scores, labels), expected)
+    wide, narrow = (gradient(loss, scores, each) for each in (labels.astype(jnp.int32), labels))
+    assert jnp.array_equal(wide, narrow)
+
+
+@pytest.mark.parametrize(
+    "function", [lambda loss: loss, lambda loss: loss.definition], ids=["op", "definition"]
+)
+@pytest.mark.parametrize(
+    "loss",
+    [
+        softmax_cross_entropy,
+        softmax_cross_entropy.bind(label_smoothing=0.25),
+        negative_log_likelihood,
+    ],
+)
+def test_an_ignored_label_may_be_a_class(loss, function):
+    loss = function(loss.bind(ignore_label=2))
+    assert (loss(SCORES, LABELS) == 0).tolist() == [False, True, False, True]
+    rows = (gradient(loss, SCORES, LABELS) == 0).all(axis=-1)
+    assert rows.tolist() == [False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        softmax_cross_entropy,
+        softmax_cross_entropy.bind(label_smoothing=0.25, ignore_label=-100),
+        cross_entropy,
+        multiclass_hinge,
+        negative_log_likelihood,
+    ],
+)
 def test_a_label_out_of_range(loss):
     for label in (-1, 3):
         with pytest.raises(ValueError, match=f"label {label} is out of range"):
-            loss(SCORES, jnp.array([0, 1, 2, label]))
-        value, pullback = jax.jit(lambda x, labels: jax.vjp(lambda x: loss(x, labels), x))(
-            SCORES, jnp.array([0, 1, 2, label])
-        )
-        (dx,) = pullback(jnp.ones(4))
-        assert jnp.isnan(value).tolist() == [False, False, False, True]
-        assert jnp.isnan(dx).all(-1).tolist() == [False, False, False, True]
+            loss(SHARES, jnp.array([0, 1, 2, label]))
+        for function in (loss, loss.definition):
+            value, dx = jax.jit(
+                lambda x, labels, f=function: (f(x, labels), gradient(f, x, labels))
+            )(SHARES, jnp.array([0, 1, 2, label]))
+            assert jnp.isnan(value).tolist() == [False, False, False, True]
+            assert jnp.isnan(dx).all(-1).tolist() == [False, False, False, True]
 
 
 @pytest.mark.parametrize("loss", [kl_divergence, negative_log_likelihood])

@@ -105,6 +105,36 @@ def test_no_steps(op):
     jax.tree.map(np.testing.assert_array_equal, final, start)
 
 
+@OPS
+def test_without_steps_the_gradient_passes_to_the_initial_state(op):
+    params, start = params_of(op), state_of(op)
+    (y, final), residuals = op.fwd(params, jnp.zeros((0, BATCH, INPUTS)), start)
+    dparams, dx, dstart, _ = op.bwd(residuals, (y, final))
+    assert all(not d.any() for d in jax.tree.leaves(dparams))
+    assert dx.shape == (0, BATCH, INPUTS)
+    jax.tree.map(np.testing.assert_array_equal, dstart, final)
+
+
+@OPS
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_two_halves_are_the_backward(op, dtype):
+    args = params_of(op), random(7, STEPS, BATCH, INPUTS), state_of(op)
+    args = jax.tree.map(lambda a: a.astype(dtype), args)
+    y, residuals = op.fwd(*args, LENGTHS)
+    deltas, *gradients = op.bwd_input(residuals, y)
+    halves = (op.bwd_params(residuals, deltas), *gradients)
+    jax.tree.map(np.testing.assert_array_equal, halves, op.bwd(residuals, y))
+
+
+@OPS
+def test_stacks_are_saved_in_the_dtype_of_the_input(op):
+    args = params_of(op), random(7, STEPS, BATCH, INPUTS)
+    _, residuals = op.fwd(*jax.tree.map(lambda a: a.astype(jnp.bfloat16), args))
+    stacks = {rnn: 1, gru: 5, lstm: 6}[op]
+    assert len(jax.tree.leaves((residuals.y, residuals.saved))) == stacks
+    assert {a.dtype for a in jax.tree.leaves(residuals)} == {jnp.dtype(jnp.bfloat16)}
+
+
 def test_under_jit_a_length_beyond_the_end_counts_as_the_end():
     params, x = params_of(lstm), random(7, STEPS, BATCH, INPUTS)
     y = jax.jit(lambda lengths: lstm(params, x, None, lengths)[0])(jnp.full(BATCH, STEPS + 3))

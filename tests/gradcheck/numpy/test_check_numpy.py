@@ -1,10 +1,12 @@
-"""Homework in NumPy passes as it is, in many conventions, and each planted mistake is named."""
+"""Backward passes in NumPy pass unchanged, in many conventions, and planted mistakes are named."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnn.gradcheck import check_numpy, differences
+from jaxnn.gradcheck import check_numpy
+from jaxnn.gradcheck.differences import gradient_by_differences
+from jaxnn.gradcheck.numpy.laws import NUMPY_LAWS
 
 random = np.random.default_rng(0)
 X, W, B = random.normal(size=(7, 5)), random.normal(size=(5, 6)), random.normal(size=6)
@@ -421,6 +423,10 @@ def test_a_mistake_is_named(case):
     assert any(words in finding.message for finding in report.findings), report
 
 
+def test_every_law_has_a_planted_mistake():
+    assert {law for _, law, _ in MISTAKES.values()} == set(NUMPY_LAWS)
+
+
 def test_only_what_is_wrong_is_called_wrong():
     report = check_numpy(MISTAKES["mean"][0], X)
     assert [(row.leaf, row.verdict) for row in report.rows] == [
@@ -430,7 +436,7 @@ def test_only_what_is_wrong_is_called_wrong():
     ]
 
 
-def test_names_of_ones_own():
+def test_names_may_be_given():
     renamed = wrong(
         backward=lambda self, g: (
             Linear.backward(self, g),
@@ -514,7 +520,7 @@ def test_large_arrays_are_refused():
 )
 def test_differences(function, slope):
     x = np.array([-2.0, -1e-4, 1e-4, 0.5])
-    (grad, nothing), error = differences.gradient(
+    (grad, nothing), error = gradient_by_differences(
         lambda x, n: function(x), [x, np.arange(2)], np.array([1.0, 2, 3, 4])
     )
     assert nothing is None

@@ -1,0 +1,120 @@
+"""Arrays as every checker handles them: precision, distance, and random cotangents."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def is_differentiable(leaf) -> bool:
+    """Whether an array has a gradient: floating point, not labels, ids or keys."""
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def same_tree(a, b) -> bool:
+    """Whether two trees have one structure."""
+    structure: Any = jax.tree.structure(a)
+    return structure == jax.tree.structure(b)
+
+
+def wide(array) -> np.ndarray:
+    """An array in float64, as NumPy has it."""
+    return np.asarray(array, np.float64)
+
+
+def cast(tree, dtype):
+    """The floating-point leaves of a tree in another dtype, the others as they are.
+
+    NumPy converts them, so nothing has to be compiled.
+    """
+
+    def converted(leaf):
+        leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+        return np.asarray(leaf).astype(dtype) if is_differentiable(leaf) else leaf
+
+    return jax.tree.map(converted, tree)
+
+
+def eps(dtype) -> float:
+    """The distance from 1 to the next number of a dtype."""
+    return float(jnp.finfo(dtype).eps)
+
+
+def representable(truth, dtype) -> np.ndarray:
+    """Where the truth is finite and does not overflow in a dtype."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.isfinite(wide(truth).astype(dtype)))
+
+
+def relative_error(mine, truth, whole=None) -> float:
+    """‖mine − truth‖/‖truth‖: 0 if both are zero, ∞ if only the truth is.
+
+    It is also ∞ if the shapes differ or a number is not finite.
+
+    Args:
+        mine: an array.
+        truth: the array that it should be.
+        whole: an array of which the truth is one part. The error is then relative to the larger of
+            the two norms.
+    """
+    mine, truth = wide(mine), wide(truth)
+    if mine.shape != truth.shape:
+        return np.inf
+    wholes = [truth] if whole is None else [truth, wide(whole)]
+    with np.errstate(all="ignore"):
+        off, square = _square(mine - truth), max(map(_square, wholes))
+        if not (off < 1e250 and 1e-250 < square < 1e250):
+            scale = max(np.abs(array).max(initial=0) for array in (mine, *wholes))
+            if not 0 < scale < np.inf:
+                return 0.0 if scale == 0 else np.inf
+            off = _square(mine / scale - truth / scale)
+            square = max(_square(array / scale) for array in wholes)
+    return float(np.sqrt(off / square)) if square else np.inf
+
+
+def relative_or_absolute_error(mine, truth, whole=None) -> float:
+    """`relative_error`, or ‖mine − truth‖ where the truth (and the whole) is zero.
+
+    `check` and `check_numpy` use cotangents of size 1. If terms of that size cancel in the true
+    gradient, rounding leaves about 1e-16 in a correct one, which is no error, whatever its ratio
+    to zero.
+    """
+    if np.any(wide(truth)) or (whole is not None and np.any(wide(whole))):
+        return relative_error(mine, truth, whole)
+    with np.errstate(over="ignore"):
+        norm = float(np.linalg.norm(wide(mine)))
+    return norm if np.isfinite(norm) else np.inf
+
+
+def identical(a, b) -> bool:
+    """Whether two arrays hold the same numbers, NaN being the same as NaN."""
+    if a is None or b is None:
+        return a is b
+    return np.array_equal(wide(a), wide(b), equal_nan=True)
+
+
+def first_index(mask) -> tuple[int, ...]:
+    """The index of the first entry that is true."""
+    return tuple(int(i) for i in np.argwhere(mask)[0])
+
+
+def short_decimals(like, seed):
+    """Random numbers like an array (or a tree of them): multiples of 1/8, none of them zero.
+
+    They are exact in every floating-point dtype and short to print.
+    """
+    leaves, tree = jax.tree.flatten(like)
+    random = np.random.default_rng(seed)
+    numbers = []
+    for leaf in leaves:
+        sizes = random.integers(1, 17, np.shape(leaf)) / 8
+        signs = np.where(random.random(np.shape(leaf)) < 0.5, 1, -1)
+        numbers.append(np.asarray(sizes * signs).astype(leaf.dtype))
+    return jax.tree.unflatten(tree, numbers)
+
+
+def _square(array) -> float:
+    """‖array‖², which may overflow."""
+    flat = array.ravel()
+    return flat @ flat
