@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
 from jaxnn.op import Op
+from jaxnn.ops._common.validation import describe
 from jaxnn.ops.activations.softmax import softmax
 
 Vector = Num[ArrayLike, " n"]

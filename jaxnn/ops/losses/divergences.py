@@ -187,7 +187,7 @@ def _direction(x):
 def _log_ratio(t, log_p):
     """log t − l, with log continued below ε by its tangent, and 0 where a class is omitted."""
     log_t = jnp.log(jnp.maximum(t, SMALLEST)) + (jnp.minimum(t, SMALLEST) / SMALLEST - 1)
-    return jnp.where((t == 0) & jnp.isneginf(log_p), 0, log_t - log_p)
+    return jnp.where((t == 0) & (log_p < jnp.finfo(log_p.dtype).min), 0, log_t - log_p)
 
 
 def _size_and_shrink(x) -> tuple[Row, Row]:

@@ -204,4 +204,5 @@ def _smoothed(t, s):
 def _minus_log_p(t, rest, shifted):
     """log(1 + r) − (x − max x), and 0 for a class that x = −∞ excludes and that has no share."""
     minus_log_p = jnp.log1p(rest) - shifted
-    return jnp.where((t == 0) & jnp.isposinf(minus_log_p), 0, minus_log_p)
+    infinite = minus_log_p > jnp.finfo(minus_log_p.dtype).max
+    return jnp.where((t == 0) & infinite, 0, minus_log_p)
