@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive, unmapped_aval
 from jax.interpreters import ad, batching, mlir
+from jax.interpreters.partial_eval import JaxprTracer
 
 from jaxnn import calls, meshes
 
@@ -58,13 +58,15 @@ def _differentiable(rules, options, *args):
 
 @partial(_differentiable.defjvp, symbolic_zeros=True)
 def _(rules, options, primals, tangents):
-    y, residuals = rules.fwd(jax.tree.map(jnp.asarray, primals), dict(options))
+    linearizing = any(isinstance(t, JaxprTracer) for t in jax.tree.leaves(tangents))
+    forward = _whole_forward if linearizing else _forward
+    y, residuals = forward(rules, options, *jax.tree.map(jnp.asarray, primals))
     values, residual_tree = jax.tree.flatten(residuals)
     leaves, output = jax.tree.flatten(y)
     moving = [
         (position, tangent)
         for position, tangent in enumerate(jax.tree.leaves(tangents))
-        if not isinstance(tangent, SymbolicZero) and np.result_type(tangent) != jax.dtypes.float0
+        if not isinstance(tangent, SymbolicZero) and jax.typeof(tangent).dtype != jax.dtypes.float0
     ]
     product = TangentMap(
         rules=rules,
@@ -74,6 +76,25 @@ def _(rules, options, primals, tangents):
     )
     dy = product.bind(values, [tangent for _, tangent in moving])
     return y, jax.tree.unflatten(output, dy)
+
+
+def _forward(rules, options, *args):
+    return rules.fwd(args, dict(options))
+
+
+_whole_forward = jax.custom_jvp(_forward, nondiff_argnums=(0, 1))
+"""The forward in one piece, for reverse mode.
+
+Where JAX linearizes, it evaluates the forward partially, and then hoists from each loop whatever
+does not depend on its carry: zeros of the size of all the logits of a chunk become an array that is
+stored. A function with a rule of its own is left whole. Elsewhere, in `checkpoint` for one, JAX
+should see the inside of the forward.
+"""
+
+
+@_whole_forward.defjvp
+def _(rules, options, primals, tangents):
+    return jax.jvp(partial(_forward, rules, options), primals, tangents)
 
 
 class TangentMap(NamedTuple):

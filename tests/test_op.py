@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import jaxnn
 from jaxnn.catalogue import ENTRIES
@@ -206,15 +205,6 @@ def test_definitions_are_never_stale():
         assert jax.grad(way)(x) == 42.0, name
 
 
-@pytest.mark.usefixtures("standard_promotion")
-def test_parameters_of_flax_are_arrays():
-    layer = nnx.Linear(5, 6, rngs=nnx.Rngs(0))
-    params = {"w": layer.kernel, "b": layer.bias}
-    x = jnp.ones((7, 5), jnp.float32)
-    np.testing.assert_allclose(jaxnn.linear(params, x), layer(x), rtol=1e-6)
-    np.testing.assert_allclose(jaxnn.relu(layer.kernel), jax.nn.relu(layer.kernel[...]))
-
-
 def test_a_sentence_ends_the_traceback():
     with pytest.raises(ValueError, match="the last axis of x must be 5") as caught:
         jax.jit(jax.grad(lambda x: jaxnn.linear({"w": W}, x).sum()))(X[:, :4])
@@ -229,6 +219,7 @@ def test_help_reads_like_the_notes(capsys):
     assert "Saves x" in shown
 
 
+pytestmark = pytest.mark.smoke
 W, B, X = jnp.ones((5, 6)), jnp.ones(6), jnp.ones((7, 5))
 BAD = [
     (lambda: jaxnn.relu(jnp.arange(3)), TypeError, "relu: x must be floating point, got int64"),

@@ -184,3 +184,11 @@ def test_second_order_methods_over_modules_with_ops(kind):
         by_autodiff = found()
     for a, b in zip(mine, by_autodiff, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)
+
+
+def test_parameters_of_flax_are_arrays():
+    layer = nnx.Linear(5, 6, rngs=nnx.Rngs(0))
+    params = {"w": layer.kernel, "b": layer.bias}
+    x = jnp.ones((7, 5), jnp.float32)
+    np.testing.assert_allclose(jaxnn.linear(params, x), layer(x), rtol=1e-6)
+    np.testing.assert_allclose(jaxnn.relu(layer.kernel), jax.nn.relu(layer.kernel[...]))

@@ -29,6 +29,7 @@ def without_errors(text):
     return re.sub(r"\d\.\de[-+]\d\d", "#", text)
 
 
+@pytest.mark.smoke
 def test_python_blocks_run_in_order_and_print_what_is_shown():
     code = [code for code in blocks("python") if not code.startswith("def ")]
     result = subprocess.run(
@@ -48,6 +49,7 @@ def test_the_derivation_and_the_code_beside_it_are_the_real_ones():
     assert all(line in jaxnn.softmax.__doc__ for line in lines)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("command", blocks("sh"))
 def test_commands_name_what_exists(command):
     """The commands themselves run in .ci/run; here their modules and extras are known."""

@@ -20,7 +20,7 @@ def native(op: jaxnn.Op) -> Callable | None:
     return _OF_JAX.get(name) or _OF_OPTAX.get(name) or (_OF_FLAX.get(name) if nn else None)
 
 
-def _attention(q, k, v, *left_out, causal):
+def _attention(q, k, v, *omitted, causal):
     return jax.nn.dot_product_attention(q, k, v, is_causal=causal)
 
 
@@ -29,7 +29,7 @@ def _summed(loss: Callable) -> Callable:
     return lambda *args: jnp.sum(loss(*args), axis=-1)
 
 
-def _ctc(logits, labels, *left_out):
+def _ctc(logits, labels, *omitted):
     return optax.ctc_loss(
         logits, jnp.zeros(logits.shape[:-1]), labels, jnp.zeros(labels.shape, logits.dtype)
     )
@@ -91,7 +91,7 @@ def _avg_pool(x, *, window):
 
 
 def _recurrent(op: jaxnn.Op, cell: str) -> Callable:
-    def whole_sequence(params, x, *left_out):
+    def whole_sequence(params, x, *omitted):
         layer = nn.RNN(getattr(nn, cell)(params["u"].shape[0]), time_major=True, return_carry=True)
         arrays = {"cell": jaxnn.recurrent_to_flax(op, params)}
         final, y = layer.apply({"params": arrays}, x)

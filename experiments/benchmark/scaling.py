@@ -14,7 +14,7 @@ from experiments import common
 from experiments.benchmark import report
 from experiments.benchmark.ops import both_ways
 from experiments.benchmark.timing import compiled, contest, on
-from jaxnn.catalogue.case import case, labels, left_out, normal, params
+from jaxnn.catalogue.case import case, labels, normal, omitted, params
 
 plt = common.pyplot()
 
@@ -62,18 +62,18 @@ def _perceptron(sizes, batch_size, seed):
 
 def _attention(t, seed):
     qkv = [normal(1, t, 4, 64)] * 3
-    return both_ways(jaxnn.attention, case("", *qkv, *[left_out] * 4, causal=True), seed)
+    return both_ways(jaxnn.attention, case("", *qkv, *[omitted] * 4, causal=True), seed)
 
 
 def _lstm(t, seed):
     arrays = {"w": (64, 512), "u": (128, 512), "b": (512,)}
     made = params(**{name: normal(*shape, scale=0.1) for name, shape in arrays.items()})
-    return both_ways(jaxnn.lstm, case("", made, normal(t, 32, 64), left_out, left_out), seed)
+    return both_ways(jaxnn.lstm, case("", made, normal(t, 32, 64), omitted, omitted), seed)
 
 
 def _classes(k, seed):
     made = params(w=normal(128, k, scale=0.1), b=normal(k))
-    arguments = made, normal(512, 128), labels(512, k), left_out
+    arguments = made, normal(512, 128), labels(512, k), omitted
     return both_ways(jaxnn.linear_softmax_cross_entropy, case("", *arguments), seed)
 
 

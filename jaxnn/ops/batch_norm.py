@@ -198,6 +198,10 @@ def _(params, statistics, x, *, eps):
         )
     for name, array in statistics.items():
         require_floating(**{f"statistics[{name!r}]": array})
+        if array.dtype.itemsize < x.dtype.itemsize:
+            raise TypeError(
+                f"statistics[{name!r}] is {array.dtype}, narrower than x, which is {x.dtype}"
+            )
         if array.shape != x.shape[-1:]:
             raise ValueError(
                 f"statistics[{name!r}] has shape {array.shape} but x has shape {x.shape}: "

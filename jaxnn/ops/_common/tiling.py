@@ -157,6 +157,7 @@ def tiles_of(
     if block is None:
         block = _default_block(scores, batch * heads, t, s)
     (rows, rows_of), (columns, columns_of) = (_split(n, block) for n in (t, s))
+    places: tuple[np.ndarray, np.ndarray] | tuple[Array, Array]
     if is_symbolic_dim(t) or is_symbolic_dim(s):
         tile = jnp.arange(rows_of * columns_of, dtype=jnp.int32)
         across = jnp.full_like(tile, columns_of)
@@ -168,7 +169,8 @@ def tiles_of(
             for j in range(columns_of)
             if not causal or j * columns < (i + 1) * rows
         ]
-        places = tuple(np.array(listed, np.int32).reshape(-1, 2).T)
+        i, j = np.array(listed, np.int32).reshape(-1, 2).T
+        places = i, j
     return Tiles(t, s, heads, kv_heads, causal, rows, columns, places)
 
 
