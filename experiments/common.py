@@ -9,7 +9,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -178,7 +178,7 @@ def autodiff(net: jaxnn.Layer, loss: jaxnn.Op) -> Callable:
     def gradient(params, state, x, target, key=None):
         differentiated = jax.value_and_grad(objective, has_aux=True)
         (value, residuals), grads = differentiated(params, x, target, key)
-        return value, grads, net.update_state(state, residuals) if net.update_state else state
+        return value, grads, net.update_state(state, residuals) if net.stateful else state
 
     def stateless(params, x, target, key=None):
         value, grads, _ = gradient(params, (), x, target, key)
@@ -242,13 +242,21 @@ def write_result(folder: Path, settings: argparse.Namespace, result: dict[str, A
     """
     record = result | {
         "settings": vars(settings),
-        "versions": {name: version(name) for name in ("jax", "jaxlib", "jaxnn", "numpy")}
+        "versions": {name: _version(name) for name in ("jax", "jaxlib", "jaxnn", "numpy")}
         | {"python": platform.python_version()},
         "platform": machine(),
     }
     partial = folder / "result.json.partial"
     partial.write_text(json.dumps(record, indent=2, default=str, allow_nan=False) + "\n")
     partial.replace(folder / "result.json")
+
+
+def _version(name: str) -> str:
+    """A package's version; jaxnn may run from its folder without being installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _processor() -> str:

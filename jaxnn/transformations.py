@@ -53,14 +53,14 @@ def call(rules: calls.Rules, args: tuple, options: dict):
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _differentiable(rules, options, *args):
-    return rules.fwd(args, dict(options))[0]
+    return _forward(rules, options, *args)[0]
 
 
 @partial(_differentiable.defjvp, symbolic_zeros=True)
 def _(rules, options, primals, tangents):
     linearizing = any(isinstance(t, JaxprTracer) for t in jax.tree.leaves(tangents))
     forward = _whole_forward if linearizing else _forward
-    y, residuals = forward(rules, options, *jax.tree.map(jnp.asarray, primals))
+    y, residuals = forward(rules, options, *primals)
     values, residual_tree = jax.tree.flatten(residuals)
     leaves, output = jax.tree.flatten(y)
     moving = [
@@ -79,7 +79,7 @@ def _(rules, options, primals, tangents):
 
 
 def _forward(rules, options, *args):
-    return rules.fwd(args, dict(options))
+    return rules.fwd(jax.tree.map(jnp.asarray, args), dict(options))  # JAX may hand over numbers
 
 
 _whole_forward = jax.custom_jvp(_forward, nondiff_argnums=(0, 1))

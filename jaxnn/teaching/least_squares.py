@@ -97,7 +97,7 @@ def _epsilon(a):
 
 
 def _check(x, y):
-    require_floating("least_squares", x=x, y=y)
+    require_floating(x=x, y=y)
     for name, array in (("x", x), ("y", y)):
         if array.ndim != 2:
             hint = f"; {name}[:, None] makes one column of it" if array.ndim == 1 else ""
