@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import jaxnn
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -37,3 +39,18 @@ def leaves_with_one_line(capsys):
         return line
 
     return check
+
+
+@pytest.fixture
+def with_wrong_bias():
+    """A network whose bias of one layer has a gradient that is 1 % too large."""
+
+    def planted(net, layer=0):
+        def bwd(residuals, dy):
+            dparams, dx = net.bwd(residuals, dy)
+            dparams[layer]["b"] = 1.01 * dparams[layer]["b"]
+            return dparams, dx
+
+        return jaxnn.layer(net.init, net.apply, net.fwd, bwd)
+
+    return planted

@@ -1,5 +1,7 @@
 import json
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -53,14 +55,17 @@ def test_kinks(result):
         assert result[name]["kinks"] == []
 
 
+class Input(NamedTuple):
+    """The input."""
+
+    x: jax.Array
+
+
 def op(definition, derivative):
-    return jaxnn.Op(
-        definition,
-        lambda x: (definition(x), x),
-        lambda x, dy: (derivative(x) * dy,),
-        residual_bytes=lambda x: x.nbytes,
-        check=lambda x: None,
-    )
+    made = jaxnn.op(lambda x: definition(x))
+    made.forward(lambda x: (definition(x), Input(x)))
+    made.backward(lambda residuals, dy: (derivative(residuals.x) * dy,))
+    return made
 
 
 def test_kinks_away_from_0():

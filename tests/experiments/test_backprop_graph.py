@@ -1,3 +1,4 @@
+import inspect
 import json
 
 import jax
@@ -6,7 +7,6 @@ import pytest
 
 import jaxnn
 from experiments import backprop_graph
-from jaxnn.op import Op
 from jaxnn.ops.activations import piecewise
 
 SMALL = ("--hidden", "7", "6", "--batch-size", "5")
@@ -74,16 +74,9 @@ def test_pictures(output):
 
 
 def test_a_wrong_delta_is_seen():
-    def wrong_bwd(residuals, dy):
-        return (1.01 * jnp.where(residuals.y > 0, dy, 0),)
-
-    wrong_relu = Op(
-        piecewise.relu_definition,
-        piecewise.relu_fwd,
-        wrong_bwd,
-        residual_bytes=jaxnn.relu.residual_bytes,
-        check=jaxnn.relu.check,
-    )
+    wrong_relu = jaxnn.op(inspect.unwrap(jaxnn.relu))
+    wrong_relu.forward(piecewise.relu_fwd)
+    wrong_relu.backward(lambda residuals, dy: (1.01 * jnp.where(residuals.y > 0, dy, 0),))
     net = jaxnn.serial(jaxnn.Linear(4, 3), wrong_relu)
     params = net.init(jax.random.key(0))
     x, labels = jax.random.normal(jax.random.key(1), (5, 4)), jnp.array([0, 1, 2, 0, 1])

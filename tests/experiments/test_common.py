@@ -34,17 +34,11 @@ def test_a_result_that_cannot_be_written_leaves_the_old_one(tmp_path):
     assert json.loads((tmp_path / "result.json").read_text())["value"] == 1
 
 
-def test_a_wrong_gradient_is_seen():
+def test_a_wrong_gradient_is_seen(with_wrong_bias):
     net = jaxnn.mlp((4, 3, 2))
-
-    def wrong_bwd(residuals, dy):
-        dparams, dx = net.bwd(residuals, dy)
-        dparams[0]["b"] = 1.01 * dparams[0]["b"]
-        return dparams, dx
-
     params = net.init(jax.random.key(0))
     x, labels = jax.random.normal(jax.random.key(1), (5, 4)), np.array([0, 1, 1, 0, 1])
-    wrong = net._replace(bwd=wrong_bwd)
+    wrong = with_wrong_bias(net)
     errors = common.relative_errors(
         *common.both_gradients(wrong, jaxnn.softmax_cross_entropy, params, x, labels)
     )

@@ -83,17 +83,10 @@ def test_the_complex_step_is_flat(problem):
     assert errors[fd.STEPS < 1e-8].max() < 1e-15
 
 
-def test_a_wrong_gradient_is_seen(problem, monkeypatch):
-    net = fd.NET
-
-    def wrong_bwd(residuals, dy):
-        dparams, dx = net.bwd(residuals, dy)
-        dparams[0]["b"] = 1.01 * dparams[0]["b"]
-        return dparams, dx
-
+def test_a_wrong_gradient_is_seen(problem, monkeypatch, with_wrong_bias):
     truth = fd.true_derivatives(problem)
     assert fd.relative_error(fd.by_bwd(problem), truth) < 1e-6
-    monkeypatch.setattr(fd, "NET", net._replace(bwd=wrong_bwd))
+    monkeypatch.setattr(fd, "NET", with_wrong_bias(fd.NET))
     assert fd.relative_error(fd.by_bwd(problem), truth) > 1e-4
 
 

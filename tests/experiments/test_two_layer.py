@@ -75,15 +75,9 @@ def test_the_gradients_are_those_of_autodiff(networks):
         assert max(errors.values()) <= 1e-5, (network.f, network.g)
 
 
-def test_a_wrong_gradient_is_seen(networks):
+def test_a_wrong_gradient_is_seen(networks, with_wrong_bias):
     network, x, y = networks[1]
-
-    def wrong_bwd(residuals, dy):
-        dparams, dx = network.net.bwd(residuals, dy)
-        dparams[2]["b"] = 1.01 * dparams[2]["b"]
-        return dparams, dx
-
-    net = network.net._replace(bwd=wrong_bwd)
+    net = with_wrong_bias(network.net, 2)
     errors = two_layer.gradient_errors(network._replace(net=net), x, y)
     assert errors.pop("b²") == pytest.approx(0.01, rel=1e-3)
     assert max(errors.values()) <= 1e-5
