@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+import jaxnn
 from jaxnn.catalogue import ENTRIES
 
 TOLERANCE = 1e-12
@@ -259,8 +260,31 @@ def trials(entry):
             yield "inner batch exchange", partial(exchange_trial, inner_specs(entry, args))
 
 
+def tensor_parallel():
+    """What is wrong with a column-parallel linear layer before a row-parallel one, or ""."""
+    mesh = jax.make_mesh((len(jax.devices()),), ("model",), axis_types=(AxisType.Auto,))
+    random = np.random.default_rng(0)
+    column = {"w": random.standard_normal((6, 8)), "b": random.standard_normal(8)}
+    row = {"w": random.standard_normal((8, 4)), "b": random.standard_normal(4)}
+    column_specs = {"w": PartitionSpec(None, "model"), "b": PartitionSpec("model")}
+    row_specs = {"w": PartitionSpec("model", None), "b": PartitionSpec()}
+    params = placed((column, row), (column_specs, row_specs), mesh)
+    x = placed(random.standard_normal((5, 6)), PartitionSpec(), mesh)
+
+    def value_and_gradient(params, x):
+        net = jaxnn.serial(jaxnn.Linear(6, 8), jaxnn.tanh, jaxnn.Linear(8, 4))
+        y, residuals = net.fwd((params[0], (), params[1]), x)
+        return y, net.bwd(residuals, y)
+
+    kinds = [kind for kind, _ in collectives(compiled(value_and_gradient, params, x))]
+    return "" if kinds == ["all-reduce"] * 2 else f"{kinds} and not two all-reduces"
+
+
 def main(names):
     failed = 0
+    if not names and (fault := tensor_parallel()):
+        failed += 1
+        print(f"column-parallel then row-parallel: {fault}", flush=True)
     for entry in ENTRIES:
         if names and entry.op.__name__ not in names:
             continue

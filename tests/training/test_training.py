@@ -1,5 +1,8 @@
 """Training: updates, epochs, fit, and what they say when something is wrong."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -288,3 +291,26 @@ def test_bad_input_gets_one_clear_sentence(call, error, words):
     with pytest.raises(error, match=words) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_tracing_a_gradient_takes_few_calls_of_this_library():
+    """Of a two-layer network; without the run-time checks of annotations, in a fresh process."""
+    program = """
+import sys, pathlib, jax, jax.numpy as jnp, jaxnn
+folder = str(pathlib.Path(jaxnn.__file__).parent)
+net = jaxnn.serial(jaxnn.Linear(5, 6), jaxnn.relu, jaxnn.Linear(6, 3))
+params, x, labels = net.init(jax.random.key(0)), jnp.ones((7, 5)), jnp.zeros(7, int)
+gradient = jaxnn.value_and_grad(net, jaxnn.softmax_cross_entropy)
+jax.eval_shape(gradient, params, x, labels)
+calls = []
+def count(frame, event, _):
+    if event == "call" and frame.f_code.co_filename.startswith(folder):
+        calls.append(frame.f_code.co_name)
+traced = jax.jit(lambda *args: gradient(*args))
+sys.setprofile(count)
+traced.trace(params, x, labels)
+sys.setprofile(None)
+print(len(calls))
+"""
+    counted = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert int(counted.stdout) <= 60, counted.stderr

@@ -52,9 +52,11 @@ def transposed_product(product: Float[Array, "O I"]) -> Float[Array, "I O"]:
 
     XLA turns (dyᵀ·x)ᵀ into xᵀ·dy. With few columns in dy that product has short rows, and is
     several times slower on a CPU. The barrier lies on the flat numbers, which leave the compiler
-    no layout to choose: in its first form XLA aborted under `jit` of `vmap`.
+    no layout to choose: in its first form XLA aborted under `jit` of `vmap`. On several devices
+    there is none, because flat numbers would have to be gathered.
     """
-    if product.shape[0] <= NARROW_OUTPUT:
+    on_one_device = jax.typeof(product).sharding.mesh.empty
+    if on_one_device and product.shape[0] <= NARROW_OUTPUT:
         product = lax.optimization_barrier(product.reshape(-1)).reshape(product.shape)
     return product.T
 

@@ -28,7 +28,7 @@ def require_floating(**arrays) -> None:
 
 def require_params(params, required: Iterable[str], optional: Iterable[str] = (), **arrays):
     """`params` is a dict with these keys, of one floating dtype with the other arrays."""
-    if not isinstance(params, dict) or set(params) != set(required):
+    if not isinstance(params, dict) or not {*required} <= params.keys() <= {*required, *optional}:
         require_keys(params, required, optional)
     dtype = None
     for array in (*params.values(), *arrays.values()):
