@@ -89,6 +89,11 @@ def _call(thing) -> str:
     return f"`{thing.__name__}({', '.join(given)})`"
 
 
+def _compact(line: str) -> str:
+    """A line of a table without what only aligns its columns."""
+    return re.sub(" {2,}", " ", re.sub("-{4,}", "---", line)).replace("| |", "|  |")
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.readme", description=__doc__.splitlines()[0]
@@ -104,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     for argument in parser.parse_args(arguments).measured:
         name, _, folder = argument.partition("=")
         lines = (Path(folder) / "table.md").read_text().splitlines()
-        measured[name] = "\n".join(line for line in lines if line.startswith("|"))
+        measured[name] = "\n".join(_compact(line) for line in lines if line.startswith("|"))
     README.write_text(rewritten(README.read_text(), measured))
 
 
