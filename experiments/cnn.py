@@ -146,7 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
         type=common.share,
         default=0.3,
         metavar="SHARE",
-        help="share of the features left out in training (default: %(default)s)",
+        help="fraction of the features that training drops (default: %(default)s)",
     )
     args = parser.parse_args(arguments)
     parser.make_folder(args.output)

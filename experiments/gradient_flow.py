@@ -104,7 +104,7 @@ def measure(case: Case, x: np.ndarray, labels: np.ndarray, width: int, depth: in
 def factors(flow: Flow) -> Factors:
     """What the activations and the weights do to the gradient between the last layer and the first.
 
-    The last layer's own activation is left out, so that there are as many of the one as of the
+    The last layer's own activation is omitted, so that there are as many of the one as of the
     other, and their product is the factor of a layer.
     """
     delta, after = np.array(flow.delta), np.array(flow.after)

@@ -10,7 +10,7 @@ import jaxnn
 
 try:
     import flax.linen as nn
-except ModuleNotFoundError:  # an extra; its counterparts are then left out
+except ModuleNotFoundError:  # an extra; its counterparts are then omitted
     nn = None
 
 

@@ -47,7 +47,7 @@ HEADERS = (
 LEGEND = (
     "ms per epoch: after a warm-up; start to end: from the start of the process to the end of the "
     f"{SETTINGS['epochs']} epochs, imports and compilation included; to jaxnn's: the library's "
-    "time divided by jaxnn's, run by turns; peak MiB: resident memory"
+    "time divided by jaxnn's, run in turn; peak MiB: resident memory"
 )
 
 

@@ -1,4 +1,4 @@
-"""Contestants measured by turns, and the ratio of the first to each of the others."""
+"""Contestants measured in turn, and the ratio of the first to each of the others."""
 
 import math
 import time
@@ -44,7 +44,7 @@ def costs(program: jax.stages.Compiled) -> dict[str, float]:
 
 
 def contest(contestants: dict[str, Contestant], rounds: int, name: str) -> dict[str, Any]:
-    """The figures of compiled programs that are measured by turns.
+    """The figures of compiled programs that are measured in turn.
 
     Args:
         contestants: the programs, that of jaxnn first.

@@ -32,7 +32,7 @@ LEGEND = (
     "to autodiff: time of an epoch divided by that of the same epoch with jax.value_and_grad; "
     "Gflop/s: the operations of the network's matrix products and convolutions, by the time of the "
     f"whole epoch; of the product's: that rate divided by the rate of one product of {SQUARE} × "
-    f"{SQUARE} matrices, measured by turns with the epochs; MiB: temporary memory"
+    f"{SQUARE} matrices, measured in turn with the epochs; MiB: temporary memory"
 )
 
 

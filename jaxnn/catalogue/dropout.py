@@ -19,7 +19,7 @@ ENTRIES = (
         ),
         hard=(
             case("extremes", constant([[1e30, -1e30, 1e-30, 0.0, 1e4]]), _key, rate=0.5),
-            case("nearly all left out", normal(7, 5), _key, rate=0.9),
+            case("nearly all dropped", normal(7, 5), _key, rate=0.9),
             case("one number", constant(0.5), _key, rate=0.5),
             case("empty batch", normal(0, 5), _key, rate=0.5),
         ),

@@ -36,7 +36,7 @@ def convert_convention(params: Params, to: str, *, source: str = "row") -> Param
         ValueError: there is no such convention, or a linear layer does not fit the one of
             `source`; the message has its path in the tree.
 
-    Source: the conventions of R. B. Aeen's summary, of PyTorch and of the handwritten derivation
+    Reference: the conventions of R. B. Aeen's summary, of PyTorch and of the handwritten derivation
     of the 2-2-1 network.
 
     Example:

@@ -45,7 +45,7 @@ def activation_jacobian(
         TypeError: activation is no op of one argument, or z is not floating point.
         ValueError: activation is not elementwise, z is no vector, or there is no such layout.
 
-    Source: the handwritten derivation of the 2-2-1 network, matrix form.
+    Reference: the handwritten derivation of the 2-2-1 network, matrix form.
 
     Example:
         >>> print(jaxnn.jacobians.activation_jacobian(jaxnn.relu, jnp.array([3.0, -2.0])))
@@ -90,7 +90,7 @@ def softmax_jacobian(z: Vector, *, layout: str = "numerator") -> Float[Array, "n
         TypeError: z is not floating point.
         ValueError: z is no vector or is empty, or there is no such layout.
 
-    Source: R. B. Aeen's summary, stage 2 (the activation derivative).
+    Reference: R. B. Aeen's summary, stage 2 (the activation derivative).
 
     Example:
         >>> print(jaxnn.jacobians.softmax_jacobian(jnp.zeros(2)))
@@ -118,7 +118,7 @@ def bias_jacobian(m: int, *, layout: str = "numerator") -> Float[Array, "m m"]:
     Raises:
         ValueError: m is no positive integer, or there is no such layout.
 
-    Source: the handwritten derivation of the 2-2-1 network, matrix form.
+    Reference: the handwritten derivation of the 2-2-1 network, matrix form.
 
     Example:
         >>> print(jaxnn.jacobians.bias_jacobian(2))
@@ -143,7 +143,7 @@ def input_jacobian(w: Matrix, *, layout: str = "numerator") -> Num[Array, "..."]
     Raises:
         ValueError: w is no matrix, or there is no such layout.
 
-    Source: the handwritten derivation of the 2-2-1 network, matrix form.
+    Reference: the handwritten derivation of the 2-2-1 network, matrix form.
 
     Example:
         >>> w = jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
@@ -175,7 +175,7 @@ def weight_jacobian(x: Vector, m: int, *, layout: str = "numerator") -> Num[Arra
     Raises:
         ValueError: x is no vector, m no positive integer, or there is no such layout.
 
-    Source: the handwritten derivation of the 2-2-1 network, matrix form.
+    Reference: the handwritten derivation of the 2-2-1 network, matrix form.
 
     Example:
         >>> print(jaxnn.jacobians.weight_jacobian(jnp.array([5.0, 7.0]), 2))
@@ -209,7 +209,7 @@ def vec(a: Matrix) -> Num[Array, " mn"]:
     Raises:
         ValueError: a is no matrix.
 
-    Source: the handwritten derivation of the 2-2-1 network, matrix form.
+    Reference: the handwritten derivation of the 2-2-1 network, matrix form.
 
     Example:
         >>> print(jaxnn.jacobians.vec(jnp.array([[1, 2, 3], [4, 5, 6]])))
@@ -232,7 +232,7 @@ def devec(v: Num[ArrayLike, " mn"], shape: tuple[int, int]) -> Num[Array, "m n"]
     Raises:
         ValueError: v is no vector, or does not fill the shape.
 
-    Source: the handwritten derivation of the 2-2-1 network, matrix form.
+    Reference: the handwritten derivation of the 2-2-1 network, matrix form.
 
     Example:
         >>> print(jaxnn.jacobians.devec(jnp.array([1, 4, 2, 5, 3, 6]), (2, 3)))
@@ -265,7 +265,7 @@ def vec_weight_jacobian(x: Vector, m: int, *, layout: str = "numerator") -> Num[
     Raises:
         ValueError: x is no vector, m no positive integer, or there is no such layout.
 
-    Source: the handwritten derivation of the 2-2-1 network, matrix form.
+    Reference: the handwritten derivation of the 2-2-1 network, matrix form.
 
     Example:
         >>> print(jaxnn.jacobians.vec_weight_jacobian(jnp.array([5.0, 7.0]), 2))
@@ -298,7 +298,7 @@ def kronecker_gradient(x: Vector, delta: Num[ArrayLike, " m"]) -> Num[Array, "m 
     Raises:
         ValueError: x or delta is no vector, or delta is empty.
 
-    Source: the handwritten derivation of the 2-2-1 network, matrix form.
+    Reference: the handwritten derivation of the 2-2-1 network, matrix form.
 
     Example:
         >>> x, delta = jnp.array([2.0, 3.0]), jnp.array([5.0, 7.0, 11.0])

@@ -47,7 +47,7 @@ def least_squares(x: ArrayLike, y: ArrayLike) -> Params:
             there are fewer examples than inputs + 1, or a column of x is constant, or depends on
             the others.
 
-    Source: R. B. Aeen's summary, equations 10 to 15.
+    Reference: R. B. Aeen's summary, equations 10 to 15.
 
     Example:
         >>> x = jnp.array([[1.0], [2.0], [3.0], [4.0]])

@@ -23,7 +23,7 @@ def sgd_update(params: Params, grads: Params, learning_rate: float) -> Params:
         grads: their gradient, the same tree.
         learning_rate: η.
 
-    Source: the handwritten notes on a linear class, section "update".
+    Reference: the handwritten notes on a linear class, section "update".
 
     Example:
         >>> print(jaxnn.sgd_update(jnp.array([1.0]), jnp.array([2.0]), 0.25))
@@ -103,7 +103,7 @@ def epoch_of(
     *,
     stateful: bool = False,
 ) -> Callable:
-    """`train_epoch` with a gradient function of one's own.
+    """Like `train_epoch`, with a custom gradient function.
 
     Args:
         gradient: `(params, x, target, key) -> (value, grads)`; stateful,

@@ -53,7 +53,7 @@ ENTRIES = (
                 chunk=4,
             ),
             case(
-                "a class left out, ties",
+                "an excluded class, ties",
                 params(w=constant([[0.0] * 6] * 5), b=constant(MASKED)),
                 normal(7, 5),
                 constant([0, 1, 2, 4, 5, 0, 1]),
