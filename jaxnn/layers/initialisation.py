@@ -25,7 +25,8 @@ def lecun_normal(
         shape: (…, I, O), with a factor of I in each axis before the last.
         dtype: of the numbers; by default that of JAX.
 
-    Reference: Y. LeCun, L. Bottou, G. Orr and K.-R. Müller, "Efficient BackProp", 1998, section 4.6.
+    Reference: Y. LeCun, L. Bottou, G. Orr and K.-R. Müller, "Efficient BackProp", 1998,
+    section 4.6.
     """
     return _lecun_normal(key, shape, dtype)
 
