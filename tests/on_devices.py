@@ -24,9 +24,8 @@ TOLERANCE = 1e-12
 PARAMETERS = {"params", "statistics", "class_weights"}
 SECOND_AXIS = {"rnn", "gru", "lstm", "reverse_sequences"}  # their batch is the second axis of x
 FIXED = {"key", "positions"}  # not spread
-# group_norm adds up per channel, not per group: twice as fast, and each device sends more sums,
-# never activations.
-MORE_EXCHANGE = {"group_norm"}
+SPACE = {"conv", "conv_transpose", "max_pool", "avg_pool", "global_avg_pool", "group_norm"}
+# Their second axis is one of space, not of the batch.
 
 
 def is_floating(leaf):
@@ -256,7 +255,7 @@ def trials(entry):
         spread = any(
             "data" in spec for spec in jax.tree.leaves(inner_specs(entry, args), is_leaf=is_spec)
         )
-        if spread and entry.op.__name__ not in MORE_EXCHANGE:
+        if spread and entry.op.__name__ not in SPACE:
             yield "inner batch exchange", partial(exchange_trial, inner_specs(entry, args))
 
 

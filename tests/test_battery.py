@@ -29,7 +29,7 @@ def cases(kind):
 def laws_of(entry, case, dtype):
     """Those about numbers in every dtype, the others where they cost least; all once."""
     if dtype == jnp.float64:
-        return (*NUMERICAL, "halves", "duality", "second_order")
+        return (*NUMERICAL, "halves", "second_order")  # duality: tests/test_transformations.py
     if dtype == jnp.float32:
         return None if case is entry.cases[0] else (*NUMERICAL, "export", "vmap")
     return NUMERICAL

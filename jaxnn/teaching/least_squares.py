@@ -97,7 +97,10 @@ def _epsilon(a):
 
 
 def _check(x, y):
-    require_floating(x=x, y=y)
+    try:
+        require_floating(x=x, y=y)
+    except TypeError as error:
+        raise TypeError(f"least_squares: {error}") from None
     for name, array in (("x", x), ("y", y)):
         if array.ndim != 2:
             hint = f"; {name}[:, None] makes one column of it" if array.ndim == 1 else ""
