@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxnn.op import op
 from jaxnn.ops._common.numerics import accumulator, at_least_float32, contract, wide
 from jaxnn.ops._common.tiling import Tiles, tiles_of
-from jaxnn.ops._common.tuning import TANGENT_TILE_SCORES
+from jaxnn.ops._common.tuning import TANGENT_TILE_ASPECT, TANGENT_TILE_SCORES
 from jaxnn.ops._common.validation import describe, require_floating, require_lengths, require_number
 
 Queries = Float[Array, "B T H D"]
@@ -258,7 +258,9 @@ def attention_tangent(residuals, tangents, *, causal=False, scale=None, block=No
     """ẏ = (p ⊙ ṡ)·v + p·v̇ − σ ⊙ y, the two products and σ = Σⱼ p ⊙ ṡ tile by tile."""
     q, k, v, bias, mask, q_lengths, kv_lengths, y, maximum, total = residuals
     q_dot, k_dot, v_dot, bias_dot = tangents[:4]
-    tiles = tiles_of(q, k, causal=causal, block=block, scores=TANGENT_TILE_SCORES)
+    tiles = tiles_of(
+        q, k, causal=causal, block=block, scores=TANGENT_TILE_SCORES, aspect=TANGENT_TILE_ASPECT
+    )
     scores = _scores(tiles, q, bias, mask, q_lengths, kv_lengths, scale)
     score_tangents = _score_tangents(tiles, q, k, q_dot, k_dot, bias_dot, scale)
     by_query = [tiles.pad_queries(a) for a in (q, maximum)]

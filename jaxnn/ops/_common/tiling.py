@@ -142,7 +142,13 @@ class Tiles(NamedTuple):
 
 
 def tiles_of(
-    q: Array, k: Array, *, causal: bool, block: int | None, scores: int = TILE_SCORES
+    q: Array,
+    k: Array,
+    *,
+    causal: bool,
+    block: int | None,
+    scores: int = TILE_SCORES,
+    aspect: int = 1,
 ) -> Tiles:
     """Tiles of `block` by `block`, or smaller where that needs less padding.
 
@@ -156,7 +162,9 @@ def tiles_of(
     _, s, kv_heads, _ = k.shape
     if block is None:
         block = _default_block(scores, batch * heads, t, s)
-    (rows, rows_of), (columns, columns_of) = (_split(n, block) for n in (t, s))
+        (rows, rows_of), (columns, columns_of) = _split(t, aspect * block), _split(s, block)
+    else:
+        (rows, rows_of), (columns, columns_of) = _split(t, block), _split(s, block)
     places: tuple[np.ndarray, np.ndarray] | tuple[Array, Array]
     if is_symbolic_dim(t) or is_symbolic_dim(s):
         tile = jnp.arange(rows_of * columns_of, dtype=jnp.int32)
