@@ -1,6 +1,6 @@
 """Every test runs strictly: float64 allowed, no silent promotion, annotated shapes checked."""
 
-import resource
+import itertools
 
 import jax
 import jaxtyping
@@ -11,7 +11,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jaxtyping.install_import_hook("jaxnn", "beartype.beartype")
 
-MOST_KIBIBYTES = 1.5 * 2**20  # of a worker, beyond which it forgets its compiled programs
+TESTS_BETWEEN_CLEARINGS = 100  # compiled programs of more tests would take gigabytes
+FINISHED = itertools.count(1)
 
 
 def pytest_xdist_auto_num_workers(config):
@@ -19,11 +20,11 @@ def pytest_xdist_auto_num_workers(config):
     return 0 if all(".py" in argument for argument in config.args) else None
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def bounded_memory():
-    """Compiled programs are kept between modules only while the worker is small."""
+    """A worker forgets its compiled programs now and then."""
     yield
-    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > MOST_KIBIBYTES:
+    if next(FINISHED) % TESTS_BETWEEN_CLEARINGS == 0:
         jax.clear_caches()
 
 
