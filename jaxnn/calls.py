@@ -56,11 +56,6 @@ class Rules:
     backward_params: Any = None
     tangent: Any = None
 
-    @property
-    def has_halves(self) -> bool:
-        """Whether the backward is declared in its two halves too."""
-        return self.backward_input is not None and self.backward_params is not None
-
     def fwd(self, args: tuple, options: dict) -> tuple[Any, tuple]:
         """`y`, in the narrowest floating dtype of the arguments, and residuals that know the call.
 

@@ -35,10 +35,12 @@ def test_no_gradient_comes_from_autodiff():
     """Autodiff is the referee: only the checker calls it."""
     calls = {"grad", "value_and_grad", "vjp", "jvp", "linearize", "jacobian", "hessian", "jacrev"}
     for path in PACKAGE.rglob("*.py"):
-        if "gradcheck" in path.parts or path.name == "transformations.py":
-            continue  # the referee; and second order, where JAX differentiates the tangent map
+        if "gradcheck" in path.parts:
+            continue
+        # of second order JAX differentiates the tangent map, which is the transposed backward
+        forbidden = calls - {"jvp"} if path.name == "transformations.py" else calls
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute) and node.attr in calls:
+            if isinstance(node, ast.Attribute) and node.attr in forbidden:
                 assert not (isinstance(node.value, ast.Name) and node.value.id == "jax"), path
 
 

@@ -13,8 +13,6 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxnn.meshes import alike
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -73,17 +71,6 @@ def contract(
     axes = ((tuple(a_axes), tuple(b_axes)), (tuple(batch_axes), tuple(batch_axes)))
     wide = jnp.float32 if a.dtype.itemsize < 4 else a.dtype
     return lax.dot_general(a, b, axes, preferred_element_type=wide)
-
-
-def full_beside(
-    array: Float[Array, "..."], shape: tuple[int, ...], value: float, dtype
-) -> Float[Array, "..."]:
-    """An array of one value that starts the carry of a loop over `array`.
-
-    Inside `shard_map` the carry varies over the devices as `array` does, and so must its start.
-    """
-    (start, _) = alike(jnp.full(shape, value, dtype), array)
-    return start
 
 
 def _is_narrow(leaf) -> bool:

@@ -152,7 +152,8 @@ def tiles_of(
 ) -> Tiles:
     """Tiles of `block` by `block`, or smaller where that needs less padding.
 
-    Without `block`, a tile has about this many scores, of all heads of all examples.
+    Without `block`, a tile has about `scores` times `aspect` scores, of all heads of all examples,
+    and `aspect` queries for each key.
 
     Causal attention omits the tiles above the diagonal, where every key comes after every query.
     Where T or S is a symbolic dimension of `jax.export`, so is the number of tiles: then the loop
@@ -160,11 +161,11 @@ def tiles_of(
     """
     batch, t, heads, _ = q.shape
     _, s, kv_heads, _ = k.shape
+    sides = block, block
     if block is None:
-        block = _default_block(scores, batch * heads, t, s)
-        (rows, rows_of), (columns, columns_of) = _split(t, aspect * block), _split(s, block)
-    else:
-        (rows, rows_of), (columns, columns_of) = _split(t, block), _split(s, block)
+        side = _default_block(scores, batch * heads, t, s)
+        sides = aspect * side, side
+    (rows, rows_of), (columns, columns_of) = map(_split, (t, s), sides)
     places: tuple[np.ndarray, np.ndarray] | tuple[Array, Array]
     if is_symbolic_dim(t) or is_symbolic_dim(s):
         tile = jnp.arange(rows_of * columns_of, dtype=jnp.int32)
