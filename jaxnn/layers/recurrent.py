@@ -18,6 +18,7 @@ from jaxnn.ops.recurrent.reverse import reverse_sequences
 from jaxnn.ops.recurrent.rnn import rnn
 
 
+@dataclass(frozen=True, repr=False)
 class RecurrentLayer(Layer):
     """A layer of an op `(params, x) -> (y, state)`, from which only y goes on.
 
@@ -26,6 +27,13 @@ class RecurrentLayer(Layer):
         gates: the number of its gates.
         n_states: the number of arrays in its state.
     """
+
+    n_in: int
+    n_hidden: int
+    reverse: bool = field(default=False, kw_only=True)
+    w_init: Callable = field(default=lecun_normal, kw_only=True)
+    u_init: Callable = field(default=orthogonal, kw_only=True)
+    b_init: Callable = field(default=jax.nn.initializers.zeros, kw_only=True)
 
     op: ClassVar[Op]
     gates: ClassVar[int]
@@ -90,13 +98,6 @@ class RNN(RecurrentLayer):
         {'b': (3,), 'u': (3, 3), 'w': (4, 3)}
     """
 
-    n_in: int
-    n_hidden: int
-    reverse: bool = field(default=False, kw_only=True)
-    w_init: Callable = field(default=lecun_normal, kw_only=True)
-    u_init: Callable = field(default=orthogonal, kw_only=True)
-    b_init: Callable = field(default=jax.nn.initializers.zeros, kw_only=True)
-
     op = rnn
     gates = 1
 
@@ -123,13 +124,6 @@ class GRU(RecurrentLayer):
         >>> jax.tree.map(jnp.shape, layer.init(jax.random.key(0)))
         {'b': (9,), 'b_u': (3,), 'u': (3, 9), 'w': (4, 9)}
     """
-
-    n_in: int
-    n_hidden: int
-    reverse: bool = field(default=False, kw_only=True)
-    w_init: Callable = field(default=lecun_normal, kw_only=True)
-    u_init: Callable = field(default=orthogonal, kw_only=True)
-    b_init: Callable = field(default=jax.nn.initializers.zeros, kw_only=True)
 
     op = gru
     gates = 3
@@ -162,13 +156,6 @@ class LSTM(RecurrentLayer):
         >>> jax.tree.map(jnp.shape, layer.init(jax.random.key(0)))
         {'b': (12,), 'u': (3, 12), 'w': (4, 12)}
     """
-
-    n_in: int
-    n_hidden: int
-    reverse: bool = field(default=False, kw_only=True)
-    w_init: Callable = field(default=lecun_normal, kw_only=True)
-    u_init: Callable = field(default=orthogonal, kw_only=True)
-    b_init: Callable = field(default=jax.nn.initializers.zeros, kw_only=True)
 
     op = lstm
     gates = 4
