@@ -46,6 +46,8 @@ def bind(op, args: tuple, options: dict) -> tuple[tuple, dict]:
                 or (type(value) is dict and all(map(jax.Array.__instancecheck__, value.values())))
             ):
                 arrays.append(value)
+            elif isinstance(value, Constant):
+                arrays.append(jnp.asarray(value.array))
             else:
                 arrays.append(_converted(argument, value, parameter.annotation))
         op.rules.validate(*arrays, **static)
@@ -61,27 +63,60 @@ def without_annotations(signature: inspect.Signature) -> inspect.Signature:
     return inspect.Signature([p.replace(annotation=p.empty) for p in signature.parameters.values()])
 
 
-def with_defaults(name: str, signature: inspect.Signature, options: dict) -> inspect.Signature:
-    """A signature with other defaults for some options of the op of this name."""
+class Constant:
+    """An array that `bind` has fixed, comparable and hashable."""
+
+    def __init__(self, array):
+        self.array = np.asarray(array)
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, Constant) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return f"{self.array.dtype}[{','.join(map(str, self.array.shape))}]"
+
+    def _key(self):
+        return self.array.dtype, self.array.shape, self.array.tobytes()
+
+
+def with_defaults(name: str, signature: inspect.Signature, fixed: dict) -> inspect.Signature:
+    """A signature with other defaults for some options and optional arrays of an op."""
     parameters = dict(signature.parameters)
-    for option, value in options.items():
-        if (
-            option not in parameters
-            or parameters[option].kind is not inspect.Parameter.KEYWORD_ONLY
-        ):
+    for given, value in fixed.items():
+        parameter = parameters.get(given)
+        if parameter is not None and parameter.kind is KEYWORD_ONLY:
+            value = _option(given, value)
+        elif parameter is not None and parameter.default is not parameter.empty:
+            value = _constant(name, given, value)
+        else:
             shown = f"{name}{without_annotations(signature)}"
-            raise TypeError(f"{name}: there is no option {option!r} in {shown}")
-        parameters[option] = parameters[option].replace(default=value)
+            raise TypeError(f"{name}: there is no option {given!r} in {shown}")
+        parameters[given] = parameters[given].replace(default=value)
     return signature.replace(parameters=list(parameters.values()))
 
 
+def _constant(op, name, value):
+    """An array to fix; `None` and what is fixed already as they are."""
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(
+            f"{op}: bind fixes an array whose numbers are known, and {name} is traced; pass it in "
+            "the call"
+        )
+    return value if value is None or isinstance(value, Constant) else Constant(value)
+
+
 def _option(name, value):
-    """A static option, hashable; a NumPy scalar as a Python number."""
+    """A static option, hashable: a NumPy scalar as a Python number, a list as a tuple."""
     if isinstance(value, jax.Array | np.ndarray):
         raise TypeError(
             f"option {name!r} must be a plain Python value, known when the op is traced, and is an "
             "array"
         )
+    if isinstance(value, list | tuple):
+        return tuple(_option(name, entry) for entry in value)
     try:
         hash(value)
     except TypeError:

@@ -12,10 +12,9 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxnn import meshes
+from jaxnn import dtypes, meshes
 
 _dtype = attrgetter("dtype")
 
@@ -28,6 +27,8 @@ class Call(NamedTuple):
         arguments: the structure of the tuple of the arguments.
         dtypes: of all the arrays in the arguments.
         gradient_dtypes: of all gradients, where they all have the same; else empty.
+        computed_in: the dtype that all floating-point arrays are converted to, where they have
+            different ones; else `None`.
         placements: `jax.typeof` of all the arrays in the arguments if they are on several devices,
             see `meshes`; else `None`.
         output: the structure of `y`.
@@ -38,9 +39,16 @@ class Call(NamedTuple):
     arguments: Any
     dtypes: tuple
     gradient_dtypes: frozenset
+    computed_in: Any
     placements: tuple | None
     output: Any
     shapes: tuple
+
+    def of(self, rule: Callable) -> Callable:
+        """A rule of the op, with the options of this call and the dtype that it computes in."""
+        if self.computed_in is not None:
+            rule = dtypes.computing_in(self.computed_in, rule)
+        return partial(rule, **dict(self.options))
 
 
 @dataclass(eq=False)
@@ -55,45 +63,58 @@ class Rules:
     backward_input: Any = None
     backward_params: Any = None
     tangent: Any = None
+    row_weights: Any = None
 
     def fwd(self, args: tuple, options: dict) -> tuple[Any, tuple]:
-        """`y`, in the narrowest floating dtype of the arguments, and residuals that know the call.
+        """`y`, in the dtype of the activations, and residuals that know the call.
 
         Args:
             args: all the positional arguments, as arrays.
             options: all the options.
         """
         arrays, arguments = jax.tree.flatten(args)
-        placed, dtypes, floating, narrowest = False, [], set(), None
+        placed, types, floating = False, [], set()
         for array in arrays:
-            dtypes.append(array.dtype)
+            types.append(array.dtype)
             placed = placed or not jax.typeof(array).sharding.mesh.empty
-            if jnp.issubdtype(array.dtype, jnp.floating):
+            if dtypes.is_floating(array):
                 floating.add(array.dtype)
-                if narrowest is None or array.dtype.itemsize < narrowest.itemsize:
-                    narrowest = array.dtype
+        forward, computed_in = self.forward, None
+        if len(floating) > 1:
+            computed_in = dtypes.widest(floating)
+            forward = dtypes.computing_in(computed_in, forward)
         if placed and any(map(meshes.is_placed, arrays)):
-            run = partial(self.forward, **options)
-            definition = partial(self.definition, **options)
-            y, residuals = meshes.with_output_of(definition, run, *args)
+            definition = partial(self.by_definition, options=options)
+            run = partial(forward, **options)
+            y, residuals = meshes.with_output_of(lambda *a: definition(a), run, *args)
         else:
             placed = False
-            y, residuals = self.forward(*args, **options)
+            y, residuals = forward(*args, **options)
         leaves, output = jax.tree.flatten(y)
+        wanted = dtypes.of_output(args)
         for i, leaf in enumerate(leaves):
-            if leaf.dtype != narrowest:
-                leaves[i] = leaf.astype(narrowest)
+            if leaf.dtype != wanted:
+                leaves[i] = leaf.astype(wanted)
                 residuals = _replaced(residuals, leaf, leaves[i])
         call = Call(
             options=tuple(options.items()),
             arguments=arguments,
-            dtypes=tuple(dtypes),
+            dtypes=tuple(types),
             gradient_dtypes=frozenset(floating if len(floating) == 1 else ()),
+            computed_in=computed_in,
             placements=tuple(map(jax.typeof, arrays)) if placed else None,
             output=output,
             shapes=tuple(map(np.shape, leaves)),
         )
         return jax.tree.unflatten(output, leaves), _class_for(residuals.__class__, call)(*residuals)
+
+    def by_definition(self, args: tuple, options: dict):
+        """`y` by the definition, in the dtype of the activations where the dtypes differ."""
+        floating = {a.dtype for a in jax.tree.leaves(args) if dtypes.is_floating(a)}
+        if len(floating) < 2:
+            return self.definition(*args, **options)
+        y = dtypes.computing_in(dtypes.widest(floating), self.definition)(*args, **options)
+        return jax.tree.map(lambda leaf: leaf.astype(dtypes.of_output(args)), y)
 
     def bwd(self, residuals, dy, **options) -> tuple:
         """The gradient with respect to each positional argument, as a tuple.
@@ -112,11 +133,11 @@ class Rules:
         leaves, tree = jax.tree.flatten(dy)
         if tree != call.output or tuple(map(np.shape, leaves)) != call.shapes:
             raise self._wrong_cotangent(call, dy)
+        run = call.of(self.backward)
         if call.placements is None:
-            gradients = self.backward(residuals, dy, **dict(call.options))
+            gradients = run(residuals, dy)
         else:
-            run, kinds = partial(self.backward, **dict(call.options)), _placed(call)
-            gradients = meshes.with_types_of(kinds, run, residuals, dy)
+            gradients = meshes.with_types_of(_placed(call), run, residuals, dy)
         if set(map(_dtype, jax.tree.leaves(gradients))) != call.gradient_dtypes:
             gradients = _rounded(gradients, call.arguments, call.dtypes)
         return gradients
@@ -135,7 +156,7 @@ class Rules:
         leaves, tree = jax.tree.flatten(dy)
         if tree != call.output or tuple(map(np.shape, leaves)) != call.shapes:
             raise self._wrong_cotangent(call, dy)
-        run = partial(self.backward_input, **dict(call.options))
+        run = call.of(self.backward_input)
         if call.placements is None:
             deltas, *gradients = run(residuals, dy)
         else:
@@ -151,7 +172,7 @@ class Rules:
             deltas: those of `bwd_input`.
         """
         call = residuals.call
-        run = partial(self.backward_params, **dict(call.options))
+        run = call.of(self.backward_params)
         if call.placements is None:
             gradient = run(residuals, deltas)
         else:

@@ -128,7 +128,7 @@ class OpLayer(Layer):
 
     def bwd(self, residuals, dy):
         """`op.bwd`; there are no parameters, so no deltas."""
-        (dx,) = self.op.bwd(residuals, dy)
+        dx, *_ = self.op.bwd(residuals, dy)
         return (), dx
 
     def __repr__(self) -> str:
@@ -282,9 +282,9 @@ def as_layer(layer: Layer | Op) -> Layer:
     if not isinstance(layer, Op):
         hint = "; call it to make a layer" if callable(layer) else ""
         raise TypeError(f"expected a Layer or an op such as jaxnn.relu, got {layer!r}{hint}")
-    if len(layer.arguments) != 1:
+    if len(layer.required) != 1:
         raise TypeError(
-            f"{layer.__name__} takes ({', '.join(layer.arguments)}); only an op of one argument "
+            f"{layer.__name__} takes ({', '.join(layer.required)}); only an op of one argument "
             "can stand as a layer"
         )
     return OpLayer(layer)

@@ -64,12 +64,13 @@ class Op(Generic[P, T]):
     backward_input = _declares("backward_input", "`(residuals, dy, **options) -> (deltas, dx, …)`")
     backward_params = _declares("backward_params", "`(residuals, deltas, **options) -> dparams`")
     tangent = _declares("tangent", "`(residuals, tangents, **options) -> ẏ`, if it is cheaper")
+    row_weights = _declares("row_weights", "`(*args, **options) -> weight of each loss in a mean`")
 
     def __call__(self, *args: P.args, **options: P.kwargs) -> T:
         """The value `y`; its derivative is `backward`."""
         arrays, static = arguments.bind(self, args, options)
         if transformations.by_definition.value:
-            return self.rules.definition(*arrays, **static)
+            return self.rules.by_definition(arrays, static)
         return transformations.call(self.rules, arrays, static)
 
     def fwd(self, *args: P.args, **options: P.kwargs) -> tuple[T, Any]:
@@ -77,20 +78,19 @@ class Op(Generic[P, T]):
         arrays, static = arguments.bind(self, args, options)
         if transformations.by_definition.value:
             _, residuals = self.rules.fwd(jax.lax.stop_gradient(arrays), static)
-            return self.rules.definition(*arrays, **static), residuals
+            return self.rules.by_definition(arrays, static), residuals
         return self.rules.fwd(arrays, static)
 
     def definition(self, *args: P.args, **options: P.kwargs) -> T:
         """The textbook formula in `jax.numpy`, which autodiff differentiates."""
-        arrays, static = arguments.bind(self, args, options)
-        return self.rules.definition(*arrays, **static)
+        return self.rules.by_definition(*arguments.bind(self, args, options))
 
     def check(self, *args: P.args, **options: P.kwargs) -> None:
         """Raise `TypeError` or `ValueError`, in words, if these arguments do not fit."""
         arguments.bind(self, args, options)
 
-    def bind(self, **options) -> "Op[P, T]":
-        """The same op with these options fixed, so that it can enter `serial`.
+    def bind(self, **fixed) -> "Op[P, T]":
+        """The same op with these options and optional arrays fixed, to enter `serial` or `fit`.
 
         Example:
             >>> jaxnn.leaky_relu.bind(slope=0.5)
@@ -98,7 +98,7 @@ class Op(Generic[P, T]):
         """
         bound = object.__new__(type(self))
         bound.__dict__.update(self.__dict__)
-        bound.__signature__ = arguments.with_defaults(self.__name__, self.__signature__, options)
+        bound.__signature__ = arguments.with_defaults(self.__name__, self.__signature__, fixed)
         return bound
 
     @property
@@ -108,6 +108,12 @@ class Op(Generic[P, T]):
         return tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
 
     @property
+    def required(self) -> tuple[str, ...]:
+        """The names of those that have no default: one for a layer, two for a loss."""
+        parameters = self.__signature__.parameters
+        return tuple(n for n in self.arguments if parameters[n].default is inspect.Parameter.empty)
+
+    @property
     def options(self) -> dict[str, Any]:
         """The options with their values; `inspect.Parameter.empty` where there is no default."""
         parameters = self.__signature__.parameters.values()
@@ -115,19 +121,20 @@ class Op(Generic[P, T]):
 
     @property
     def fixed(self) -> dict[str, Any]:
-        """The options that `bind` has fixed to something else than the definition's default."""
+        """What `bind` has fixed to something else than the definition's default."""
         defined = inspect.signature(self.rules.definition).parameters
-        return {n: v for n, v in self.options.items() if v != defined[n].default}
+        given = self.__signature__.parameters.values()
+        return {p.name: p.default for p in given if p.default != defined[p.name].default}
 
     def is_same_as(self, other) -> bool:
         """Whether another object is this op, whatever the options of the two."""
         return isinstance(other, Op) and self.rules is other.rules
 
     def __eq__(self, other) -> bool:
-        return self.is_same_as(other) and self.options == other.options
+        return self.is_same_as(other) and self.fixed == other.fixed
 
     def __hash__(self) -> int:
-        return hash((self.rules, tuple(self.options.items())))
+        return hash((self.rules, tuple(self.fixed.items())))
 
     def __reduce__(self):
         bind = methodcaller("bind", **self.fixed)

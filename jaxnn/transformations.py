@@ -47,7 +47,9 @@ def call(rules: calls.Rules, args: tuple, options: dict):
     run = partial(_differentiable, rules, tuple(options.items()))
     for array in jax.tree.leaves(args):
         if not jax.typeof(array).sharding.mesh.empty:
-            return meshes.with_output_of(partial(rules.definition, **options), run, *args)
+            return meshes.with_output_of(
+                lambda *args: rules.by_definition(args, options), run, *args
+            )
     return run(*args)
 
 
@@ -149,7 +151,7 @@ class TangentMap(NamedTuple):
         for position, tangent in zip(self.inputs, tangents, strict=True):
             given[position] = tangent
         given = jax.tree.unflatten(residuals.call.arguments, given)
-        dy = self.rules.tangent(residuals, given, **dict(residuals.call.options))
+        dy = residuals.call.of(self.rules.tangent)(residuals, given)
         return [
             d.astype(kind.dtype) for d, kind in zip(jax.tree.leaves(dy), self.outputs, strict=True)
         ]

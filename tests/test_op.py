@@ -15,6 +15,16 @@ from jaxnn.catalogue import ENTRIES
 from jaxnn.gradcheck import check
 
 
+def assert_equal(a, b):
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, a, b))
+
+
+def assert_close(a, b, dtype):
+    """Equal to two roundings of a dtype."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    assert np.linalg.norm(a - b) <= 2 * float(jnp.finfo(dtype).eps) * np.linalg.norm(b)
+
+
 def test_calling_an_op_is_its_fwd():
     x = jnp.linspace(-2.0, 2.0, 7)
     assert jnp.array_equal(jaxnn.gelu(x), jaxnn.gelu.fwd(x)[0])
@@ -140,6 +150,27 @@ def test_optional_arguments_may_be_left_out_or_named():
     check(scaled, x, two).raise_if_failed()
 
 
+def test_bind_fixes_an_optional_array():
+    """It is a constant like an option: the op compares, hashes, prints and pickles with it."""
+    loss = jaxnn.linear_softmax_cross_entropy
+    weights, labels = jnp.arange(1.0, 7.0), jnp.array([0, 1, 5, 0, 4, 2, 3])
+    bound = loss.bind(class_weights=weights)
+    twin = pickle.loads(pickle.dumps(bound))
+    assert bound == twin != loss
+    assert hash(bound) == hash(twin)
+    assert repr(bound) == "linear_softmax_cross_entropy(class_weights=float64[6])"
+    assert bound.required == ("params", "x", "labels")
+    params = {"w": W, "b": B}
+    assert_equal(bound(params, X, labels), loss(params, X, labels, weights))
+    other = bound(params, X, labels, 2 * weights)  # given in the call, it wins
+    assert_equal(other, loss(params, X, labels, 2 * weights))
+
+
+def test_options_in_lists_are_options_in_tuples():
+    x = X[None, ..., None]
+    assert_equal(jaxnn.max_pool(x, window=[2, 3]), jaxnn.max_pool(x, window=(2, 3)))
+
+
 def test_fwd_has_a_twin_by_definition():
     """Its value is the definition's, for autodiff to differentiate."""
     x, key = jnp.linspace(-1.0, 1.0, 5), jax.random.key(0)
@@ -236,9 +267,9 @@ BAD = [
         "target must be an array, got a list",
     ),
     (
-        lambda: jaxnn.max_pool(X[None, ..., None], window=[2, 2]),
+        lambda: jaxnn.max_pool(X[None, ..., None], window={2}),
         TypeError,
-        "option 'window' must be hashable, such as a tuple, and is a list",
+        "option 'window' must be hashable, such as a tuple, and is a set",
     ),
     (lambda: jaxnn.linear({"w": "a"}, X), TypeError, r"linear: params must hold arrays, got str"),
     (
@@ -272,9 +303,14 @@ BAD = [
     (lambda: jaxnn.linear((W, B), X), TypeError, "params must be a dict"),
     (lambda: jaxnn.linear({"w": B}, X), ValueError, r"must be \(inputs, outputs\)"),
     (
-        lambda: jaxnn.linear({"w": W.astype(jnp.float32)}, X),
+        lambda: jax.jit(lambda v: jaxnn.linear_softmax_cross_entropy.bind(class_weights=v))(B),
         TypeError,
-        r"params\['w'\] is float32, x is float64; convert them to one dtype",
+        "bind fixes an array whose numbers are known, and class_weights is traced",
+    ),
+    (
+        lambda: jaxnn.linear_softmax_cross_entropy.bind(labels=B),
+        TypeError,
+        "there is no option 'labels'",
     ),
     (
         lambda: jaxnn.squared_error(X[:, :1], X[:, 0]),
@@ -326,6 +362,42 @@ BAD = [
         r"linear: dy has shape \(7, 5\) but the output has shape \(7, 6\)",
     ),
 ]
+
+
+SOME = np.random.default_rng(0).standard_normal((5, 7, 5))
+MIXED = {
+    "linear": ({"w": W, "b": B}, jnp.asarray(SOME[0])),
+    "rms_norm": ({"scale": jnp.arange(1.0, 6.0)}, jnp.asarray(SOME[1])),
+    "squared_error": (jnp.asarray(SOME[2]), jnp.asarray(SOME[3])),
+    "attention": tuple(jnp.asarray(a.reshape(1, 7, 1, 5)) for a in SOME[2:]),
+}
+
+
+@pytest.mark.parametrize("narrow", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", MIXED)
+def test_arguments_of_several_dtypes(name, narrow):
+    """y has the dtype of the activations, each gradient its argument's; nothing else is rounded."""
+    op, args = getattr(jaxnn, name), MIXED[name]
+    position = 0 if not isinstance(args[0], dict) else 1
+    x = args[position].astype(narrow)
+    mixed = (*args[:position], x, *args[position + 1 :])
+    wide = (*args[:position], x.astype(jnp.float64), *args[position + 1 :])
+    y, residuals = op.fwd(*mixed)
+    truth = op(*wide)
+    dy = jnp.linspace(-1.0, 2.0, y.size).reshape(y.shape).astype(narrow)
+    gradients = op.bwd(residuals, dy)
+    assert y.dtype == narrow
+    assert_equal(y, truth.astype(narrow))
+    y_definition, pull = jax.vjp(op.definition, *mixed)
+    assert_equal(y_definition, y)
+    for argument, got, by_autodiff in zip(mixed, gradients, pull(dy), strict=False):
+        expected = jax.tree.map(lambda a: a.dtype, argument)
+        assert jax.tree.map(lambda a: a.dtype, got) == expected
+        jax.tree.map(lambda a, b: assert_close(a, b, narrow), got, by_autodiff)
+    if name != "squared_error":  # which saves the difference instead
+        assert any(leaf is x for leaf in jax.tree.leaves(residuals))
+    _, tangent = jax.jvp(op, mixed, mixed)
+    assert tangent.dtype == narrow
 
 
 @pytest.mark.parametrize(("call", "error", "words"), BAD, ids=[words for *_, words in BAD])

@@ -69,7 +69,7 @@ def stateful_gradient(net, loss, reduction) -> Callable:
         y, net_residuals = net.fwd(params, x, key)
         losses, loss_residuals = loss.fwd(y, target)
         value, dlosses = reduce_losses(losses, x, reduction, loss.__name__)
-        dy, _ = loss.bwd(loss_residuals, dlosses)
+        dy, *_ = loss.bwd(loss_residuals, dlosses)
         grads, _ = net.bwd(net_residuals, dy)
         return value, grads, net.update_state(state, net_residuals) if stateful else state
 
@@ -78,7 +78,7 @@ def stateful_gradient(net, loss, reduction) -> Callable:
 
 def require_loss(loss: Op) -> None:
     """A loss is an op of two arguments."""
-    if not isinstance(loss, Op) or len(loss.arguments) != 2:
+    if not isinstance(loss, Op) or len(loss.required) != 2:
         raise TypeError(
             f"loss must be an op (prediction, target), such as jaxnn.squared_error, got {loss!r}"
         )

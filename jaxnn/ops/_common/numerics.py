@@ -1,7 +1,9 @@
 """Precision: arithmetic in at least float32, rounded once at the end.
 
 Half precision arguments are computed with in float32. What leaves an op is rounded by the op
-itself: `y` to the dtype of the activations, each gradient to that of its argument.
+itself: `y` to the dtype of the activations, each gradient to that of its argument. Where arguments
+have different dtypes, the op converts them to the widest before any of its functions gets them; see
+`jaxnn.dtypes`.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+from jaxnn.dtypes import is_floating, with_arrays
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,11 +44,7 @@ def wide(function: Callable[P, T]) -> Callable[P, T]:
                 break
         else:
             return function(*args, **options)
-        leaves, tree = jax.tree.flatten(args)
-        widened = [at_least_float32(leaf) if _is_narrow(leaf) else leaf for leaf in leaves]
-        came_as = {id(w): leaf for w, leaf in zip(widened, leaves, strict=True)}
-        result = function(*jax.tree.unflatten(tree, widened), **options)
-        return jax.tree.map(lambda leaf: came_as.get(id(leaf), leaf), result)
+        return with_arrays(_widened, function, args, options)
 
     return in_at_least_float32
 
@@ -74,4 +74,8 @@ def contract(
 
 
 def _is_narrow(leaf) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4
+    return is_floating(leaf) and leaf.dtype.itemsize < 4
+
+
+def _widened(leaf):
+    return at_least_float32(leaf) if _is_narrow(leaf) else leaf

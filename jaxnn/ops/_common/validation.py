@@ -13,32 +13,21 @@ def describe(x: jax.Array) -> str:
 
 
 def require_floating(**arrays) -> None:
-    """Every array is real floating point and they all have one dtype."""
-    dtypes = {}
+    """Every array is real floating point."""
     for name, x in arrays.items():
         if not isinstance(x, jax.Array):
             raise TypeError(f"{name} must be an array, got {type(x).__name__}")
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise TypeError(f"{name} must be floating point, got {describe(x)}")
-        dtypes[name] = x.dtype
-    if len(set(dtypes.values())) > 1:
-        listed = ", ".join(f"{name} is {dtype}" for name, dtype in dtypes.items())
-        raise TypeError(f"{listed}; convert them to one dtype")
 
 
 def require_params(params, required: Iterable[str], optional: Iterable[str] = (), **arrays):
-    """`params` is a dict with these keys, of one floating dtype with the other arrays."""
+    """`params` is a dict with these keys, of floating-point arrays like the other arrays."""
     if not isinstance(params, dict) or not {*required} <= params.keys() <= {*required, *optional}:
         require_keys(params, required, optional)
-    dtype = None
     for array in (*params.values(), *arrays.values()):
-        if not isinstance(array, jax.Array) or array.dtype != (dtype or array.dtype):
-            break
-        dtype = array.dtype
-    else:
-        if dtype is None or jnp.issubdtype(dtype, jnp.floating):
-            return
-    require_floating(**{f"params[{name!r}]": params[name] for name in params}, **arrays)
+        if not isinstance(array, jax.Array) or not jnp.issubdtype(array.dtype, jnp.floating):
+            require_floating(**{f"params[{name!r}]": params[name] for name in params}, **arrays)
 
 
 def require_equal_shapes(**arrays) -> None:
@@ -58,7 +47,7 @@ def require_last_axis(**arrays) -> None:
 
 
 def require_alike(**arrays) -> None:
-    """Floating-point arrays of one dtype and one shape, with components in the last axis."""
+    """Floating-point arrays of one shape, with components in the last axis."""
     require_floating(**arrays)
     require_equal_shapes(**arrays)
     require_last_axis(**arrays)
