@@ -14,10 +14,19 @@ plt = common.pyplot()
 SHOWN = 28  # characters in the picture of the attention
 
 
-def network(vocabulary: int, dim: int, heads: int, blocks: int) -> jaxnn.Layer:
-    """From numbers (N, T) to the logits of the character after each, (N, T, K)."""
+def network(vocabulary: int, dim: int, heads: int, blocks: int, context: int) -> jaxnn.Layer:
+    """From numbers (N, T) to the logits of the character after each, (N, T, K).
+
+    A character sees no more than `context` characters back, so that a sample may be longer than the
+    windows of the training.
+    """
     block = jaxnn.TransformerBlock(
-        dim, heads, causal=True, rotary=True, use_bias=False, norm=jaxnn.RMSNorm
+        *(dim, heads),
+        causal=True,
+        window=(context - 1, 0),
+        rotary=True,
+        use_bias=False,
+        norm=jaxnn.RMSNorm,
     )
     return jaxnn.serial(
         jaxnn.Embedding(vocabulary, dim),
@@ -82,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--dim {args.dim} is not a multiple of twice --heads {args.heads}")
     parser.make_folder(args.output)
     corpus = text.load(parser, args)
-    net = network(len(corpus.vocabulary), args.dim, args.heads, args.blocks)
+    net = network(len(corpus.vocabulary), args.dim, args.heads, args.blocks, args.context)
     trained, result = text.run(net, corpus, args)
     shown = corpus.passage[:SHOWN]
     maps = attention_maps(net, trained.params, shown, args.heads)

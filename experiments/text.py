@@ -168,27 +168,6 @@ def train(net: jaxnn.Layer, gradient: Callable, params, text: Text, args: Namesp
     return trained._replace(params=params)
 
 
-def write(net: jaxnn.Layer, params, start, n: int, temperature: float, seed: int) -> jax.Array:
-    """The numbers of n characters that follow a window, each drawn from the model.
-
-    Args:
-        net: the model.
-        params: its parameters.
-        start: a window of numbers, (T,).
-        n: how many to draw.
-        temperature: what the logits are divided by.
-        seed: of the draws.
-    """
-
-    def draw(window, key):
-        logits = net.apply(params, window[None])[0, -1]
-        drawn = jax.random.categorical(key, logits / temperature).astype(window.dtype)
-        return jnp.append(window[1:], drawn), drawn
-
-    keys = jax.random.split(jax.random.key(seed), n)
-    return jax.jit(lambda window: jax.lax.scan(draw, window, keys)[1])(jnp.asarray(start))
-
-
 def run(net: jaxnn.Layer, text: Text, args: Namespace) -> tuple[Trained, dict[str, Any]]:
     """Train, compare with autodiff, write a sample; what is measured goes to the result."""
     gradient = jaxnn.value_and_grad(net, LOSS)
@@ -223,8 +202,12 @@ def run(net: jaxnn.Layer, text: Text, args: Namespace) -> tuple[Trained, dict[st
         result["held_out_loss_by_autodiff"] = twin.held_out_loss[-1]
         print(f"the same model by jax.grad: {twin.held_out_loss[-1]:.3f} nats per character")
     start = text.passage
-    written = write(net, trained.params, start, args.sample, args.temperature, args.seed)
-    result["sample"] = text.characters(written)
+    generate = jax.jit(jaxnn.generate, static_argnums=(0, 3))
+    key = jax.random.key(args.seed)
+    written = generate(
+        net, trained.params, start[None], args.sample, key=key, temperature=args.temperature
+    )
+    result["sample"] = text.characters(written[0])
     print(f"\n{text.characters(start)}|{result['sample']}\n")
     return trained, result
 

@@ -3,7 +3,9 @@
 from typing import TYPE_CHECKING
 
 from jaxnn import ops
-from jaxnn.combinators import batch_first, parallel, residual, serial
+from jaxnn.autodiff import autodiff
+from jaxnn.combinators import batch_first, each, parallel, pick, residual, serial, shared
+from jaxnn.generate import generate
 from jaxnn.interop.layouts import convert_convention
 from jaxnn.interop.recurrent import (
     recurrent_from_flax,
@@ -13,20 +15,26 @@ from jaxnn.interop.recurrent import (
     recurrent_to_keras,
     recurrent_to_torch,
 )
+from jaxnn.interop.torch import params_from_torch, params_to_torch, state_from_torch
 from jaxnn.layer import Layer, as_layer, layer
+from jaxnn.layers.activations import DynamicTanh, PReLU
 from jaxnn.layers.attention import MultiHeadAttention, TransformerBlock
 from jaxnn.layers.batch_norm import BatchNorm
+from jaxnn.layers.channels_first import channels_first
 from jaxnn.layers.convolution import Conv, ConvTranspose
 from jaxnn.layers.dropout import Dropout
 from jaxnn.layers.embedding import Embedding
+from jaxnn.layers.gaussian import GaussianSample
 from jaxnn.layers.linear import Linear
 from jaxnn.layers.mlp import mlp
 from jaxnn.layers.normalisation import GroupNorm, LayerNorm, RMSNorm
 from jaxnn.layers.recurrent import GRU, LSTM, RNN, Bidirectional
 from jaxnn.op import Op, op
+from jaxnn.padded import Padded
 from jaxnn.summary import summary
 from jaxnn.teaching import jacobians
 from jaxnn.teaching.least_squares import least_squares
+from jaxnn.tied import tied
 from jaxnn.training.checkpoint import load_params, save_params
 from jaxnn.training.fit import History, NonFiniteError, fit
 from jaxnn.training.gradient import value_and_grad
@@ -48,7 +56,9 @@ __all__ = [
     "Conv",
     "ConvTranspose",
     "Dropout",
+    "DynamicTanh",
     "Embedding",
+    "GaussianSample",
     "GroupNorm",
     "History",
     "Layer",
@@ -57,16 +67,22 @@ __all__ = [
     "MultiHeadAttention",
     "NonFiniteError",
     "Op",
+    "PReLU",
+    "Padded",
     "RMSNorm",
     "TransformerBlock",
     "accuracy",
     "as_layer",
+    "autodiff",
     "batch_first",
+    "channels_first",
     "convert_convention",
     "definitions",
+    "each",
     "epoch_of",
     "evaluate",
     "fit",
+    "generate",
     "jacobians",
     "layer",
     "least_squares",
@@ -74,6 +90,9 @@ __all__ = [
     "mlp",
     "op",
     "parallel",
+    "params_from_torch",
+    "params_to_torch",
+    "pick",
     "recurrent_from_flax",
     "recurrent_from_keras",
     "recurrent_from_torch",
@@ -84,7 +103,10 @@ __all__ = [
     "save_params",
     "serial",
     "sgd_update",
+    "shared",
+    "state_from_torch",
     "summary",
+    "tied",
     "train_epoch",
     "train_step",
     "value_and_grad",

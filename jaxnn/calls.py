@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import dtypes, meshes
@@ -77,11 +78,11 @@ class Rules:
         for array in arrays:
             types.append(array.dtype)
             placed = placed or not jax.typeof(array).sharding.mesh.empty
-            if dtypes.is_floating(array):
+            if jnp.issubdtype(array.dtype, jnp.floating):
                 floating.add(array.dtype)
-        forward, computed_in = self.forward, None
+        forward, computed_in, wanted = self.forward, None, next(iter(floating), None)
         if len(floating) > 1:
-            computed_in = dtypes.widest(floating)
+            wanted, computed_in = dtypes.of_output(args), dtypes.widest(floating)
             forward = dtypes.computing_in(computed_in, forward)
         if placed and any(map(meshes.is_placed, arrays)):
             definition = partial(self.by_definition, options=options)
@@ -91,7 +92,6 @@ class Rules:
             placed = False
             y, residuals = forward(*args, **options)
         leaves, output = jax.tree.flatten(y)
-        wanted = dtypes.of_output(args)
         for i, leaf in enumerate(leaves):
             if leaf.dtype != wanted:
                 leaves[i] = leaf.astype(wanted)

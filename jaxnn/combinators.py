@@ -1,13 +1,14 @@
 """Combinators: layers made of layers, whose backward is the chain rule."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxnn.layer import Layer, OpLayer, State, as_layer
 from jaxnn.op import Op
+from jaxnn.padded import on_values, values_of, with_values
 
 
 class Composed(Layer):
@@ -50,6 +51,10 @@ class Composed(Layer):
     def residuals_of_layers(self, residuals) -> tuple:
         """The residuals of each layer."""
         return residuals
+
+    def init_cache(self, batch, length, dtype=jnp.float32):
+        """The cache of each layer."""
+        return tuple(layer.init_cache(batch, length, dtype) for layer in self.layers)
 
     def states(self, state: State) -> tuple:
         """The state of each layer; `None` for each where there is none."""
@@ -106,6 +111,14 @@ class Serial(Composed):
         except (TypeError, ValueError) as error:
             raise located(error, i, layer) from None
         return x, tuple(residuals)
+
+    def extend(self, params, x, cache):
+        """The output of the last layer for the next positions."""
+        caches = []
+        for layer, p, c in zip(self.layers, params, cache, strict=True):
+            x, c = layer.extend(p, x, c)
+            caches.append(c)
+        return x, tuple(caches)
 
     def bwd(self, residuals, dy):
         """The chain rule: each layer turns the gradient of its output into that of its input."""
@@ -166,9 +179,17 @@ class Around(Layer):
         """What the layer is given."""
         return x
 
+    def params_of_layer(self, params):
+        """The parameters that the layer is given."""
+        return params
+
     def bwd_params(self, residuals, deltas):
         """The gradients of the layer's parameters."""
         return self.layer.bwd_params(residuals, deltas)
+
+    def init_cache(self, batch, length, dtype=jnp.float32):
+        """The cache of the layer."""
+        return self.layer.init_cache(batch, length, dtype)
 
     def init_state(self):
         """The state of the layer."""
@@ -203,10 +224,18 @@ class Residual(Around):
         deltas, dx = self.layer.bwd_input(residuals, dy)
         return deltas, dy + dx
 
+    def extend(self, params, x, cache):
+        """x + f(x) for the next positions."""
+        y, cache = self.layer.extend(params, x, cache)
+        return self._sum(x, y), cache
+
     def _sum(self, x, y):
-        if y.shape != x.shape:
-            raise ValueError(f"residual: the layer makes {y.shape} of {x.shape}; it must keep it")
-        return x + y
+        before, after = values_of(x), values_of(y)
+        if before.shape != after.shape:
+            raise ValueError(
+                f"residual: the layer makes {after.shape} of {before.shape}; it must keep it"
+            )
+        return with_values(x, before + after)
 
 
 def residual(layer: Layer | Op) -> Residual:
@@ -236,10 +265,10 @@ def residual(layer: Layer | Op) -> Residual:
 
 
 class ParallelResiduals(NamedTuple):
-    """The residuals of each layer, and the width of its output."""
+    """The residuals of each layer, and the width of its output if they are concatenated."""
 
     layers: tuple
-    widths: "Widths"
+    widths: "Widths | None"
 
 
 @dataclass(frozen=True, repr=False)
@@ -248,18 +277,18 @@ class Parallel(Composed):
 
     Attributes:
         layers: the layers.
-        combine: "sum" or "concatenate".
+        combine: "sum", "concatenate" or `None`.
     """
 
     layers: tuple[Layer, ...]
-    combine: str = field(default="sum", kw_only=True)
+    combine: str | None = field(default="sum", kw_only=True)
 
     def __post_init__(self):
         if not self.layers:
             raise ValueError("parallel: there is no layer")
-        if self.combine not in ("sum", "concatenate"):
+        if self.combine not in ("sum", "concatenate", None):
             raise ValueError(
-                f"parallel: combine must be 'sum' or 'concatenate', got {self.combine!r}"
+                f"parallel: combine must be 'sum', 'concatenate' or None, got {self.combine!r}"
             )
 
     def apply(self, params, x, state=None):
@@ -278,34 +307,48 @@ class Parallel(Composed):
             y, residuals = layer.fwd(p, x, None if key is None else jax.random.fold_in(key, i))
             outputs.append(y)
             saved.append(residuals)
-        widths = Widths(tuple(y.shape[-1] if y.ndim else 1 for y in outputs))
+        widths = None
+        if self.combine == "concatenate":
+            widths = Widths(tuple(y.shape[-1] if y.ndim else 1 for y in map(values_of, outputs)))
         return self._combined(outputs), ParallelResiduals(tuple(saved), widths)
 
     def bwd_input(self, residuals, dy):
         """Each layer gets dy, or its own part of dy; dx is the sum of their dx."""
         saved, widths = residuals
-        parts = [dy] * len(self.layers) if self.combine == "sum" else widths.split(dy)
+        parts = dy if self.combine is None else [dy] * len(self.layers)
+        if widths is not None:
+            parts = widths.split(dy)
         deltas, dxs = [], []
         for layer, layer_residuals, part in zip(self.layers, saved, parts, strict=True):
             delta, dx = layer.bwd_input(layer_residuals, part)
             deltas.append(delta)
             dxs.append(dx)
-        return tuple(deltas), sum(dxs[1:], dxs[0])
+        return tuple(deltas), sum_of_gradients(dxs)
+
+    def extend(self, params, x, cache):
+        """The outputs for the next positions, combined."""
+        steps = [
+            layer.extend(p, x, c) for layer, p, c in zip(self.layers, params, cache, strict=True)
+        ]
+        return self._combined([y for y, _ in steps]), tuple(c for _, c in steps)
 
     def residuals_of_layers(self, residuals):
         """The residuals of each layer."""
         return residuals.layers
 
     def _combined(self, outputs):
-        compared = [y.shape if self.combine == "sum" else y.shape[:-1] for y in outputs]
+        if self.combine is None:
+            return tuple(outputs)
+        values = list(map(values_of, outputs))
+        compared = [y.shape if self.combine == "sum" else y.shape[:-1] for y in values]
         if len(set(compared)) > 1:
             raise ValueError(
-                f"parallel: the outputs have the shapes {[y.shape for y in outputs]}, which do not "
+                f"parallel: the outputs have the shapes {[y.shape for y in values]}, which do not "
                 f"fit together by {self.combine!r}"
             )
         if self.combine == "sum":
-            return sum(outputs[1:], outputs[0])
-        return jnp.concatenate(outputs, axis=-1)
+            return with_values(outputs[0], sum(values[1:], values[0]))
+        return with_values(outputs[0], jnp.concatenate(values, axis=-1))
 
     def __repr__(self) -> str:
         layers = ", ".join(map(repr, self.layers))
@@ -313,17 +356,18 @@ class Parallel(Composed):
         return f"Parallel({layers}{option})"
 
 
-def parallel(*layers: Layer | Op, combine: str = "sum") -> Parallel:
-    """Layers on the same input: y = Σ fᵢ(x), or their outputs concatenated along the last axis.
+def parallel(*layers: Layer | Op, combine: str | None = "sum") -> Parallel:
+    """Layers on the same input: y = Σ fᵢ(x), their outputs concatenated, or the tuple of them.
 
     Its params are the tuple of the layers' params. Backward:
         "sum"          each layer gets dy
         "concatenate"  each layer gets its own part of dy
+        None           each layer gets its own entry of dy
         dx = Σᵢ dxᵢ    because x goes into each of them
 
     Args:
         *layers: at least one layer, or op of one argument.
-        combine: "sum" or "concatenate".
+        combine: "sum", "concatenate" (along the last axis), or `None` for the tuple.
 
     Raises:
         TypeError: something is no layer.
@@ -339,6 +383,207 @@ def parallel(*layers: Layer | Op, combine: str = "sum") -> Parallel:
 
 
 @dataclass(frozen=True, repr=False)
+class Each(Composed):
+    """Layers on one input each; see `each`.
+
+    Attributes:
+        layers: the layers.
+    """
+
+    layers: tuple[Layer, ...]
+
+    def apply(self, params, x, state=None):
+        """The tuple of the outputs."""
+        self.require_one_for_each("params", params)
+        self.require_one_for_each("x", x)
+        states = self.states(state)
+        return tuple(
+            layer.apply(p, entry, s)
+            for layer, p, entry, s in zip(self.layers, params, x, states, strict=True)
+        )
+
+    def fwd(self, params, x, key=None):
+        """The tuple of the outputs, and the residuals of each layer."""
+        self.require_one_for_each("params", params)
+        self.require_one_for_each("x", x)
+        outputs, saved = [], []
+        for i, (layer, p, entry) in enumerate(zip(self.layers, params, x, strict=True)):
+            y, residuals = layer.fwd(p, entry, None if key is None else jax.random.fold_in(key, i))
+            outputs.append(y)
+            saved.append(residuals)
+        return tuple(outputs), tuple(saved)
+
+    def bwd_input(self, residuals, dy):
+        """Each layer gets its own entry of dy, and gives that of dx."""
+        deltas, dxs = [], []
+        for layer, saved, entry in zip(self.layers, residuals, dy, strict=True):
+            delta, dx = layer.bwd_input(saved, entry)
+            deltas.append(delta)
+            dxs.append(dx)
+        return tuple(deltas), tuple(dxs)
+
+    def extend(self, params, x, cache):
+        """The tuple of the outputs for the next positions."""
+        steps = [
+            layer.extend(p, entry, c)
+            for layer, p, entry, c in zip(self.layers, params, x, cache, strict=True)
+        ]
+        return tuple(y for y, _ in steps), tuple(c for _, c in steps)
+
+
+def each(*layers: Layer | Op) -> Each:
+    """Layers on one input each: (x₀, x₁, …) ↦ (f₀(x₀), f₁(x₁), …).
+
+    With `parallel(…, combine=None)`, which hands one input to several layers, and `concatenate`,
+    `add` and `multiply`, which join a tuple, it makes every graph without a cycle. Its params are
+    the tuple of the layers' params. Backward: each layer gets its own entry of dy.
+
+    Args:
+        *layers: layers, or ops of one argument; `serial()` leaves an input as it is.
+
+    Raises:
+        TypeError: something is no layer.
+        ValueError: later, x or params does not have one entry for each layer.
+
+    Example:
+        >>> net = jaxnn.serial(
+        ...     jaxnn.each(jaxnn.Linear(4, 3), jaxnn.serial()), jaxnn.concatenate
+        ... )
+        >>> x = jnp.ones((5, 4)), jnp.ones((5, 2))
+        >>> net.apply(net.init(jax.random.key(0)), x).shape
+        (5, 5)
+    """
+    return Each(tuple(map(as_layer, layers)))
+
+
+@dataclass(frozen=True, repr=False)
+class Shared(Around):
+    """One layer on several inputs; see `shared`.
+
+    Attributes:
+        layer: the layer.
+    """
+
+    layer: Layer
+
+    def apply(self, params, x, state=None):
+        """The tuple of the outputs."""
+        return tuple(self.layer.apply(params, entry, state) for entry in x)
+
+    def input_of_layer(self, x):
+        """The first of the inputs."""
+        return x[0]
+
+    def fwd(self, params, x, key=None):
+        """The tuple of the outputs, and the residuals of each call."""
+        keys = [None if key is None else jax.random.fold_in(key, i) for i in range(len(x))]
+        steps = [self.layer.fwd(params, entry, k) for entry, k in zip(x, keys, strict=True)]
+        return tuple(y for y, _ in steps), tuple(saved for _, saved in steps)
+
+    def bwd_input(self, residuals, dy):
+        """Each call gets its own entry of dy."""
+        steps = [
+            self.layer.bwd_input(saved, entry) for saved, entry in zip(residuals, dy, strict=True)
+        ]
+        return tuple(deltas for deltas, _ in steps), tuple(dx for _, dx in steps)
+
+    def bwd_params(self, residuals, deltas):
+        """The sum over the calls, because the params go into each of them."""
+        return sum_of_gradients(
+            [
+                self.layer.bwd_params(saved, delta)
+                for saved, delta in zip(residuals, deltas, strict=True)
+            ]
+        )
+
+    def update_state(self, state, residuals):
+        """The state after one call and then the next."""
+        for saved in residuals:
+            state = self.layer.update_state(state, saved)
+        return state
+
+
+def shared(layer: Layer | Op) -> Shared:
+    """One layer on each entry of a tuple, (x₀, x₁, …) ↦ (f(x₀), f(x₁), …): a siamese network.
+
+    Its params are those of the layer. Backward: dparams is the sum over the entries.
+
+    Args:
+        layer: a layer, or an op of one argument.
+
+    Raises:
+        TypeError: it is neither.
+
+    Reference: J. Bromley et al., "Signature Verification using a Siamese Time Delay Neural
+    Network", 1993.
+
+    Example:
+        >>> net = jaxnn.shared(jaxnn.Linear(4, 3))
+        >>> a, b = net.apply(net.init(jax.random.key(0)), (jnp.ones((5, 4)), jnp.ones((5, 4))))
+        >>> a.shape, bool((a == b).all())
+        ((5, 3), True)
+    """
+    return Shared(as_layer(layer))
+
+
+@dataclass(frozen=True, repr=False)
+class Pick(Layer):
+    """Some entries of a tuple; see `pick`.
+
+    Attributes:
+        indices: their positions.
+    """
+
+    indices: tuple[int, ...]
+    position_wise = True
+
+    def apply(self, params, x, state=None):
+        """The entry, or the tuple of the entries."""
+        if not isinstance(x, tuple | list) or max(self.indices) >= len(x):
+            raise ValueError(f"pick: x must be a tuple with an entry {max(self.indices)}")
+        picked = tuple(x[i] for i in self.indices)
+        return picked if len(picked) > 1 else picked[0]
+
+    def fwd(self, params, x, key=None):
+        """The same, and the shapes of the input."""
+        leaves, tree = jax.tree.flatten(tuple(map(values_of, x)))
+        return self.apply(params, x), Shapes(tree, tuple((a.shape, a.dtype) for a in leaves))
+
+    def bwd_input(self, residuals, dy):
+        """dy where the entry was taken from, and 0 elsewhere."""
+        dx = list(residuals.zeros())
+        for i, entry in zip(self.indices, dy if len(self.indices) > 1 else (dy,), strict=True):
+            dx[i] = sum_of_gradients([dx[i], entry])
+        return (), tuple(dx)
+
+    def __repr__(self) -> str:
+        return f"pick({', '.join(map(repr, self.indices))})"
+
+
+def pick(*indices: int) -> Pick:
+    """The entries of a tuple at these positions: one by itself, several as a tuple.
+
+    Backward: dx is dy at these positions, and 0 at the others.
+
+    Args:
+        *indices: at least one position, from 0.
+
+    Raises:
+        ValueError: there is none, one is negative, or, later, x has no such entry.
+
+    Example:
+        >>> decoder = jaxnn.serial(jaxnn.pick(1, 0), jaxnn.TransformerBlock(8, 2, cross=True))
+        >>> source, target = jnp.ones((2, 5, 8)), jnp.ones((2, 3, 8))
+        >>> y, memory = decoder.apply(decoder.init(jax.random.key(0)), (source, target))
+        >>> y.shape, memory.shape
+        ((2, 3, 8), (2, 5, 8))
+    """
+    if not indices or any(type(i) is not int or i < 0 for i in indices):
+        raise ValueError(f"pick: the positions must be integers from 0, got {indices}")
+    return Pick(indices)
+
+
+@dataclass(frozen=True, repr=False)
 class BatchFirst(Around):
     """A layer of sequences (T, N, …) as one of (N, T, …); see `batch_first`.
 
@@ -350,21 +595,26 @@ class BatchFirst(Around):
 
     def apply(self, params, x, state=None):
         """The output with its first two axes swapped."""
-        return _swapped(self.layer.apply(params, self.input_of_layer(x), state))
+        return on_values(_swapped)(self.layer.apply(params, self.input_of_layer(x), state))
 
     def input_of_layer(self, x):
         """x with its first two axes swapped."""
-        return _swapped(x)
+        return on_values(_swapped)(x)
 
     def fwd(self, params, x, key=None):
         """The output with its first two axes swapped, and the residuals of the layer."""
         y, saved = self.layer.fwd(params, self.input_of_layer(x), key)
-        return _swapped(y), saved
+        return on_values(_swapped)(y), saved
+
+    def extend(self, params, x, cache):
+        """The output for the next positions, with its first two axes swapped."""
+        y, cache = self.layer.extend(params, self.input_of_layer(x), cache)
+        return on_values(_swapped)(y), cache
 
     def bwd_input(self, residuals, dy):
         """dx and dy have their first two axes swapped as x and y have."""
         deltas, dx = self.layer.bwd_input(residuals, _swapped(dy))
-        return deltas, _swapped(dx)
+        return deltas, None if dx is None else _swapped(dx)
 
 
 def batch_first(layer: Layer | Op) -> BatchFirst:
@@ -390,12 +640,42 @@ def batch_first(layer: Layer | Op) -> BatchFirst:
     return BatchFirst(as_layer(layer))
 
 
+def sum_of_gradients(gradients: list):
+    """The sum of gradients of one tree; `None` stands for no gradient."""
+
+    def added(*parts):
+        found = [part for part in parts if part is not None]
+        return sum(found[1:], found[0]) if found else None
+
+    first, *others = [gradient for gradient in gradients if gradient is not None] or [None]
+    return jax.tree.map(added, first, *others, is_leaf=lambda leaf: leaf is None)
+
+
 def located(error: Exception, i: int, layer: Layer) -> Exception:
     """The error of a layer, with the layer's place and kind before its sentence."""
     if type(error) not in (TypeError, ValueError):
         return error
     kind = layer.op.__name__ if isinstance(layer, OpLayer) else type(layer).__name__
     return type(error)(f"layer {i} ({kind}): {error}")
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Shapes:
+    """The shapes and dtypes of a tree of arrays, known when the backward is traced."""
+
+    tree: Any
+    leaves: tuple
+
+    def zeros(self):
+        """A gradient of 0 for each array of floating-point numbers, `None` for the others."""
+        return jax.tree.unflatten(
+            self.tree,
+            [
+                jnp.zeros(shape, dtype) if jnp.issubdtype(dtype, jnp.floating) else None
+                for shape, dtype in self.leaves
+            ],
+        )
 
 
 @jax.tree_util.register_static

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 
 from jaxnn.op import Op
+from jaxnn.padded import on_values, values_of, with_values
 
 Params = Any
 Residuals = Any
@@ -29,8 +31,10 @@ class Layer:
         deltas, dx    = layer.bwd_input(residuals, dy)
         dparams       = layer.bwd_params(residuals, deltas)
 
-    Parameters are a pytree: a dict of arrays, a tuple of such dicts, or the empty tuple. `x` may be
-    a pytree too. Layers compose: `serial` and the other combinators are layers again.
+    Parameters are a pytree: a dict of arrays, a tuple of such dicts, or the empty tuple. `x` and
+    `y` may be pytrees too, such as `Padded` sequences or a tuple of several inputs; the gradient of
+    a tuple is a tuple, with `None` for integers. Layers compose: `serial` and the other combinators
+    are layers again.
 
     A layer that gathers statistics in training (`BatchNorm`) is `stateful`. Its state is no
     parameter: no gradient, optimizer or weight decay reaches it.
@@ -39,9 +43,18 @@ class Layer:
         state         = layer.update_state(state, residuals)    after a training step
         y             = layer.apply(params, x, state)
 
+    A layer over time may produce its output position by position, as `generate` does. Its cache is
+    what it remembers of the positions before.
+
+        cache         = layer.init_cache(batch, length)
+        y, cache      = layer.extend(params, x, cache)          the next positions
+
     A new layer is a frozen dataclass that derives from `Layer` and defines `init`, `apply`, `fwd`,
     and either `bwd` or its two halves; or it is `jaxnn.layer` of four functions.
     """
+
+    position_wise: ClassVar[bool] = False
+    """Whether each position of the output depends on the same position of the input alone."""
 
     @property
     def stateful(self) -> bool:
@@ -86,6 +99,18 @@ class Layer:
         """The state after a training step."""
         return state
 
+    def init_cache(self, batch: int, length: int, dtype=jnp.float32) -> Any:
+        """The cache before the first of `length` positions of `batch` sequences."""
+        return ()
+
+    def extend(self, params: Params, x, cache) -> tuple[Any, Any]:
+        """The output for the next positions, and the cache after them."""
+        if self.position_wise:
+            return self.apply(params, x), cache
+        raise NotImplementedError(
+            f"{type(self).__name__} does not define extend, its output position by position"
+        )
+
     def __call__(self, *args, **options):
         """Refused: a layer holds no parameters."""
         name = type(self).__name__
@@ -117,14 +142,16 @@ class OpLayer(Layer):
     """
 
     op: Op
+    position_wise = True
 
     def apply(self, params, x, state=None):
         """`op(x)`."""
-        return self.op(x)
+        return on_values(self.op)(x)
 
     def fwd(self, params, x, key=None):
         """`op.fwd(x)`."""
-        return self.op.fwd(x)
+        y, residuals = self.op.fwd(values_of(x))
+        return with_values(x, y), residuals
 
     def bwd(self, residuals, dy):
         """`op.bwd`; there are no parameters, so no deltas."""
@@ -142,11 +169,12 @@ class ParametricOpLayer(Layer):
 
     def apply(self, params, x, state=None):
         """`op(params, x)`."""
-        return self.op(params, x)
+        return with_values(x, self.op(params, values_of(x)))
 
     def fwd(self, params, x, key=None):
         """`op.fwd(params, x)`."""
-        return self.op.fwd(params, x)
+        y, residuals = self.op.fwd(params, values_of(x))
+        return with_values(x, y), residuals
 
     bwd = property(attrgetter("op.bwd"))
     bwd_input = property(attrgetter("op.bwd_input"))
@@ -193,6 +221,14 @@ class BuiltLayer(Layer):
     def update_state(self, state, residuals):
         """`net.update_state`."""
         return self.net.update_state(state, residuals)
+
+    def init_cache(self, batch, length, dtype=jnp.float32):
+        """`net.init_cache`."""
+        return self.net.init_cache(batch, length, dtype)
+
+    def extend(self, params, x, cache):
+        """`net.extend`."""
+        return self.net.extend(params, x, cache)
 
 
 @dataclass(frozen=True, repr=False)

@@ -6,8 +6,6 @@ from functools import update_wrapper
 from operator import attrgetter, methodcaller
 from typing import Any, Generic, ParamSpec, TypeVar
 
-import jax
-
 from jaxnn import arguments, transformations
 from jaxnn.calls import Rules
 
@@ -77,7 +75,7 @@ class Op(Generic[P, T]):
         """The value and the residuals, `(y, residuals)`."""
         arrays, static = arguments.bind(self, args, options)
         if transformations.by_definition.value:
-            _, residuals = self.rules.fwd(jax.lax.stop_gradient(arrays), static)
+            residuals = transformations.undifferentiated(self.rules, arrays, static)
             return self.rules.by_definition(arrays, static), residuals
         return self.rules.fwd(arrays, static)
 

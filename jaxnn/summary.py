@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnn.combinators import Around, Composed, Serial
+from jaxnn.combinators import Around, Composed, Each, Serial
 from jaxnn.layer import BuiltLayer, Layer, as_layer
 from jaxnn.op import Op
 
@@ -68,7 +68,7 @@ def summary(net: Layer | Op, x, params=None) -> Summary:
 
     Args:
         net: a layer, or an op of one argument.
-        x: an input, or a `jax.ShapeDtypeStruct` of its shape and dtype.
+        x: an input, an array or a tree of them, or `jax.ShapeDtypeStruct`s in their place.
         params: the parameters, or their shapes; by default those that `net.init` makes.
 
     Raises:
@@ -87,7 +87,8 @@ def summary(net: Layer | Op, x, params=None) -> Summary:
         total            float32[32,10]        9,610       24,576  618,817
     """
     net = as_layer(net)
-    x = jax.eval_shape(lambda: x) if hasattr(x, "shape") else jax.eval_shape(jnp.asarray, x)
+    x = jnp.asarray(x) if isinstance(x, list) else x
+    x = jax.eval_shape(lambda x: jax.tree.map(jnp.asarray, x), x)
     if params is None:
         params = jax.eval_shape(net.init, jax.random.key(0))
     total = _row(net, params, x, 0)._replace(layer="total")  # an error here names its layer
@@ -108,10 +109,11 @@ def _inside(net: Layer, params, x):
     if isinstance(net, BuiltLayer):
         yield from _inside(net.net, params, x)
     elif isinstance(net, Around):
-        yield net.layer, params, jax.eval_shape(net.input_of_layer, x)
+        layer_params = jax.eval_shape(net.params_of_layer, params)
+        yield net.layer, layer_params, jax.eval_shape(net.input_of_layer, x)
     elif isinstance(net, Composed):
-        for layer, layer_params in zip(net.layers, params, strict=True):
-            yield layer, layer_params, x
+        for i, (layer, layer_params) in enumerate(zip(net.layers, params, strict=True)):
+            yield layer, layer_params, x[i] if isinstance(net, Each) else x
             if isinstance(net, Serial):
                 x = _output(layer, layer_params, x)
 

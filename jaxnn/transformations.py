@@ -84,6 +84,11 @@ def _forward(rules, options, *args):
     return rules.fwd(jax.tree.map(jnp.asarray, args), dict(options))  # JAX may hand over numbers
 
 
+def undifferentiated(rules: calls.Rules, args: tuple, options: dict):
+    """The residuals, as constants to whatever differentiates."""
+    return _forward(rules, options, *jax.lax.stop_gradient(args))[1]
+
+
 _whole_forward = jax.custom_jvp(_forward, nondiff_argnums=(0, 1))
 """The forward in one piece, for reverse mode.
 

@@ -25,6 +25,14 @@ PARAMETERS = {"params", "statistics", "class_weights"}
 SECOND_AXIS = {"rnn", "gru", "lstm", "reverse_sequences"}  # their batch is the second axis of x
 FIXED = {"key", "positions"}  # not spread
 SPACE = {"conv", "conv_transpose", "max_pool", "avg_pool", "global_avg_pool", "group_norm"}
+SPACE |= {
+    "instance_norm",
+    "global_max_pool",
+    "adaptive_max_pool",
+    "adaptive_avg_pool",
+    "upsample",
+    "pad",
+}
 # Their second axis is one of space, not of the batch.
 
 
@@ -249,7 +257,9 @@ def trials(entry):
     for kind in (AxisType.Auto, AxisType.Explicit):
         for way in [("data",), ("model",)] if n == 2 else [("data", "model")]:
             yield f"{kind.name} {' and '.join(way)}", partial(mesh_trial, kind, way)
-    yield "shard_map", lambda: compared(*in_shard_map(entry, op, args, 2))
+    spread = jax.tree.leaves(specs(entry, args, {"data"}), is_leaf=is_spec)
+    if any("data" in spec for spec in spread):  # else each device does the same
+        yield "shard_map", lambda: compared(*in_shard_map(entry, op, args, 2))
     if n == 2 and entry.op.__name__ != "reshape":
         yield "batch exchange", partial(exchange_trial, specs(entry, args, {"data"}))
         spread = any(

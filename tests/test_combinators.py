@@ -80,7 +80,11 @@ BAD = [
         r"residual: the layer makes \(7, 3\) of \(7, 5\); it must keep it",
     ),
     (lambda: jaxnn.parallel(), ValueError, "parallel: there is no layer"),
-    (lambda: jaxnn.parallel(jaxnn.relu, combine="product"), ValueError, "combine must be 'sum' or"),
+    (
+        lambda: jaxnn.parallel(jaxnn.relu, combine="product"),
+        ValueError,
+        "combine must be 'sum', 'concatenate' or None",
+    ),
     (
         lambda: jaxnn.parallel(jaxnn.relu, jaxnn.relu).apply(((),), X),
         ValueError,

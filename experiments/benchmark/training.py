@@ -75,7 +75,7 @@ CASES = {
         char_lstm.network(64, dim=32, hidden=128), 32, 640, _numbers(64, 64), _numbers(64, 64)
     ),
     "transformer": Case(
-        char_gpt.network(64, dim=64, heads=4, blocks=2),
+        char_gpt.network(64, dim=64, heads=4, blocks=2, context=64),
         32,
         320,
         _numbers(64, 64),

@@ -8,19 +8,25 @@ from jaxnn.catalogue import (
     convolution,
     dropout,
     embedding,
+    gaussian,
+    images,
+    joining,
     linear,
     normalisation,
     pooling,
     recurrent,
     shape,
 )
-from jaxnn.catalogue.activations import elementwise, gated, softmax
+from jaxnn.catalogue.activations import elementwise, gated, parametric, softmax
 from jaxnn.catalogue.case import Case, Entry
 from jaxnn.catalogue.losses import (
     classification,
+    contrastive,
     cross_entropy,
     ctc,
+    likelihood,
     linear_softmax_cross_entropy,
+    margin,
     regression,
 )
 
@@ -34,14 +40,21 @@ FAMILIES = (
     attention,
     elementwise,
     gated,
+    parametric,
     normalisation,
     dropout,
     pooling,
+    images,
     shape,
+    joining,
+    gaussian,
     softmax,
     regression,
+    likelihood,
+    margin,
     cross_entropy,
     classification,
+    contrastive,
     ctc,
     linear_softmax_cross_entropy,
 )

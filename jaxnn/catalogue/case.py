@@ -67,6 +67,11 @@ def labels(n, n_classes):
     return lambda random, dtype: jnp.asarray(random.integers(0, n_classes, n))
 
 
+def mask(*shape, share=0.7):
+    """Booleans of which about this share is true."""
+    return lambda random, dtype: jnp.asarray(random.random(shape) < share)
+
+
 def constant(values):
     """The same numbers always, bounded by what the dtype can hold."""
 

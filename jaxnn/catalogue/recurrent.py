@@ -4,6 +4,7 @@ import numpy as np
 
 from jaxnn.catalogue.case import Entry, case, constant, normal, omitted, params
 from jaxnn.op import Op
+from jaxnn.ops.recurrent.cells import gru_cell, lstm_cell, rnn_cell
 from jaxnn.ops.recurrent.gru import gru
 from jaxnn.ops.recurrent.lstm import lstm
 from jaxnn.ops.recurrent.reverse import reverse_sequences
@@ -26,8 +27,13 @@ def _pair(maker):
     return lambda random, dtype: (maker(random, dtype), maker(random, dtype))
 
 
+def _without_biases(maker):
+    """The same params without biases."""
+    return lambda random, dtype: {n: p for n, p in maker(random, dtype).items() if p.ndim > 1}
+
+
 def _recurrent(
-    op: Op, gates: int, saves: int, state=lambda maker: maker, candidate_bias=False
+    op: Op, gates: int, saves: int, state=lambda maker: maker, candidate_bias=False, activations=()
 ) -> Entry:
     audit = _params(5, 3, gates, candidate_bias, scale=0.5)
     one = _params(1, 1, gates, candidate_bias)
@@ -38,6 +44,8 @@ def _recurrent(
         cases=(
             case("from zero", audit, x, omitted, omitted),
             case("state and lengths", audit, x, start, LENGTHS),
+            case("no biases", _without_biases(audit), x, start, omitted),
+            *(case(phi, audit, x, start, LENGTHS, activation=phi) for phi in activations),
         ),
         hard=(
             case("saturated", audit, normal(4, 7, 5, scale=1e4), start, LENGTHS),
@@ -56,10 +64,46 @@ def _recurrent(
     )
 
 
+def _cell(
+    op: Op, gates: int, saves: int, state=lambda maker: maker, candidate_bias=False, activations=()
+) -> Entry:
+    audit = _params(5, 3, gates, candidate_bias, scale=0.5)
+    x, start = normal(7, 5), state(normal(7, 3))
+    return Entry(
+        op,
+        cases=(
+            case("rows", audit, x, start),
+            case("two batch axes", audit, normal(4, 7, 5), state(normal(4, 7, 3))),
+            case("no biases, no batch", _without_biases(audit), normal(5), state(normal(3))),
+            *(case(phi, audit, x, start, activation=phi) for phi in activations),
+        ),
+        hard=(
+            case("saturated", audit, normal(7, 5, scale=1e4), start),
+            case(
+                "one of each",
+                _params(1, 1, gates, candidate_bias),
+                normal(1, 1),
+                state(normal(1, 1)),
+            ),
+            case("empty batch", audit, normal(0, 5), state(normal(0, 3))),
+        ),
+        benchmark=case(
+            "N 256, I 128, H 256",
+            _params(128, 256, gates, candidate_bias, scale=0.1),
+            normal(256, 128),
+            state(normal(256, 256)),
+        ),
+        saves=saves,
+    )
+
+
 ENTRIES = (
-    _recurrent(rnn, 1, saves=1_671_680),
+    _recurrent(rnn, 1, saves=1_671_680, activations=("relu",)),
     _recurrent(gru, 3, saves=6_064_128, candidate_bias=True),
     _recurrent(lstm, 4, saves=7_211_008, state=_pair),
+    _cell(rnn_cell, 1, saves=1_049_600, activations=("relu",)),
+    _cell(gru_cell, 3, saves=2_625_536, candidate_bias=True),
+    _cell(lstm_cell, 4, saves=3_280_896, state=_pair),
     Entry(
         reverse_sequences,
         cases=(

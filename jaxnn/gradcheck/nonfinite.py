@@ -11,6 +11,7 @@ from jaxnn.combinators import Serial
 from jaxnn.gradcheck.arrays import first_index, is_differentiable, wide
 from jaxnn.layer import BuiltLayer, Layer, OpLayer, as_layer
 from jaxnn.op import Op
+from jaxnn.padded import values_of
 
 
 class NonFinite(NamedTuple):
@@ -79,11 +80,12 @@ def _step(net, loss, params, x, target, key) -> Iterator[tuple[str, str, jax.Arr
         for path, leaf in _leaves(given):
             yield name + path, "", leaf
     y, residuals = yield from _forward(net, params, x, key, "the network")
-    values, loss_residuals = loss.fwd(y, target)
+    values, loss_residuals = loss.fwd(values_of(y), target)
     yield "value", str(loss), values
     dvalues = jnp.full_like(values, 1 / max(values.size, 1))
-    dy, _ = loss.bwd(loss_residuals, dvalues)
-    yield "gradient", str(loss), dy
+    dy, *_ = loss.bwd(loss_residuals, dvalues)
+    for path, leaf in _leaves(dy):
+        yield f"gradient{path}", str(loss), leaf
     yield from _backward(net, residuals, dy, "the network")
 
 
@@ -92,7 +94,8 @@ def _forward(layer, params, x, key, place):
     layer = _without_shell(layer)
     if not isinstance(layer, Serial):
         y, residuals = layer.fwd(params, x, key)
-        yield "output", _place_of(layer, place), y
+        for path, leaf in _leaves(y):
+            yield f"output{path}", _place_of(layer, place), leaf
         for path, leaf in _leaves(residuals):
             yield f"residual field {path.removeprefix('.')!r}", _place_of(layer, place), leaf
         return y, residuals
@@ -111,7 +114,8 @@ def _backward(layer, residuals, dy, place):
         dparams, dx = layer.bwd(residuals, dy)
         for path, leaf in _leaves(dparams):
             yield f"gradient leaf {path}", _place_of(layer, place), leaf
-        yield "input gradient", _place_of(layer, place), dx
+        for path, leaf in _leaves(dx):
+            yield f"input gradient{path}", _place_of(layer, place), leaf
         return dx
     for i in reversed(range(len(layer.layers))):
         dy = yield from _backward(layer.layers[i], residuals[i], dy, _inside(place, i))

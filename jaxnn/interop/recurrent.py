@@ -18,7 +18,7 @@ from jaxnn.ops.recurrent.rnn import rnn
 
 Arrays = dict[str, Any]
 
-_GATES = {rnn: ("",), gru: ("r", "z", "n"), lstm: ("i", "f", "g", "o")}
+_GATES: dict[Op, tuple[str, ...]] = {rnn: ("",), gru: ("r", "z", "n"), lstm: ("i", "f", "g", "o")}
 
 
 def recurrent_from_torch(op: Op, arrays: Arrays) -> Params:
@@ -30,7 +30,8 @@ def recurrent_from_torch(op: Op, arrays: Arrays) -> Params:
     Args:
         op: `jaxnn.rnn`, `jaxnn.gru` or `jaxnn.lstm`.
         arrays: "weight_ih" (G·H, I), "weight_hh" (G·H, H), "bias_ih" and "bias_hh" (G·H,), with
-            G gates: 1, 3 or 4. Arrays of NumPy do.
+            G gates: 1, 3 or 4. Without the biases, as with `bias=False`, params has none either.
+            Arrays of NumPy do.
 
     Raises:
         TypeError: the op is none of the three.
@@ -43,9 +44,10 @@ def recurrent_from_torch(op: Op, arrays: Arrays) -> Params:
         {'b': (8,), 'u': (2, 8), 'w': (3, 8)}
     """
     _gates(op)
-    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    w, u, b_w, b_u = _named("recurrent_from_torch", arrays, names)
-    return {"w": w.T, "u": u.T} | _joined_biases(op, b_w, b_u)
+    names = ["weight_ih", "weight_hh"]
+    names += ["bias_ih", "bias_hh"] if {"bias_ih", "bias_hh"} & set(arrays) else []
+    w, u, *biases = _named("recurrent_from_torch", arrays, names)
+    return {"w": w.T, "u": u.T} | (joined_biases(op, *biases) if biases else {})
 
 
 def recurrent_to_torch(op: Op, params: Params) -> Arrays:
@@ -64,13 +66,10 @@ def recurrent_to_torch(op: Op, params: Params) -> Arrays:
         (8, 3)
     """
     _gates(op)
-    b_w, b_u = _two_biases(op, params)
-    return {
-        "weight_ih": params["w"].T,
-        "weight_hh": params["u"].T,
-        "bias_ih": b_w,
-        "bias_hh": b_u,
-    }
+    arrays = {"weight_ih": params["w"].T, "weight_hh": params["u"].T}
+    if _has_biases(params):
+        arrays["bias_ih"], arrays["bias_hh"] = two_biases(op, params)
+    return arrays
 
 
 def recurrent_from_keras(op: Op, arrays: Arrays) -> Params:
@@ -79,7 +78,8 @@ def recurrent_from_keras(op: Op, arrays: Arrays) -> Params:
     Args:
         op: `jaxnn.rnn`, `jaxnn.gru` or `jaxnn.lstm`.
         arrays: "kernel" (I, G·H), "recurrent_kernel" (H, G·H) and "bias" (G·H,), or (2, 3H) for a
-            GRU, which must have `reset_after=True`, the default.
+            GRU, which must have `reset_after=True`, the default. With `use_bias=False` there is
+            no "bias".
 
     Raises:
         TypeError: the op is none of the three.
@@ -92,17 +92,17 @@ def recurrent_from_keras(op: Op, arrays: Arrays) -> Params:
         {'b': (6,), 'b_u': (2,), 'u': (2, 6), 'w': (3, 6)}
     """
     _gates(op)
-    names = ("kernel", "recurrent_kernel", "bias")
-    w, u, b = _named("recurrent_from_keras", arrays, names)
+    names = ["kernel", "recurrent_kernel", *(["bias"] if "bias" in arrays else [])]
+    w, u, *biases = _named("recurrent_from_keras", arrays, names)
     if op != gru:
-        return {"w": w, "u": u, "b": b}
-    if b.ndim != 2:
+        return {"w": w, "u": u} | ({"b": biases[0]} if biases else {})
+    if biases and biases[0].ndim != 2:
         raise ValueError(
-            f"recurrent_from_keras: the bias of a GRU has shape {b.shape}; with reset_after=True "
-            f"it is {(2, w.shape[-1])}"
+            f"recurrent_from_keras: the bias of a GRU has shape {biases[0].shape}; with "
+            f"reset_after=True it is {(2, w.shape[-1])}"
         )
-    w, u, b = map(_swapped, (w, u, b))
-    return {"w": w, "u": u} | _joined_biases(op, *b)
+    w, u, *biases = map(_swapped, (w, u, *biases))
+    return {"w": w, "u": u} | (joined_biases(op, *biases[0]) if biases else {})
 
 
 def recurrent_to_keras(op: Op, params: Params) -> Arrays:
@@ -121,10 +121,10 @@ def recurrent_to_keras(op: Op, params: Params) -> Arrays:
         (2, 6)
     """
     _gates(op)
-    w, u, b = params["w"], params["u"], params["b"]
-    if op == gru:
-        w, u, b = map(_swapped, (w, u, jnp.stack(_two_biases(op, params))))
-    return {"kernel": w, "recurrent_kernel": u, "bias": b}
+    arrays = {"kernel": params["w"], "recurrent_kernel": params["u"]}
+    if _has_biases(params):
+        arrays["bias"] = jnp.stack(two_biases(op, params)) if gru.is_same_as(op) else params["b"]
+    return {name: _swapped(a) for name, a in arrays.items()} if gru.is_same_as(op) else arrays
 
 
 def recurrent_from_flax(op: Op, arrays: dict[str, Arrays]) -> Params:
@@ -151,9 +151,9 @@ def recurrent_from_flax(op: Op, arrays: dict[str, Arrays]) -> Params:
     )
     kernels = ([dense["kernel"] for dense in side] for side in (of_x, of_h))
     w, u = (jnp.concatenate(side, axis=-1) for side in kernels)
-    biased = of_h if op == lstm else of_x
+    biased = of_h if lstm.is_same_as(op) else of_x
     params = {"w": w, "u": u, "b": jnp.concatenate([dense["bias"] for dense in biased])}
-    return params | ({"b_u": jnp.asarray(of_h[-1]["bias"])} if op == gru else {})
+    return params | ({"b_u": jnp.asarray(of_h[-1]["bias"])} if gru.is_same_as(op) else {})
 
 
 def recurrent_to_flax(op: Op, params: Params) -> dict[str, Arrays]:
@@ -161,7 +161,7 @@ def recurrent_to_flax(op: Op, params: Params) -> dict[str, Arrays]:
 
     Args:
         op: `jaxnn.rnn`, `jaxnn.gru` or `jaxnn.lstm`.
-        params: its params.
+        params: its params. A bias that it lacks is written as zeros, because Flax's cells have one.
 
     Raises:
         TypeError: the op is none of the three.
@@ -176,19 +176,22 @@ def recurrent_to_flax(op: Op, params: Params) -> dict[str, Arrays]:
     for side, name in (("i", "w"), ("h", "u")):
         kernels = jnp.split(params[name], len(gates), axis=-1)
         arrays |= {side + g: {"kernel": k} for g, k in zip(gates, kernels, strict=True)}
-    biased = "h" if op == lstm else "i"
-    for gate, bias in zip(gates, jnp.split(params["b"], len(gates)), strict=True):
+    biased = "h" if lstm.is_same_as(op) else "i"
+    n_all = params["u"].shape[-1]
+    b = params.get("b", jnp.zeros(n_all, params["u"].dtype))
+    for gate, bias in zip(gates, jnp.split(b, len(gates)), strict=True):
         arrays[biased + gate]["bias"] = bias
-    if op == gru:
-        arrays["hn"]["bias"] = params["b_u"]
+    if gru.is_same_as(op):
+        arrays["hn"]["bias"] = params.get("b_u", jnp.zeros(n_all // 3, params["u"].dtype))
     return arrays
 
 
 def _gates(op) -> tuple[str, ...]:
     """The letters of an op's gates, in its order."""
-    if op not in _GATES:
-        raise TypeError(f"expected jaxnn.rnn, jaxnn.gru or jaxnn.lstm, got {op!r}")
-    return _GATES[op]
+    for known, gates in _GATES.items():
+        if known.is_same_as(op):
+            return gates
+    raise TypeError(f"expected jaxnn.rnn, jaxnn.gru or jaxnn.lstm, got {op!r}")
 
 
 def _named(function, arrays, names) -> list:
@@ -197,18 +200,25 @@ def _named(function, arrays, names) -> list:
     return [a if isinstance(a, dict) else jnp.asarray(a) for a in map(arrays.get, names)]
 
 
-def _joined_biases(op, b_w, b_u) -> Params:
+def joined_biases(op: Op, b_w, b_u) -> Params:
+    """The "b", and for a GRU the "b_u", of the two biases of PyTorch."""
     if op != gru:
         return {"b": b_w + b_u}
     n_hidden = b_u.size // 3
     return {"b": b_w.at[:-n_hidden].add(b_u[:-n_hidden]), "b_u": b_u[-n_hidden:]}
 
 
-def _two_biases(op, params):
-    b = params["b"]
-    if op != gru:
-        return b, jnp.zeros_like(b)
-    return b, jnp.zeros_like(b).at[-params["b_u"].size :].set(params["b_u"])
+def two_biases(op: Op, params: Params) -> tuple:
+    """The inverse of `joined_biases`; the second is 0 except for the "b_u" of a GRU."""
+    b, b_u = params.get("b"), params.get("b_u")
+    if b is None:
+        b = jnp.zeros(3 * b_u.size, b_u.dtype)
+    second = jnp.zeros_like(b)
+    return b, second if b_u is None else second.at[-b_u.size :].set(b_u)
+
+
+def _has_biases(params) -> bool:
+    return "b" in params or "b_u" in params
 
 
 def _swapped(array):

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxnn.combinators import Serial, residual, serial
+from jaxnn.combinators import Serial, each, parallel, pick, residual, serial
 from jaxnn.layer import BuiltLayer, Layer, as_layer, require_sizes
 from jaxnn.layers.dropout import Dropout
 from jaxnn.layers.initialisation import lecun_normal
@@ -20,19 +20,50 @@ from jaxnn.ops.activations.smooth import gelu
 from jaxnn.ops.attention import attention
 from jaxnn.ops.linear import linear
 from jaxnn.ops.rotary import rotary_embedding
+from jaxnn.padded import Padded, values_of, with_values, zero_padding
 
 
 class MultiHeadAttentionResiduals(NamedTuple):
-    """The residuals of each linear layer, of each rotary embedding and of the attention."""
+    """The residuals of each linear layer, of each rotary embedding and of the attention.
+
+    The padding of the queries and the keys has no gradient; `valid` tells where it is.
+    """
 
     linear: dict
     rotary: dict
     attention: NamedTuple
+    valid: tuple
+
+
+class Inputs(NamedTuple):
+    """The input of an attention layer, taken apart.
+
+    Attributes:
+        queries: what the queries are made of.
+        context: what the keys and values are made of; `None` for self-attention.
+        q_lengths: of the queries, optional.
+        kv_lengths: of the keys, optional.
+        mask: which keys each query sees, optional.
+    """
+
+    queries: jax.Array
+    context: jax.Array | None
+    q_lengths: jax.Array | None
+    kv_lengths: jax.Array | None
+    mask: jax.Array | None
+
+
+class Cache(NamedTuple):
+    """The keys and values of the positions so far, and how many there are."""
+
+    k: jax.Array
+    v: jax.Array
+    n: jax.Array
 
 
 @dataclass(frozen=True, repr=False)
 class MultiHeadAttention(Layer):
-    """Self-attention of several heads, from (B, T, dim) to the same; see `attention`.
+    """Attention of several heads, from (B, T, dim) to the same; see `attention`.
 
     Its params are those of four linear layers: {"q", "k", "v", "o"}, each {"w", "b"}. With D the
     size of a head, dim/heads:
@@ -40,14 +71,25 @@ class MultiHeadAttention(Layer):
         a = attention(q, k, v)                     each head on its own D components
         y = a·W_o + b_o
 
+    The input may be
+        x                         self-attention
+        Padded(x, lengths, mask)  self-attention in which padding and masked keys are not seen
+        (x, context)              cross-attention: keys and values are made of the context, (B, S,
+                                  context_dim). Each of the two may be `Padded`; a mask is that of
+                                  the context.
+
     Backward, by the chain rule, the last step first; x goes into three products, so
         dx = dx_q + dx_k + dx_v
+    and in cross-attention dx = dx_q, dcontext = dx_k + dx_v.
 
     Args:
         dim: the number of components of x and y.
         heads: the number of heads.
         kv_heads: the number of key/value heads, by default the same.
+        context_dim: the number of components of the context, by default dim.
         causal: whether a position sees only itself and those before.
+        window: how many positions before and after itself a position sees; see `attention`.
+        softcap: a bound of the scores; see `attention`.
         rotary: whether queries and keys are turned by their position; see `rotary_embedding`.
         use_bias: whether the linear layers have a "b".
         w_init: of the four weights, one of `jax.nn.initializers`.
@@ -70,7 +112,10 @@ class MultiHeadAttention(Layer):
     dim: int
     heads: int
     kv_heads: int | None = field(default=None, kw_only=True)
+    context_dim: int | None = field(default=None, kw_only=True)
     causal: bool = field(default=False, kw_only=True)
+    window: int | tuple[int | None, int | None] | None = field(default=None, kw_only=True)
+    softcap: float | None = field(default=None, kw_only=True)
     rotary: bool = field(default=False, kw_only=True)
     use_bias: bool = field(default=True, kw_only=True)
     w_init: Callable = field(default=lecun_normal, kw_only=True)
@@ -79,7 +124,10 @@ class MultiHeadAttention(Layer):
     def __post_init__(self):
         name = "MultiHeadAttention"
         kv_heads = self.heads if self.kv_heads is None else self.kv_heads
-        require_sizes(name, dim=self.dim, heads=self.heads, kv_heads=kv_heads)
+        context_dim = self.dim if self.context_dim is None else self.context_dim
+        require_sizes(
+            name, dim=self.dim, heads=self.heads, kv_heads=kv_heads, context_dim=context_dim
+        )
         if not isinstance(self.causal, bool):
             raise TypeError(f"{name}: causal must be True or False, got {self.causal!r}")
         if self.dim % self.heads:
@@ -107,63 +155,158 @@ class MultiHeadAttention(Layer):
     def init(self, key):
         """Four linear layers."""
         options = {"w_init": self.w_init, "b_init": self.b_init, "use_bias": self.use_bias}
-        layers = {n: Linear(self.dim, width, **options) for n, width in self.widths.items()}
+        context_dim = self.dim if self.context_dim is None else self.context_dim
+        inputs = {"q": self.dim, "k": context_dim, "v": context_dim}
+        layers = {n: Linear(inputs[n], width, **options) for n, width in self.widths.items()}
         layers["o"] = Linear(self.dim, self.dim, **options)
         keys = jax.random.split(key, len(layers))
         return {n: layer.init(k) for (n, layer), k in zip(layers.items(), keys, strict=True)}
 
     def apply(self, params, x, state=None):
         """The linear layers, the attention, and the last linear layer."""
-        self._require(params, x)
-        parts = {n: self._in_heads(linear(params[n], x)) for n in self.widths}
+        inputs = self._inputs(params, x)
+        parts = {
+            n: self._in_heads(linear(params[n], source)) for n, source in self._sources(inputs)
+        }
         if self.rotary:
             parts |= {n: rotary_embedding(parts[n]) for n in ("q", "k")}
-        a = attention(**parts, causal=self.causal)
-        return linear(params["o"], a.reshape(x.shape))
+        a = attention(**parts, **self._seen(inputs))
+        return _with_values(x, linear(params["o"], a.reshape(inputs.queries.shape)))
 
     def fwd(self, params, x, key=None):
         """The same, with the residuals of each step."""
-        self._require(params, x)
+        inputs = self._inputs(params, x)
         parts, saved, turned = {}, {}, {}
-        for n in self.widths:
-            flat, saved[n] = linear.fwd(params[n], x)
+        for n, source in self._sources(inputs):
+            flat, saved[n] = linear.fwd(params[n], source)
             parts[n] = self._in_heads(flat)
         for n in ("q", "k") if self.rotary else ():
             parts[n], turned[n] = rotary_embedding.fwd(parts[n])
-        a, of_attention = attention.fwd(**parts, causal=self.causal)
-        y, saved["o"] = linear.fwd(params["o"], a.reshape(x.shape))
-        return y, MultiHeadAttentionResiduals(saved, turned, of_attention)
+        a, of_attention = attention.fwd(**parts, **self._seen(inputs))
+        y, saved["o"] = linear.fwd(params["o"], a.reshape(inputs.queries.shape))
+        valid = tuple(map(_valid, x if _is_pair(x) else (x,)))
+        return _with_values(x, y), MultiHeadAttentionResiduals(saved, turned, of_attention, valid)
 
     def bwd_input(self, residuals, dy):
         """The steps in reverse; x goes into three products, so dx is the sum of three."""
-        saved, turned, of_attention = residuals
+        saved, turned, of_attention, valid = residuals
         deltas = {}
         deltas["o"], da = linear.bwd_input(saved["o"], dy)
         dparts = dict(zip("qkv", attention.bwd(of_attention, self._in_heads(da))[:3], strict=True))
         for n, residuals_of_rotary in turned.items():
-            dparts[n], _ = rotary_embedding.bwd(residuals_of_rotary, dparts[n])
-        dxs = []
-        for n, width in self.widths.items():
-            flat = dparts[n].reshape(*dy.shape[:2], width)
-            deltas[n], dx = linear.bwd_input(saved[n], flat)
-            dxs.append(dx)
-        return deltas, sum(dxs[1:], dxs[0])
+            dparts[n], *_ = rotary_embedding.bwd(residuals_of_rotary, dparts[n])
+        dxs = {}
+        for n in self.widths:
+            flat = dparts[n].reshape(*dparts[n].shape[:2], self.widths[n])
+            deltas[n], dxs[n] = linear.bwd_input(saved[n], flat)
+        if len(valid) == 2:
+            dx = _where(valid[0], dxs["q"]), _where(valid[1], dxs["k"] + dxs["v"])
+            return deltas, dx
+        return deltas, _where(valid[0], dxs["q"] + dxs["k"] + dxs["v"])
 
     def bwd_params(self, residuals, deltas):
         """The gradients of the four linear layers."""
         return {n: linear.bwd_params(residuals.linear[n], delta) for n, delta in deltas.items()}
 
-    def _require(self, params, x):
+    def init_cache(self, batch, length, dtype=jnp.float32):
+        """Room for the keys and values of all positions."""
+        kv_heads = self.widths["k"] // self.head_size
+        room = jnp.zeros((batch, length, kv_heads, self.head_size), dtype)
+        return Cache(room, room, jnp.zeros((), jnp.int32))
+
+    def extend(self, params, x, cache):
+        """The output for the next positions, which see themselves and all before them.
+
+        In cross-attention the context is given every time, and there is nothing to remember.
+        """
+        if _is_pair(x):
+            return self.apply(params, x), cache
+        self._require_extendable(x)
+        n_new = x.shape[1]
+        positions = cache.n + jnp.arange(n_new, dtype=jnp.int32)
+        parts = {n: self._in_heads(linear(params[n], x)) for n in self.widths}
+        if self.rotary:
+            parts |= {n: rotary_embedding(parts[n], positions) for n in ("q", "k")}
+        k, v = (
+            jax.lax.dynamic_update_slice_in_dim(old, parts[n].astype(old.dtype), cache.n, axis=1)
+            for n, old in (("k", cache.k), ("v", cache.v))
+        )
+        filled = jnp.broadcast_to(cache.n + n_new, x.shape[:1])
+        start = jnp.broadcast_to(cache.n, x.shape[:1])
+        seen = {"kv_lengths": filled, "q_start": start, **self._options}
+        a = attention(parts["q"], k.astype(x.dtype), v.astype(x.dtype), **seen)
+        return linear(params["o"], a.reshape(x.shape)), Cache(k, v, cache.n + n_new)
+
+    @property
+    def _options(self) -> dict:
+        """The options of the attention."""
+        return {"causal": self.causal, "window": self.window, "softcap": self.softcap}
+
+    def _seen(self, inputs: Inputs) -> dict:
+        """What says which keys a query sees."""
+        given = {"mask": inputs.mask, "q_lengths": inputs.q_lengths}
+        return given | {"kv_lengths": inputs.kv_lengths, **self._options}
+
+    def _sources(self, inputs: Inputs):
+        """What queries, keys and values are made of."""
+        context = inputs.queries if inputs.context is None else inputs.context
+        return (("q", inputs.queries), ("k", context), ("v", context))
+
+    def _inputs(self, params, x) -> Inputs:
         name = "MultiHeadAttention"
         try:
             require_keys(params, ["q", "k", "v", "o"])
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}: {error}") from None
-        if x.ndim != 3 or x.shape[-1] != self.dim:
-            raise ValueError(f"{name}: x has shape {x.shape}; it must be (B, T, {self.dim})")
+        x, context = x if _is_pair(x) else (x, None)
+        queries = zero_padding(x)
+        keys = queries if context is None else zero_padding(context)
+        for what, given, dim in (("x", queries, self.dim), ("the context", keys, self.context_dim)):
+            shape, dim = values_of(given).shape, self.dim if dim is None else dim
+            if len(shape) != 3 or shape[-1] != dim:
+                raise ValueError(f"{name}: {what} has shape {shape}; it must be (B, T, {dim})")
+        return Inputs(
+            queries=values_of(queries),
+            context=None if context is None else values_of(keys),
+            q_lengths=getattr(queries, "lengths", None),
+            kv_lengths=getattr(keys, "lengths", None),
+            mask=getattr(keys, "mask", None),
+        )
+
+    def _require_extendable(self, x) -> None:
+        if isinstance(x, Padded):
+            raise TypeError(
+                "MultiHeadAttention: the next positions of several sequences are an array, all of "
+                "one length, and not Padded"
+            )
+        if not self.causal:
+            raise ValueError(
+                "MultiHeadAttention: without causal=True every position sees the later ones, so it "
+                "cannot go on position by position"
+            )
 
     def _in_heads(self, a):
         return a.reshape(*a.shape[:2], a.shape[-1] // self.head_size, self.head_size)
+
+
+def _is_pair(x) -> bool:
+    """Whether it is an input and its context."""
+    return type(x) is tuple and len(x) == 2
+
+
+def _with_values(x, y):
+    """y with the lengths of the input, without its mask where that is of the context."""
+    return with_values(x[0] if _is_pair(x) else x, y)
+
+
+def _valid(x):
+    """Where an input is no padding; `None` if it is nowhere padded."""
+    return x.valid[..., None] if isinstance(x, Padded) and x.lengths is not None else None
+
+
+def _where(valid, dx):
+    """The gradient, 0 at the padding."""
+    return dx if valid is None else jnp.where(valid, dx, 0)
 
 
 @dataclass(frozen=True, repr=False)
@@ -173,15 +316,21 @@ class TransformerBlock(BuiltLayer):
         x = x + dropout(attention(norm(x)))
         y = x + dropout(Linear(activation(Linear(norm(x)))))
 
-    It is built as `serial` of two `residual`s, and its params are theirs.
+    It is built as `serial` of two `residual`s, and its params are theirs. Its input may be
+    `Padded`.
+
+    With `cross`, it is the block of a decoder, from (x, context) to (y, context), with another
+    attention in between, to the context:
+        x = x + dropout(attention(norm(x), context))
+    so that several blocks may follow each other.
 
     Args:
         dim: the number of components of x and y, (B, T, dim).
         heads: the number of heads.
         hidden: the number of hidden units, by default 4·dim.
-        kv_heads: as of `MultiHeadAttention`.
-        causal: as of `MultiHeadAttention`.
-        rotary: as of `MultiHeadAttention`.
+        cross: whether there is a context.
+        kv_heads, causal, window, softcap, rotary: as of `MultiHeadAttention`; attention to the
+            context is neither causal nor rotary, and has no window.
         use_bias: of all the linear layers.
         norm: `(dim) -> layer`, such as `LayerNorm` or `RMSNorm`.
         activation: of the hidden units; one that halves its input, as `swiglu`, gets twice as many.
@@ -192,7 +341,8 @@ class TransformerBlock(BuiltLayer):
         ValueError: a size or dropout is out of range.
 
     Reference: R. Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020,
-    figure 1b; N. Shazeer, "GLU Variants Improve Transformer", 2020, for gated activations.
+    figure 1b; N. Shazeer, "GLU Variants Improve Transformer", 2020, for gated activations; A.
+    Vaswani et al., "Attention Is All You Need", 2017, figure 1, for the decoder.
 
     Example:
         >>> block = jaxnn.TransformerBlock(8, 4, causal=True, activation=jaxnn.swiglu)
@@ -203,8 +353,11 @@ class TransformerBlock(BuiltLayer):
     dim: int
     heads: int
     hidden: int | None = field(default=None, kw_only=True)
+    cross: bool = field(default=False, kw_only=True)
     kv_heads: int | None = field(default=None, kw_only=True)
     causal: bool = field(default=False, kw_only=True)
+    window: int | tuple[int | None, int | None] | None = field(default=None, kw_only=True)
+    softcap: float | None = field(default=None, kw_only=True)
     rotary: bool = field(default=False, kw_only=True)
     use_bias: bool = field(default=True, kw_only=True)
     norm: Callable[[int], Layer] = field(default=LayerNorm, kw_only=True)
@@ -216,17 +369,22 @@ class TransformerBlock(BuiltLayer):
 
     @cached_property
     def net(self) -> Serial:
-        """The two residual branches."""
+        """The residual branches."""
         hidden = 4 * self.dim if self.hidden is None else self.hidden
         activation = as_layer(self.activation)
         dropped = [Dropout(self.dropout)] if self.dropout else []
+        options: dict[str, Any] = {
+            "kv_heads": self.kv_heads,
+            "softcap": self.softcap,
+            "use_bias": self.use_bias,
+        }
         attend = MultiHeadAttention(
             self.dim,
             self.heads,
-            kv_heads=self.kv_heads,
             causal=self.causal,
+            window=self.window,
             rotary=self.rotary,
-            use_bias=self.use_bias,
+            **options,
         )
         width = 2 * hidden if _halves(activation) else hidden
         network = (
@@ -234,9 +392,20 @@ class TransformerBlock(BuiltLayer):
             activation,
             Linear(hidden, self.dim, use_bias=self.use_bias),
         )
+        itself = residual(serial(self.norm(self.dim), attend, *dropped))
+        each_position = residual(serial(self.norm(self.dim), *network, *dropped))
+        if not self.cross:
+            return serial(itself, each_position)
+        to_context = serial(
+            each(self.norm(self.dim), serial()),
+            MultiHeadAttention(self.dim, self.heads, **options),
+            *dropped,
+        )
+        with_context = parallel(pick(0), to_context)
         return serial(
-            residual(serial(self.norm(self.dim), attend, *dropped)),
-            residual(serial(self.norm(self.dim), *network, *dropped)),
+            each(itself, serial()),
+            parallel(with_context, pick(1), combine=None),
+            each(each_position, serial()),
         )
 
 

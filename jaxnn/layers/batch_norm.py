@@ -1,6 +1,5 @@
 """The batch norm layer, with running statistics."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 from jaxnn.layers.normalisation import ONES, ZEROS, NormalisationLayer
 from jaxnn.ops._common.validation import require_number
 from jaxnn.ops.batch_norm import batch_norm, batch_norm_inference
+from jaxnn.padded import Padded, values_of, with_values
 
 
 @dataclass(frozen=True, repr=False)
@@ -23,13 +23,19 @@ class BatchNorm(NormalisationLayer):
         mean ← m·mean + (1 − m)·(mean of the batch)
         var  ← m·var  + (1 − m)·(variance of the batch)·N/(N − 1)
 
-    N/(N − 1) makes the variance an unbiased estimate, so that small batches do not shrink it. A
-    single number tells nothing about the variance and leaves it as it is.
+    N/(N − 1) makes the variance an unbiased estimate, as in PyTorch, so that small batches do not
+    shrink it. A single number tells nothing about the variance and leaves it as it is. With
+    `unbiased=False` the variance of the batch is taken as it is, without N/(N − 1), as in Flax and
+    Keras. (m is the momentum of Flax and Keras; PyTorch's is 1 − m.)
+
+    The padding of a `Padded` enters neither the statistics of the batch nor the running ones. `fwd`
+    also takes a mask of its own, as `batch_norm` does: `fwd(params, x, where=where)`.
 
     Args:
         n: the number of channels.
         momentum: m, 0 … 1; the statistics are those of about the last 1/(1 − m) batches.
         eps: ε, above 0.
+        unbiased: whether the running variance is multiplied by N/(N − 1).
         scale_init: `(key, shape) -> scale`, one of `jax.nn.initializers`.
         bias_init: the same for the bias.
         use_scale: whether params has a "scale".
@@ -51,6 +57,7 @@ class BatchNorm(NormalisationLayer):
     n: int
     momentum: float = field(default=0.9, kw_only=True)
     eps: float = field(default=1e-5, kw_only=True)
+    unbiased: bool = field(default=True, kw_only=True)
     scale_init: Callable = field(default=ONES, kw_only=True)
     bias_init: Callable = field(default=ZEROS, kw_only=True)
     use_scale: bool = field(default=True, kw_only=True)
@@ -77,7 +84,15 @@ class BatchNorm(NormalisationLayer):
                 "BatchNorm: inference needs the running statistics: apply(params, x, state), with "
                 "the state that training returned"
             )
-        return batch_norm_inference(params, state, x, eps=self.eps)
+        return with_values(x, batch_norm_inference(params, state, values_of(x), eps=self.eps))
+
+    def fwd(self, params, x, key=None, where=None):
+        """`batch_norm`, of the entries that a mask selects if there is one."""
+        values = values_of(x)
+        if where is None and isinstance(x, Padded) and x.lengths is not None:
+            where = x.valid.reshape(x.valid.shape + (1,) * (values.ndim - 2))
+        y, residuals = self.op.fwd(params, values, where)
+        return with_values(x, y), residuals
 
     def init_state(self):
         """Mean 0 and variance 1."""
@@ -85,14 +100,18 @@ class BatchNorm(NormalisationLayer):
 
     def update_state(self, state, residuals):
         """The running statistics after this batch."""
-        count = math.prod(residuals.x.shape[:-1])
-        of_batch = {}
-        if count > 0:
-            of_batch["mean"] = residuals.batch_mean
-        if count > 1:
-            of_batch["var"] = residuals.var * (count / (count - 1))
-        m = self.momentum
+        n, m = residuals.counts, self.momentum
+        if type(n) is int and n == 0:
+            return state
+        n = jnp.broadcast_to(n, (self.n,)).astype(residuals.var.dtype)
+        unbiased = n / jnp.maximum(n - 1, 1) if self.unbiased else jnp.ones_like(n)
+        of_batch = {
+            "mean": (n > 0, residuals.batch_mean),
+            "var": (n > (1 if self.unbiased else 0), residuals.var * unbiased),
+        }
         return state | {
-            name: m * state[name] + (1 - m) * new.astype(state[name].dtype)
-            for name, new in of_batch.items()
+            name: jnp.where(known, m * state[name] + (1 - m) * new, state[name]).astype(
+                state[name].dtype
+            )
+            for name, (known, new) in of_batch.items()
         }

@@ -1,6 +1,6 @@
 """Layers of convolution."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,6 +13,31 @@ from jaxnn.ops.convolution import Padding, conv, conv_transpose
 
 class ConvolutionLayer(ParametricOpLayer):
     """What the two layers share: params {"w": kernel, "b": one number for each output}."""
+
+    n_in: int
+    n_out: int
+    kernel: Sequence[int]
+    groups: int
+    use_bias: bool
+    w_init: Callable
+    b_init: Callable
+
+    def __post_init__(self):
+        name = type(self).__name__
+        for option, value in vars(self).items():  # a layer is hashable, and lists are not
+            object.__setattr__(self, option, _as_tuple(value))
+        require_sizes(name, n_in=self.n_in, n_out=self.n_out, groups=self.groups)
+        _require_kernel(name, self.kernel)
+        if self.n_in % self.groups or self.n_out % self.groups:
+            raise ValueError(
+                f"{name}: groups is {self.groups}; it must divide n_in, {self.n_in}, and n_out, "
+                f"{self.n_out}"
+            )
+
+    @property
+    def w_shape(self) -> tuple[int, ...]:
+        """The shape of the kernel."""
+        return (*self.kernel, self.n_in // self.groups, self.n_out)
 
     def init(self, key):
         """The kernel by `w_init` and the bias by `b_init`."""
@@ -30,9 +55,11 @@ class Conv(ConvolutionLayer):
     Args:
         n_in: the number of channels I of x.
         n_out: the number of channels O of y.
-        kernel: the size of the kernel along each axis: (w,) for sequences, (h, w) for images.
+        kernel: the size of the kernel along each axis: (w,) for sequences, (h, w) for images,
+            (d, h, w) for volumes.
         stride: see `conv`, as the next three.
-        padding: "SAME", "VALID" or a pair for each axis.
+        padding: "SAME", "SAME_LOWER", "VALID", "CAUSAL", an integer, or one of these or a pair for
+            each axis.
         dilation: the distance between the entries that neighbours in the kernel meet.
         groups: convolutions side by side; n_in of them make the depthwise convolution.
         w_init: `(key, shape) -> w`, one of `jax.nn.initializers`.
@@ -53,23 +80,14 @@ class Conv(ConvolutionLayer):
 
     n_in: int
     n_out: int
-    kernel: tuple[int, ...]
-    stride: int | tuple[int, ...] = field(default=1, kw_only=True)
-    padding: Padding = field(default="SAME", kw_only=True)
-    dilation: int | tuple[int, ...] = field(default=1, kw_only=True)
+    kernel: Sequence[int]
+    stride: int | Sequence[int] = field(default=1, kw_only=True)
+    padding: Padding | list = field(default="SAME", kw_only=True)
+    dilation: int | Sequence[int] = field(default=1, kw_only=True)
     groups: int = field(default=1, kw_only=True)
     w_init: Callable = field(default=lecun_normal, kw_only=True)
     b_init: Callable = field(default=jax.nn.initializers.zeros, kw_only=True)
     use_bias: bool = field(default=True, kw_only=True)
-
-    def __post_init__(self):
-        require_sizes("Conv", n_in=self.n_in, n_out=self.n_out, groups=self.groups)
-        _require_kernel("Conv", self.kernel)
-        if self.n_in % self.groups or self.n_out % self.groups:
-            raise ValueError(
-                f"Conv: groups is {self.groups}; it must divide n_in, {self.n_in}, and n_out, "
-                f"{self.n_out}"
-            )
 
     @cached_property
     def op(self):
@@ -78,29 +96,30 @@ class Conv(ConvolutionLayer):
             stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups
         )
 
-    @property
-    def w_shape(self) -> tuple[int, ...]:
-        """The shape of the kernel."""
-        return (*self.kernel, self.n_in // self.groups, self.n_out)
-
 
 @dataclass(frozen=True, repr=False)
 class ConvTranspose(ConvolutionLayer):
-    """Layer of a transposed convolution with params {"w": (*kernel, n_in, n_out), "b": (n_out,)}.
+    """Layer of a transposed convolution.
+
+    Its params are {"w": (*kernel, n_in/groups, n_out), "b": (n_out,)}.
 
     Args:
         n_in: the number of channels I of x.
         n_out: the number of channels O of y.
-        kernel: the size of the kernel along each axis: (w,) for sequences, (h, w) for images.
-        stride: how much larger y is; see `conv_transpose`, as for the next two.
-        padding: "SAME", "VALID" or a pair for each axis.
+        kernel: the size of the kernel along each axis: (w,) for sequences, (h, w) for images,
+            (d, h, w) for volumes.
+        stride: how much larger y is; see `conv_transpose`, as for the next four.
+        padding: "SAME", "SAME_LOWER", "VALID", "CAUSAL", an integer, or one of these or a pair for
+            each axis. Integers remove entries of y, as in PyTorch; pairs add zeros around x̃.
         dilation: the distance between the entries that neighbours in the kernel meet.
+        groups: convolutions side by side.
+        output_padding: further entries at the end of y.
         w_init: `(key, shape) -> w`, one of `jax.nn.initializers`.
         b_init: the same for b.
         use_bias: whether params has a "b".
 
     Raises:
-        ValueError: a size is not a positive integer.
+        ValueError: a size is not a positive integer, or groups do not divide n_in and n_out.
 
     Example:
         >>> layer = jaxnn.ConvTranspose(16, 3, (4, 4), stride=2)
@@ -111,33 +130,38 @@ class ConvTranspose(ConvolutionLayer):
 
     n_in: int
     n_out: int
-    kernel: tuple[int, ...]
-    stride: int | tuple[int, ...] = field(default=1, kw_only=True)
-    padding: Padding = field(default="SAME", kw_only=True)
-    dilation: int | tuple[int, ...] = field(default=1, kw_only=True)
+    kernel: Sequence[int]
+    stride: int | Sequence[int] = field(default=1, kw_only=True)
+    padding: Padding | list = field(default="SAME", kw_only=True)
+    dilation: int | Sequence[int] = field(default=1, kw_only=True)
+    groups: int = field(default=1, kw_only=True)
+    output_padding: int | Sequence[int] = field(default=0, kw_only=True)
     w_init: Callable = field(default=lecun_normal, kw_only=True)
     b_init: Callable = field(default=jax.nn.initializers.zeros, kw_only=True)
     use_bias: bool = field(default=True, kw_only=True)
 
-    def __post_init__(self):
-        require_sizes("ConvTranspose", n_in=self.n_in, n_out=self.n_out)
-        _require_kernel("ConvTranspose", self.kernel)
-
     @cached_property
     def op(self):
         """`conv_transpose` with the layer's options."""
-        return conv_transpose.bind(stride=self.stride, padding=self.padding, dilation=self.dilation)
+        return conv_transpose.bind(
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            output_padding=self.output_padding,
+        )
 
-    @property
-    def w_shape(self) -> tuple[int, ...]:
-        """The shape of the kernel."""
-        return (*self.kernel, self.n_in, self.n_out)
+
+def _as_tuple(value):
+    """A list, and the lists in it, as tuples."""
+    return tuple(map(_as_tuple, value)) if isinstance(value, list | tuple) else value
 
 
 def _require_kernel(layer, kernel):
-    if not isinstance(kernel, tuple) or len(kernel) not in (1, 2):
+    if not isinstance(kernel, tuple) or len(kernel) not in (1, 2, 3):
         raise ValueError(
-            f"{layer}: kernel must be (w,) for sequences or (h, w) for images, got {kernel!r}"
+            f"{layer}: kernel must be (w,) for sequences, (h, w) for images or (d, h, w) for "
+            f"volumes, got {kernel!r}"
         )
     if any(type(size) is not int or size < 1 for size in kernel):
         raise ValueError(f"{layer}: kernel must hold positive integers, got {kernel!r}")

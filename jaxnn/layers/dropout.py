@@ -1,9 +1,10 @@
 """The dropout layer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxnn.layer import Layer
 from jaxnn.ops.dropout import dropout, require_rate
+from jaxnn.padded import values_of, with_values
 
 
 @dataclass(frozen=True, repr=False)
@@ -14,6 +15,8 @@ class Dropout(Layer):
 
     Args:
         rate: the fraction p, 0 ≤ p < 1.
+        broadcast_axes: axes along which the mask is the same; (1, 2) drops whole channels of
+            images.
 
     Raises:
         TypeError: rate is not a number.
@@ -29,6 +32,9 @@ class Dropout(Layer):
     """
 
     rate: float
+    broadcast_axes: tuple[int, ...] = field(default=(), kw_only=True)
+
+    position_wise = True
 
     def __post_init__(self):
         try:
@@ -47,7 +53,9 @@ class Dropout(Layer):
                 "Dropout: training needs a key for the random mask; pass key= to fwd, or to the "
                 "function that trains the network"
             )
-        return dropout.fwd(x, key, rate=self.rate)
+        options = {"rate": self.rate, "broadcast_axes": self.broadcast_axes}
+        y, residuals = dropout.fwd(values_of(x), key, **options)
+        return with_values(x, y), residuals
 
     def bwd_input(self, residuals, dy):
         """The same mask on dy."""

@@ -37,6 +37,7 @@ class Linear(ParametricOpLayer):
     use_bias: bool = field(default=True, kw_only=True)
 
     op = linear
+    position_wise = True
 
     def __post_init__(self):
         require_sizes("Linear", n_in=self.n_in, n_out=self.n_out)

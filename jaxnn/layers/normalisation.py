@@ -1,4 +1,4 @@
-"""Layers that normalise each example: layer, RMS and group norm."""
+"""Layers that normalise each example: layer, RMS, group and instance norm."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,7 +8,13 @@ import jax
 
 from jaxnn.layer import ParametricOpLayer, require_sizes
 from jaxnn.ops._common.validation import require_number
-from jaxnn.ops.normalisation import group_norm, layer_norm, require_groups, rms_norm
+from jaxnn.ops.normalisation import (
+    group_norm,
+    instance_norm,
+    layer_norm,
+    require_groups,
+    rms_norm,
+)
 
 ONES, ZEROS = jax.nn.initializers.ones, jax.nn.initializers.zeros
 
@@ -16,16 +22,28 @@ ONES, ZEROS = jax.nn.initializers.ones, jax.nn.initializers.zeros
 class NormalisationLayer(ParametricOpLayer):
     """What layers that normalise share: params {"scale": (n,), "bias": (n,)}, either optional."""
 
+    n: int | tuple[int, ...]
     use_bias = False
 
     def __post_init__(self):
         name = type(self).__name__
-        require_sizes(name, n=self.n)
+        for size in self.shape or (0,):
+            require_sizes(name, n=size)
         try:
             require_number("eps", self.eps, above=0)
             self.require_options()
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}: {error}") from None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of each parameter."""
+        return self.n if isinstance(self.n, tuple) else (self.n,)
+
+    @property
+    def axis(self) -> tuple[int, ...] | int:
+        """The axes that have this shape, the last ones."""
+        return tuple(range(-len(self.shape), 0)) if isinstance(self.n, tuple) else -1
 
     def require_options(self) -> None:
         """Raise unless the options of the layer fit."""
@@ -35,10 +53,20 @@ class NormalisationLayer(ParametricOpLayer):
         scale_key, bias_key = jax.random.split(key)
         params = {}
         if self.use_scale:
-            params["scale"] = self.scale_init(scale_key, (self.n,))
+            params["scale"] = self.scale_init(scale_key, self.shape)
         if self.use_bias:
-            params["bias"] = self.bias_init(bias_key, (self.n,))
+            params["bias"] = self.bias_init(bias_key, self.shape)
         return params
+
+    def bwd(self, residuals, dy):
+        """`op.bwd`, of the parameters and the input."""
+        dparams, dx, *_ = self.op.bwd(residuals, dy)
+        return dparams, dx
+
+    def bwd_input(self, residuals, dy):
+        """`op.bwd_input`, of the input."""
+        deltas, dx, *_ = self.op.bwd_input(residuals, dy)
+        return deltas, dx
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,8 +74,10 @@ class LayerNorm(NormalisationLayer):
     """Layer norm of the last axis, with params {"scale": (n,), "bias": (n,)}; see `layer_norm`.
 
     Args:
-        n: the size of the last axis.
+        n: the size of the last axis, or a tuple of the sizes of the last axes, which are normalised
+            together.
         eps: ε, above 0.
+        scale_offset: a number that is added to the scale; with 1, let `scale_init` give zeros.
         scale_init: `(key, shape) -> scale`, one of `jax.nn.initializers`.
         bias_init: the same for the bias.
         use_scale: whether params has a "scale".
@@ -63,17 +93,24 @@ class LayerNorm(NormalisationLayer):
         [-1.22, 0.0, 1.22]
     """
 
-    n: int
+    n: int | tuple[int, ...]
     eps: float = field(default=1e-5, kw_only=True)
+    scale_offset: float = field(default=0.0, kw_only=True)
     scale_init: Callable = field(default=ONES, kw_only=True)
     bias_init: Callable = field(default=ZEROS, kw_only=True)
     use_scale: bool = field(default=True, kw_only=True)
     use_bias: bool = field(default=True, kw_only=True)
 
+    position_wise = True
+
+    def require_options(self) -> None:
+        """Raise unless the offset is a number."""
+        require_number("scale_offset", self.scale_offset)
+
     @cached_property
     def op(self):
-        """`layer_norm` with the layer's ε."""
-        return layer_norm.bind(eps=self.eps)
+        """`layer_norm` with the layer's axes, ε and offset."""
+        return layer_norm.bind(axis=self.axis, eps=self.eps, scale_offset=self.scale_offset)
 
 
 @dataclass(frozen=True, repr=False)
@@ -81,8 +118,10 @@ class RMSNorm(NormalisationLayer):
     """RMS norm of the last axis, with params {"scale": (n,)}; see `rms_norm`.
 
     Args:
-        n: the size of the last axis.
+        n: the size of the last axis, or a tuple of the sizes of the last axes, which are normalised
+            together.
         eps: ε, above 0.
+        scale_offset: a number that is added to the scale; with 1, let `scale_init` give zeros.
         scale_init: `(key, shape) -> scale`, one of `jax.nn.initializers`.
         use_scale: whether params has a "scale".
 
@@ -96,15 +135,22 @@ class RMSNorm(NormalisationLayer):
         [0.2, 1.4]
     """
 
-    n: int
+    n: int | tuple[int, ...]
     eps: float = field(default=1e-5, kw_only=True)
+    scale_offset: float = field(default=0.0, kw_only=True)
     scale_init: Callable = field(default=ONES, kw_only=True)
     use_scale: bool = field(default=True, kw_only=True)
 
+    position_wise = True
+
+    def require_options(self) -> None:
+        """Raise unless the offset is a number."""
+        require_number("scale_offset", self.scale_offset)
+
     @cached_property
     def op(self):
-        """`rms_norm` with the layer's ε."""
-        return rms_norm.bind(eps=self.eps)
+        """`rms_norm` with the layer's axes, ε and offset."""
+        return rms_norm.bind(axis=self.axis, eps=self.eps, scale_offset=self.scale_offset)
 
 
 @dataclass(frozen=True, repr=False)
@@ -147,3 +193,40 @@ class GroupNorm(NormalisationLayer):
     def op(self):
         """`group_norm` with the layer's groups and ε."""
         return group_norm.bind(groups=self.groups, eps=self.eps)
+
+
+@dataclass(frozen=True, repr=False)
+class InstanceNorm(NormalisationLayer):
+    """Instance norm of n channels, with params {"scale": (n,), "bias": (n,)}; see `instance_norm`.
+
+    Args:
+        n: the number of channels.
+        eps: ε, above 0.
+        scale_init: `(key, shape) -> scale`, one of `jax.nn.initializers`.
+        bias_init: the same for the bias.
+        use_scale: whether params has a "scale".
+        use_bias: whether params has a "bias".
+
+    Raises:
+        ValueError: n is not a positive integer, or eps is not above 0.
+
+    Example:
+        >>> from jaxnn.layers.normalisation import InstanceNorm
+        >>> layer = InstanceNorm(2)
+        >>> x = jnp.array([[[1.0, 10.0], [3.0, 30.0]]])
+        >>> print(jnp.round(layer.apply(layer.init(jax.random.key(0)), x), 2))
+        [[[-1. -1.]
+          [ 1.  1.]]]
+    """
+
+    n: int
+    eps: float = field(default=1e-5, kw_only=True)
+    scale_init: Callable = field(default=ONES, kw_only=True)
+    bias_init: Callable = field(default=ZEROS, kw_only=True)
+    use_scale: bool = field(default=True, kw_only=True)
+    use_bias: bool = field(default=True, kw_only=True)
+
+    @cached_property
+    def op(self):
+        """`instance_norm` with the layer's ε."""
+        return instance_norm.bind(eps=self.eps)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,14 @@ from jaxnn.ops.recurrent.gru import gru
 from jaxnn.ops.recurrent.lstm import lstm
 from jaxnn.ops.recurrent.reverse import reverse_sequences
 from jaxnn.ops.recurrent.rnn import rnn
+from jaxnn.padded import Padded, with_values
+
+
+class RecurrentResiduals(NamedTuple):
+    """The residuals of the op, and the lengths of a `Padded` sequence."""
+
+    op: NamedTuple
+    lengths: jax.Array | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,6 +39,7 @@ class RecurrentLayer(Layer):
     n_in: int
     n_hidden: int
     reverse: bool = field(default=False, kw_only=True)
+    use_bias: bool = field(default=True, kw_only=True)
     w_init: Callable = field(default=lecun_normal, kw_only=True)
     u_init: Callable = field(default=orthogonal, kw_only=True)
     b_init: Callable = field(default=jax.nn.initializers.zeros, kw_only=True)
@@ -45,34 +54,65 @@ class RecurrentLayer(Layer):
     def init(self, key):
         """The matrices of each gate by `w_init` and `u_init`, the biases by `b_init`."""
         w_key, u_key, b_key, _ = jax.random.split(key, 4)
-        return {
+        params = {
             "w": _each_gate(self.w_init, w_key, (self.n_in, self.n_hidden), self.gates),
             "u": _each_gate(self.u_init, u_key, (self.n_hidden, self.n_hidden), self.gates),
-            "b": self.b_init(b_key, (self.gates * self.n_hidden,)),
         }
+        if self.use_bias:
+            params["b"] = self.b_init(b_key, (self.gates * self.n_hidden,))
+        return params
 
     def apply(self, params, x, state=None):
-        """The hidden states."""
-        return self._directed(self.op(params, self._directed(x))[0])
+        """The hidden states; 0 beyond the lengths of a `Padded` sequence."""
+        values, lengths = self._values_and_lengths(x)
+        values = self._directed(values, lengths)
+        y, _ = self.op(params, values, lengths=lengths)
+        return with_values(x, self._directed(y, lengths))
 
     def fwd(self, params, x, key=None):
         """The hidden states, and the residuals of the op."""
-        (y, _), residuals = self.op.fwd(params, self._directed(x))
-        return self._directed(y), residuals
+        values, lengths = self._values_and_lengths(x)
+        (y, _), residuals = self.op.fwd(params, self._directed(values, lengths), lengths=lengths)
+        return with_values(x, self._directed(y, lengths)), RecurrentResiduals(residuals, lengths)
 
     def bwd_input(self, residuals, dy):
         """The gradient of the sequence; that of the final state is zero."""
+        of_op, lengths = residuals
         no_state = jnp.zeros(dy.shape[1:], dy.dtype)
         dfinal = no_state if self.n_states == 1 else (no_state,) * self.n_states
-        deltas, dx, _, _ = self.op.bwd_input(residuals, (self._directed(dy), dfinal))
-        return deltas, self._directed(dx)
+        deltas, dx, _, _ = self.op.bwd_input(of_op, (self._directed(dy, lengths), dfinal))
+        return deltas, self._directed(dx, lengths)
 
     def bwd_params(self, residuals, deltas):
         """The gradients of the matrices and the biases."""
-        return self.op.bwd_params(residuals, deltas)
+        return self.op.bwd_params(residuals.op, deltas)
 
-    def _directed(self, sequences):
-        return reverse_sequences(sequences) if self.reverse else sequences
+    def init_cache(self, batch, length, dtype=jnp.float32):
+        """The state, 0 before the first step; it does not grow with the length."""
+        state = jnp.zeros((batch, self.n_hidden), dtype)
+        return state if self.n_states == 1 else (state,) * self.n_states
+
+    def extend(self, params, x, cache):
+        """The hidden states of the next steps, from the state after those before."""
+        if self.reverse:
+            raise ValueError(
+                f"{type(self).__name__}: a layer that reads from the last step to the first cannot "
+                "go on step by step"
+            )
+        return self.op(params, x, cache)
+
+    def _values_and_lengths(self, x):
+        """The sequence and its lengths, if there are any."""
+        if not isinstance(x, Padded):
+            return x, None
+        if x.mask is not None:
+            raise ValueError(
+                f"{type(self).__name__}: a recurrent layer takes lengths, and x has a mask"
+            )
+        return x.values, x.lengths
+
+    def _directed(self, sequences, lengths):
+        return reverse_sequences(sequences, lengths) if self.reverse else sequences
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,7 +124,9 @@ class RNN(RecurrentLayer):
     Args:
         n_in: the number of inputs I.
         n_hidden: the number of hidden units H.
+        activation: "tanh" or "relu".
         reverse: whether the steps are read from the last to the first.
+        use_bias: whether params has biases.
         w_init: `(key, shape) -> w`, one of `jax.nn.initializers`.
         u_init: the same for u.
         b_init: the same for b.
@@ -98,8 +140,14 @@ class RNN(RecurrentLayer):
         {'b': (3,), 'u': (3, 3), 'w': (4, 3)}
     """
 
-    op = rnn
     gates = 1
+
+    activation: str = field(default="tanh", kw_only=True)
+
+    @cached_property
+    def op(self):
+        """`rnn` with the layer's activation."""
+        return rnn.bind(activation=self.activation)
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,6 +160,7 @@ class GRU(RecurrentLayer):
         n_in: the number of inputs I.
         n_hidden: the number of hidden units H.
         reverse: whether the steps are read from the last to the first.
+        use_bias: whether params has biases.
         w_init: `(key, shape) -> w`, one of `jax.nn.initializers`, for each gate.
         u_init: the same for u.
         b_init: the same for b and b_u.
@@ -130,8 +179,10 @@ class GRU(RecurrentLayer):
 
     def init(self, key):
         """As the others, and the bias of the candidate's recurrent product."""
-        _, _, _, b_u_key = jax.random.split(key, 4)
-        return super().init(key) | {"b_u": self.b_init(b_u_key, (self.n_hidden,))}
+        params = super().init(key)
+        if self.use_bias:
+            params["b_u"] = self.b_init(jax.random.split(key, 4)[3], (self.n_hidden,))
+        return params
 
 
 @dataclass(frozen=True, repr=False)
@@ -144,6 +195,7 @@ class LSTM(RecurrentLayer):
         n_in: the number of inputs I.
         n_hidden: the number of hidden units H.
         reverse: whether the steps are read from the last to the first.
+        use_bias: whether params has biases.
         w_init: `(key, shape) -> w`, one of `jax.nn.initializers`, for each gate.
         u_init: the same for u.
         b_init: the same for b.

@@ -5,37 +5,55 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Integer
 
 from jaxnn.op import op
-from jaxnn.ops._common.numerics import wide
-from jaxnn.ops._common.validation import require_floating
+from jaxnn.ops._common.numerics import representable, wide
+from jaxnn.ops._common.validation import require_floating, require_where
 from jaxnn.ops.normalisation import (
     Channels,
+    Mask,
     Params,
     affine,
     affine_gradient,
-    from_first,
+    from_origin,
+    number_of,
+    origin_of,
     require_normalised,
+    selected,
     textbook_affine,
+    textbook_mean,
+    textbook_r,
 )
 
 Statistics = dict[str, Channels]
 
 
 class BatchNormResiduals(NamedTuple):
-    """The arguments, and mean and variance of each channel of x minus its first example."""
+    """The arguments, and mean and variance of each channel of x minus its origin.
+
+    The origin is the first example or, with a mask, the mean as it was summed first.
+    """
 
     params: Params
     x: Float[Array, "*N C"]
+    where: Mask | None
+    origin: Float[Array, "*ones C"] | None
     mean: Channels
     var: Channels
 
     @property
     def batch_mean(self) -> Channels:
         """The mean of x itself."""
-        first = self.x[(0,) * (self.x.ndim - 1)]
-        return first.astype(self.mean.dtype) + self.mean
+        origin = self.x if self.origin is None else self.origin
+        return origin[(0,) * (origin.ndim - 1)].astype(self.mean.dtype) + self.mean
+
+    @property
+    def counts(self) -> Integer[Array, " C"] | int:
+        """The numbers that each channel has in the batch: one number, or one for each channel."""
+        if self.where is None:
+            return math.prod(self.x.shape[:-1])
+        return jnp.sum(jnp.broadcast_to(self.where, self.x.shape), axis=_batch(self.x))
 
 
 class BatchNormInferenceResiduals(NamedTuple):
@@ -48,16 +66,22 @@ class BatchNormInferenceResiduals(NamedTuple):
 
 @op
 def batch_norm(
-    params: Params, x: Float[Array, "*N C"], *, eps: float = 1e-5
+    params: Params, x: Float[Array, "*N C"], where: Mask | None = None, *, eps: float = 1e-5
 ) -> Float[Array, "*N C"]:
     """Batch norm in training, y = γ·(x − mean)/√(var + ε) + β, each channel over the batch.
 
     Mean and var = mean (x − mean)² run over all the axes but the last: over the N numbers that a
     channel has in the batch. `batch_norm_inference` uses running statistics in their place.
 
+    With a mask `where`, such as one of shape (N, 1) that omits padded rows, mean and variance are
+    those of the entries that it selects. The others may hold anything, NaN too: their y is 0, and
+    so is their gradient. (With the same mask Flax normalises the dropped entries as well; the
+    selected ones agree.)
+
     Shapes:
         N examples and places, one or more axes; C channels
         params: {"scale": γ (C,), "bias": β (C,)}; each is optional
+        where:  booleans that broadcast to the shape of x; optional
         x, y, dx, dy: (N, C)
 
     Backward, from ⟨dy, ẏ⟩ = ⟨dγ, γ̇⟩ + ⟨dβ, β̇⟩ + ⟨dx, ẋ⟩ with ẏ = γ̇·x̂ + β̇ + γ·x̂˙. With
@@ -68,19 +92,24 @@ def batch_norm(
         dβ = Σₙ dy
         dγ = Σₙ dy·x̂
         dx = γ·r·(dy − dβ/N − x̂·dγ/N)
-    The two sums of the parameters are those that dx needs: one pass gives both.
+    The two sums of the parameters are those that dx needs: one pass gives both. With a mask, dy and
+    x̂ count as 0 where it drops, N is the number of selected entries of a channel, and dx is 0
+    elsewhere.
 
-    Saves x, the params (β for its presence alone), and two numbers for each channel in at least
-    float32: to compute them from x again costs two passes, and running statistics are gathered from
-    them. They are of x minus its first example, so that a mean far from 0 takes no digits.
+    Saves x, the params (β for its presence alone), the mask, and two numbers for each channel in at
+    least float32, three with a mask: to compute them from x again costs two passes, and running
+    statistics are gathered from them. They are of x minus its first example, or minus its mean, so
+    that a mean far from 0 takes no digits.
 
     Args:
         params: γ and β.
         x: a batch, channels last.
-        eps: ε, above 0; a constant channel gives β, and so does a batch of one.
+        where: the entries that count; all by default.
+        eps: ε, above 0; a constant channel gives β, and so does a batch of one. An ε that vanishes
+            in the dtype counts as its smallest normal number.
 
     Raises:
-        TypeError: an array is not floating point, or the dtypes differ.
+        TypeError: an array is not floating point, or the mask not boolean.
         ValueError: the shapes do not fit, params has other keys, or eps is not above 0.
 
     Reference: S. Ioffe and C. Szegedy, "Batch Normalization", 2015, algorithm 1 and section 3.
@@ -90,47 +119,51 @@ def batch_norm(
         >>> [round(float(of_example[0]), 3) for of_example in y]
         [4.0, 6.0]
     """
-    batch = range(x.ndim - 1)
-    mean = jnp.mean(x, axis=batch, keepdims=True)
-    var = jnp.mean((x - mean) ** 2, axis=batch, keepdims=True)
-    return textbook_affine(params, (x - mean) * lax.rsqrt(var + eps))
+    batch = tuple(range(x.ndim - 1))
+    x = x if where is None else jnp.where(jnp.broadcast_to(where, x.shape), x, 0)
+    mean = textbook_mean(x, batch, where)
+    var = textbook_mean((x - mean) ** 2, batch, where)
+    y = textbook_affine(params, (x - mean) * textbook_r(var, eps))
+    return y if where is None else jnp.where(jnp.broadcast_to(where, x.shape), y, 0)
 
 
 @batch_norm.validate
-def _(params, x, *, eps):
+def _(params, x, where, *, eps):
     require_normalised(params, x, eps, axes=2)
+    require_where(where, x.shape)
 
 
 @batch_norm.forward
 @wide
-def batch_norm_fwd(params, x, *, eps=1e-5):
+def batch_norm_fwd(params, x, where=None, *, eps=1e-5):
     """y = γ·r·(x − mean) + β."""
-    z = from_first(x, _batch(x))
-    mean = _mean_over_batch(z)
-    centred = z - jnp.broadcast_to(mean, z.shape)
-    var = _mean_over_batch(centred**2)
-    y = affine(params, _by_channel(centred, lax.rsqrt(var + eps)))
-    return y, BatchNormResiduals(params, x, mean, var)
+    n = _number_of(x, where)
+    origin = origin_of(x, _batch(x), where)
+    z = from_origin(x, _batch(x), where, origin)
+    mean = jnp.sum(z, axis=_batch(z)) / n
+    centred = selected(z - jnp.broadcast_to(mean, z.shape), where)
+    var = jnp.sum(centred**2, axis=_batch(z)) / n
+    y = selected(affine(params, _by_channel(centred, _r(var, eps))), where)
+    return y, BatchNormResiduals(params, x, where, origin, mean, var)
 
 
 @batch_norm.backward
 def batch_norm_bwd(residuals, dy, *, eps=1e-5):
     """dx = γ·r·(dy − dβ/N − x̂·dγ/N), dγ = Σₙ dy·x̂, dβ = Σₙ dy."""
-    deltas, dx = batch_norm_bwd_input(residuals, dy, eps=eps)
-    return batch_norm_bwd_params(residuals, deltas, eps=eps), dx
+    deltas, *gradients = batch_norm_bwd_input(residuals, dy, eps=eps)
+    return batch_norm_bwd_params(residuals, deltas, eps=eps), *gradients
 
 
 @batch_norm.backward_input
 @wide
 def batch_norm_bwd_input(residuals, dy, *, eps=1e-5):
     """dx = γ·r·(dy − dβ/N − x̂·dγ/N), and on the way dγ and dβ."""
-    params, x, mean, var = residuals
-    r = lax.rsqrt(var + eps)
-    x_hat, dscale, dbias = _sums(from_first(x, _batch(x)), dy, mean, r)
-    n = _size_of_batch(x)
+    params, x, where, origin, mean, var = residuals
+    r, n, dy = _r(var, eps), _number_of(x, where), selected(dy, where)
+    x_hat, dscale, dbias = _sums(from_origin(x, _batch(x), where, origin), dy, mean, r)
     mean_dy, mean_dy_x_hat = (jnp.broadcast_to(s / n, x.shape) for s in (dbias, dscale))
     dx = _by_channel(dy - mean_dy - x_hat * mean_dy_x_hat, _slope(params, r))
-    return (dscale, dbias), dx
+    return (dscale, dbias), selected(dx, where), None
 
 
 @batch_norm.backward_params
@@ -148,7 +181,7 @@ def batch_norm_inference(
     Shapes:
         N examples and places, any number of axes or none; C channels
         params: {"scale": γ (C,), "bias": β (C,)}; each is optional
-        statistics: {"mean": (C,), "var": (C,)}, of any floating dtype
+        statistics: {"mean": (C,), "var": (C,)}
         x, y, dx, dy: (N, C)
 
     Backward, from ⟨dy, ẏ⟩ with ẏ = γ̇·x̂ + β̇ + γ·r·(ẋ − ṁean) + γ·ṙ·(x − mean), where
@@ -165,11 +198,11 @@ def batch_norm_inference(
         params: γ and β.
         statistics: the mean and the variance of each channel, such as `BatchNorm` gathers.
         x: channels last.
-        eps: ε, above 0, as in training.
+        eps: ε, above 0, as in training. An ε that vanishes in the dtype counts as its smallest
+            normal number.
 
     Raises:
-        TypeError: an array is not floating point, the dtypes of params and x differ, or statistics
-            is not a dict.
+        TypeError: an array is not floating point, or statistics is not a dict.
         ValueError: the shapes do not fit, params or statistics has other keys, or eps is not
             above 0.
 
@@ -181,10 +214,9 @@ def batch_norm_inference(
         >>> [round(float(channel), 3) for channel in y]
         [1.0, -2.0]
     """
-    mean, var = (
-        jnp.broadcast_to(statistics[name].astype(x.dtype), x.shape) for name in ("mean", "var")
-    )
-    return textbook_affine(params, (x - mean) * lax.rsqrt(var + eps))
+    mean, r = statistics["mean"], textbook_r(statistics["var"], eps)
+    x_hat = (x - jnp.broadcast_to(mean, x.shape)) * jnp.broadcast_to(r, x.shape)
+    return textbook_affine(params, x_hat)
 
 
 @batch_norm_inference.validate
@@ -198,10 +230,6 @@ def _(params, statistics, x, *, eps):
         )
     for name, array in statistics.items():
         require_floating(**{f"statistics[{name!r}]": array})
-        if array.dtype.itemsize < x.dtype.itemsize:
-            raise TypeError(
-                f"statistics[{name!r}] is {array.dtype}, narrower than x, which is {x.dtype}"
-            )
         if array.shape != x.shape[-1:]:
             raise ValueError(
                 f"statistics[{name!r}] has shape {array.shape} but x has shape {x.shape}: "
@@ -213,7 +241,7 @@ def _(params, statistics, x, *, eps):
 @wide
 def batch_norm_inference_fwd(params, statistics, x, *, eps=1e-5):
     """y = γ·r·(x − mean) + β."""
-    mean, r = _mean_and_r(statistics, x, eps)
+    mean, r = _mean_and_r(statistics, eps)
     y = affine(params, _by_channel(x - jnp.broadcast_to(mean, x.shape), r))
     return y, BatchNormInferenceResiduals(params, statistics, x)
 
@@ -230,10 +258,10 @@ def batch_norm_inference_bwd(residuals, dy, *, eps=1e-5):
 def batch_norm_inference_bwd_input(residuals, dy, *, eps=1e-5):
     """dx = γ·r·dy, dmean = −γ·r·dβ, dvar = −½·γ·r²·dγ, and on the way dγ and dβ."""
     params, statistics, x = residuals
-    mean, r = _mean_and_r(statistics, x, eps)
+    mean, r = _mean_and_r(statistics, eps)
     _, dscale, dbias = _sums(x, dy, mean, r)
     slope = _slope(params, r)
-    dstatistics = {"mean": -slope * dbias, "var": -0.5 * slope * r * dscale}
+    dstatistics = {"mean": -slope * dbias, "var": -0.5 * slope * (r * dscale)}
     return (dscale, dbias), dstatistics, _by_channel(dy, slope)
 
 
@@ -244,23 +272,23 @@ def batch_norm_inference_bwd_params(residuals, deltas, *, eps=1e-5):
 
 
 def _batch(x):
-    return range(x.ndim - 1)
+    return tuple(range(x.ndim - 1))
 
 
-def _size_of_batch(x):
-    """The number of examples and places, at least 1."""
-    return max(math.prod(x.shape[:-1]), 1)
+def _number_of(x, where):
+    """The numbers that each channel has in the batch, at least 1: one number, or an array (C,)."""
+    n = number_of(x, _batch(x), where)
+    return n if where is None else n.reshape(-1)
 
 
-def _mean_over_batch(x):
-    """The mean of each channel, 0 over an empty batch."""
-    return jnp.sum(x, axis=_batch(x)) / _size_of_batch(x)
+def _r(var, eps):
+    """1/√(var + ε)."""
+    return lax.rsqrt(var + representable(eps, var.dtype))
 
 
-def _mean_and_r(statistics, x, eps):
-    """The mean and 1/√(var + ε), in the dtype of x."""
-    mean, var = (statistics[name].astype(x.dtype) for name in ("mean", "var"))
-    return mean, lax.rsqrt(var + eps)
+def _mean_and_r(statistics, eps):
+    """The mean and 1/√(var + ε)."""
+    return statistics["mean"], _r(statistics["var"], eps)
 
 
 def _sums(z, dy, mean, r):

@@ -1,4 +1,4 @@
-"""Convolution over one or two axes, and its transpose."""
+"""Convolution over one, two or three axes, and its transpose."""
 
 from functools import reduce
 from typing import NamedTuple
@@ -25,7 +25,14 @@ from jaxnn.ops._common.validation import (
     require_keys,
     require_padding,
 )
-from jaxnn.ops._common.windows import Lengths, Padding, transposed_windows, windows_along
+from jaxnn.ops._common.windows import (
+    Lengths,
+    Padding,
+    for_each,
+    padding_of_lax,
+    transposed_windows,
+    windows_along,
+)
 
 Params = dict[str, Float[Array, "..."]]
 
@@ -47,7 +54,7 @@ def conv(
     dilation: Lengths = 1,
     groups: int = 1,
 ) -> Outputs:
-    """Convolution over one or two axes, y[p] = Σₖ x[s·p + d·k − l]·W[k] + b.
+    """Convolution over one, two or three axes, y[p] = Σₖ x[s·p + d·k − l]·W[k] + b.
 
     The rank of x decides over how many axes; with two, p, k, s, d and l are pairs. As everywhere in
     neural networks the kernel is not flipped: this is a cross-correlation.
@@ -57,7 +64,8 @@ def conv(
         params: {"w": (h, w, I/G, O), "b": (O,)}; "b" is optional
         x, dx:  (N, H, W, I)
         y, dy:  (N, H', W', O) with H' = ⌊(H + padding − d·(h − 1) − 1)/s⌋ + 1, and W' likewise
-        Over one axis there is no H and no h: x (N, W, I), w (w, I/G, O).
+        Over one axis there is no H and no h: x (N, W, I), w (w, I/G, O). Over three there is a
+        depth: x (N, D, H, W, I), w (d, h, w, I/G, O).
 
     Backward, from ⟨dy, ẏ⟩ = ⟨dW, Ẇ⟩ + ⟨db, ḃ⟩ + ⟨dx, ẋ⟩ with
     ẏ[p] = Σₖ x[s·p + d·k − l]·Ẇ[k] + ḃ + Σₖ ẋ[s·p + d·k − l]·W[k]:
@@ -82,16 +90,18 @@ def conv(
 
     Args:
         params: W and b.
-        x: images (N, H, W, I) or sequences (N, W, I).
+        x: sequences (N, W, I), images (N, H, W, I) or volumes (N, D, H, W, I).
         stride: s, an integer or one for each axis.
-        padding: zeros around x: "SAME" (⌈H/s⌉ outputs, an odd zero goes to the end), "VALID"
-            (none), or a pair (before, after) for each axis.
+        padding: zeros around x, for all axes alike or in a tuple for each: "SAME" (⌈H/s⌉ outputs,
+            an odd zero goes to the end), "SAME_LOWER" (it goes to the start), "VALID" (none),
+            "CAUSAL" (d·(h − 1) before x, so that y[p] depends on no x beyond s·p), or an integer
+            for both sides. In the tuple also a pair (before, after).
         dilation: d, the distance between the entries that neighbours in the kernel meet; an
             integer or one for each axis.
         groups: G, which divides I and O. G = I is the depthwise convolution.
 
     Raises:
-        TypeError: an array is not floating point, the dtypes differ, or an option has a wrong type.
+        TypeError: an array is not floating point, or an option has a wrong type.
         ValueError: the shapes do not fit, the kernel is larger than the padded x, groups does not
             divide I and O, an option is out of range, or params has keys other than "w" and "b".
 
@@ -105,11 +115,12 @@ def conv(
         [-1. -2. -4.]
     """
     strides, dilations, channels_last = _options_of_lax(x, stride, dilation)
+    reaches = _reaches(params["w"], dilations)
     y = lax.conv_general_dilated(
         x,
         params["w"],
         strides,
-        padding,
+        padding_of_lax(padding, x.shape[1:-1], reaches, strides),
         rhs_dilation=dilations,
         dimension_numbers=channels_last,
         feature_group_count=groups,
@@ -121,17 +132,14 @@ def conv(
 def _(params, x, *, stride, padding, dilation, groups):
     _require_arrays(params, x)
     _require_options(x, padding, stride=stride, dilation=dilation)
-    if type(groups) is not int:
-        raise TypeError(f"option groups must be an integer, got {groups!r}")
-    n_in, n_out = x.shape[-1], params["w"].shape[-1]
-    if groups < 1 or n_in % groups or n_out % groups:
-        raise ValueError(
-            f"option groups is {groups}; it must divide the {n_in} channels of x and the "
-            f"{n_out} outputs of params['w']"
-        )
     _require_channels(params, x, groups)
     for axis in _space(params, x, stride, padding, dilation):
-        _require_outputs(axis.number, axis, params, x)
+        if axis.number < 1:
+            raise ValueError(
+                f"along axis {axis.axis} the kernel covers {axis.reach} entries, which is more "
+                f"than x with its padding has; x has shape {x.shape} and params['w'] "
+                f"{params['w'].shape}"
+            )
 
 
 @conv.forward
@@ -180,6 +188,8 @@ def conv_transpose(
     stride: Lengths = 1,
     padding: Padding = "SAME",
     dilation: Lengths = 1,
+    groups: int = 1,
+    output_padding: Lengths = 0,
 ) -> Outputs:
     """Transposed convolution, y[p] = Σₖ x̃[p + d·k − l]·W[k] + b, where x̃ is x spread out by s.
 
@@ -189,12 +199,16 @@ def conv_transpose(
     that every entry of x is in a window under "VALID".
 
     Shapes:
-        N batch; H, W space; h, w kernel; I input and O output channels
-        params: {"w": (h, w, I, O), "b": (O,)}; "b" is optional
+        N batch; H, W space; h, w kernel; I input and O output channels; G groups
+        params: {"w": (h, w, I/G, O), "b": (O,)}; "b" is optional
         x, dx:  (N, H, W, I)
-        y, dy:  (N, H', W', O) with H' = s·H for "SAME", s·H + max(d·(h − 1) + 1 − s, 0) for
-                "VALID", s·(H − 1) + 1 + padding − d·(h − 1) for pairs, and W' likewise
-        Over one axis there is no H and no h: x (N, W, I), w (w, I, O).
+        y, dy:  (N, H', W', O), with W' like H'; with the reach r = d·(h − 1) + 1 of the kernel and
+                the output_padding e
+                    "SAME", "SAME_LOWER", "CAUSAL"   H' = s·H + e
+                    "VALID"                          H' = s·H + max(r − s, 0) + e
+                    an integer c                     H' = s·(H − 1) + r − 2·c + e
+                    a pair                           H' = s·(H − 1) + 2 − r + before + after + e
+        Over one axis there is no H and no h, over three there is a depth, as in `conv`.
 
     Backward, from ⟨dy, ẏ⟩ = ⟨dW, Ẇ⟩ + ⟨db, ḃ⟩ + ⟨dx, ẋ⟩ with
     ẏ[p] = Σₖ x̃[p + d·k − l]·Ẇ[k] + ḃ + Σₖ ẋ[(p + d·k − l)/s]·W[k]:
@@ -202,7 +216,8 @@ def conv_transpose(
         db    = Σₙₚ dy[n, p]                           and the same b
         dx[q] = Σₖ dy[s·q + l − d·k]·W[k]ᵀ             p + d·k − l = s·q, if s divides
 
-    dx is a plain convolution of stride s with the flipped kernel.
+    dx is a plain convolution of stride s with the flipped kernel. Groups are transposed
+    convolutions side by side, as in `conv`.
 
     Saves x and the params, for the reasons given in `conv`.
 
@@ -211,52 +226,86 @@ def conv_transpose(
         exchanged. x̃ is never built. The tangent has its own rule, as in `conv`.
 
     Args:
-        params: W and b.
-        x: images (N, H, W, I) or sequences (N, W, I).
+        params: W and b. The kernel is the one that x̃ is convolved with, as in `jax.lax` and Flax.
+            PyTorch and Keras store that of the convolution which is transposed: flipped along every
+            axis in space, with inputs and outputs exchanged. For G = 1, PyTorch's kernel becomes
+            `jnp.flip(kernel, (2, 3)).transpose(2, 3, 0, 1)`; with groups, the same within each.
+        x: sequences (N, W, I), images (N, H, W, I) or volumes (N, D, H, W, I).
         stride: s, an integer or one for each axis.
-        padding: "SAME", "VALID", or a pair (before, after) of zeros around x̃ for each axis.
+        padding: for all axes alike or in a tuple for each:
+            an integer c removes c entries from both ends of y, like PyTorch's padding, which is
+            that of the convolution that is transposed;
+            a pair (before, after), in the tuple, puts zeros around x̃ and so adds entries to y, as
+            in `jax.lax`: c does what (r − 1 − c, r − 1 − c) does;
+            "SAME" removes the r − s entries that are more than s·H, the odd one from the end of y,
+            and "SAME_LOWER" from its start: they transpose the `conv` of that padding;
+            "VALID" removes nothing;
+            "CAUSAL" removes them all from the end, so that y[p] depends on no x beyond ⌊p/s⌋.
         dilation: d, an integer or one for each axis.
+        groups: G, which divides I and O.
+        output_padding: e further entries at the end of y, an integer or one for each axis, which
+            tells the sizes apart that `conv` maps to the same H. As in PyTorch it must be smaller
+            than the stride or than the dilation.
 
     Raises:
-        TypeError: an array is not floating point, the dtypes differ, or an option has a wrong type.
-        ValueError: the shapes do not fit, the kernel is larger than the padded x̃, an option is out
-            of range, or params has keys other than "w" and "b".
+        TypeError: an array is not floating point, or an option has a wrong type.
+        ValueError: the shapes do not fit, there is no output, groups does not divide I and O, an
+            option is out of range, or params has keys other than "w" and "b".
 
     Reference: V. Dumoulin and F. Visin, "A guide to convolution arithmetic for deep learning",
-    2016, chapter 4; the conventions are those of `jax.lax.conv_transpose`.
+    2016, chapter 4; names and pairs as in `jax.lax.conv_transpose`, integers and output_padding as
+    in `torch.nn.ConvTranspose2d`.
 
     Example:
         >>> x = jnp.array([1.0, 2.0]).reshape(1, 2, 1)
         >>> params = {"w": jnp.array([1.0, 10.0, 100.0]).reshape(3, 1, 1)}
         >>> print(jaxnn.conv_transpose(params, x, stride=2, padding="VALID").ravel())
         [100.  10. 201.  20.   2.]
+        >>> y = jaxnn.conv_transpose(params, x, stride=2, padding=1, output_padding=1)
+        >>> print(y.ravel())
+        [ 10. 201.  20.   2.]
     """
     strides, dilations, channels_last = _options_of_lax(x, stride, dilation)
-    y = lax.conv_transpose(
+    reaches = _reaches(params["w"], dilations)
+    y = lax.conv_general_dilated(
         x,
         params["w"],
-        strides,
-        padding,
+        (1,) * len(strides),
+        _padding_of_spread_x(padding, reaches, strides, output_padding),
+        lhs_dilation=strides,
         rhs_dilation=dilations,
         dimension_numbers=channels_last,
+        feature_group_count=groups,
     )
     return y + jnp.broadcast_to(params["b"], y.shape) if "b" in params else y
 
 
 @conv_transpose.validate
-def _(params, x, *, stride, padding, dilation):
+def _(params, x, *, stride, padding, dilation, groups, output_padding):
     _require_arrays(params, x)
     _require_options(x, padding, stride=stride, dilation=dilation)
-    _require_channels(params, x)
-    for axis in _transposed_space(params, x, stride, padding, dilation):
-        _require_outputs(axis.size, axis, params, x)
+    require_for_each_axis("output_padding", output_padding, x.ndim - 2, at_least=0)
+    _require_channels(params, x, groups)
+    space = _transposed_space(params, x, stride, padding, dilation, output_padding)
+    for axis, extra in zip(space, for_each(output_padding, space), strict=True):
+        if extra >= max(axis.stride, axis.dilation):
+            raise ValueError(
+                f"option output_padding is {output_padding!r}; along axis {axis.axis} it must be "
+                f"smaller than the stride, {axis.stride}, or the dilation, {axis.dilation}"
+            )
+        if axis.size < 1:
+            raise ValueError(
+                f"along axis {axis.axis} the kernel covers {axis.reach} entries, and with padding "
+                f"{padding!r} nothing remains of the output; x has shape {x.shape} and "
+                f"params['w'] {params['w'].shape}"
+            )
 
 
 @conv_transpose.forward
-def conv_transpose_fwd(params, x, *, stride=1, padding="SAME", dilation=1):
+def conv_transpose_fwd(params, x, *, groups=1, **options):
     """y = the dx of the convolution that it transposes, + b."""
-    space = _transposed_space(params, x, stride, padding, dilation)
-    y = _plus_bias(gradient_of_x(x, transposed(params["w"]), space), params)
+    space = _transposed_space(params, x, **options)
+    y = _plus_bias(gradient_of_x(x, transposed(params["w"], groups), space, groups), params)
     return y, ConvolutionResiduals(params, x)
 
 
@@ -268,34 +317,67 @@ def conv_transpose_bwd(residuals, dy, **options):
 
 
 @conv_transpose.backward_input
-def conv_transpose_bwd_input(residuals, dy, *, stride=1, padding="SAME", dilation=1):
+def conv_transpose_bwd_input(residuals, dy, *, groups=1, **options):
     """dx = dy convolved with the flipped Wᵀ; the gradients of the params need dy itself."""
     params, x = residuals
-    space = _transposed_space(params, x, stride, padding, dilation)
-    return dy, convolve(dy, transposed(params["w"]), space)
+    space = _transposed_space(params, x, **options)
+    return dy, convolve(dy, transposed(params["w"], groups), space, groups)
 
 
 @conv_transpose.backward_params
-def conv_transpose_bwd_params(residuals, dy, *, stride=1, padding="SAME", dilation=1):
+def conv_transpose_bwd_params(residuals, dy, *, groups=1, **options):
     """dW = dy convolved with x, transposed; db = Σₙₚ dy."""
     params, x = residuals
-    space = _transposed_space(params, x, stride, padding, dilation)
-    return _with_bias(transposed(gradient_of_w(dy, x, space)), dy, params)
+    space = _transposed_space(params, x, **options)
+    return _with_bias(transposed(gradient_of_w(dy, x, space, groups), groups), dy, params)
 
 
 @conv_transpose.tangent
-def conv_transpose_tangent(residuals, tangents, *, stride=1, padding="SAME", dilation=1):
+def conv_transpose_tangent(residuals, tangents, *, groups=1, **options):
     """The ẏ of `conv`, with transposed convolutions."""
-    space = _transposed_space(*residuals, stride, padding, dilation)
-    return _tangent(lambda x, w: gradient_of_x(x, transposed(w), space), residuals, tangents)
+    space = _transposed_space(*residuals, **options)
+
+    def convolution(x, w):
+        return gradient_of_x(x, transposed(w, groups), space, groups)
+
+    return _tangent(convolution, residuals, tangents)
 
 
 def _options_of_lax(x, stride, dilation):
     """The options of a definition as JAX's own convolutions take them."""
     n_axes = x.ndim - 2
     strides, dilations = ((n,) * n_axes if isinstance(n, int) else n for n in (stride, dilation))
-    space = "HW"[-n_axes:]
+    space = "DHW"[-n_axes:]
     return strides, dilations, (f"N{space}C", f"{space}IO", f"N{space}C")
+
+
+def _reaches(w, dilations):
+    """For a definition: the entries from the first that a kernel covers to the last."""
+    return tuple(d * (n - 1) + 1 for n, d in zip(w.shape[:-2], dilations, strict=True))
+
+
+def _padding_of_spread_x(padding, reaches, strides, output_padding):
+    """For a definition: the zeros around x̃."""
+    n_axes, pairs = len(reaches), []
+    paddings = padding if isinstance(padding, tuple) else (padding,) * n_axes
+    extras = output_padding if isinstance(output_padding, tuple) else (output_padding,) * n_axes
+    for padded, r, s, extra in zip(paddings, reaches, strides, extras, strict=True):
+        cut = {
+            "VALID": (0, 0),
+            "CAUSAL": (0, r - s),
+            "SAME": ((r - s) // 2, r - s - (r - s) // 2),
+            "SAME_LOWER": (r - s - (r - s) // 2, (r - s) // 2),
+        }
+        if isinstance(padded, tuple):
+            before, after = padded
+        elif isinstance(padded, int):
+            before = after = r - 1 - padded
+        elif r < s:  # without a kernel to fill them, the last s − r entries are zeros
+            before, after = r - 1, s - 1
+        else:
+            before, after = r - 1 - cut[padded][0], r - 1 - cut[padded][1]
+        pairs.append((before, after + extra))
+    return pairs
 
 
 def _space(params, x, stride, padding, dilation):
@@ -303,9 +385,10 @@ def _space(params, x, stride, padding, dilation):
     return windows_along(x.shape, params["w"].shape[:-2], stride, padding, dilation)
 
 
-def _transposed_space(params, x, stride, padding, dilation):
+def _transposed_space(params, x, stride=1, padding="SAME", dilation=1, output_padding=0):
     """The windows of the convolution that `conv_transpose` transposes, along each axis."""
-    return transposed_windows(x.shape, params["w"].shape[:-2], stride, padding, dilation)
+    kernel = params["w"].shape[:-2]
+    return transposed_windows(x.shape, kernel, stride, padding, dilation, output_padding)
 
 
 def _plus_bias(y, params):
@@ -340,12 +423,18 @@ def _require_arrays(params, x):
     require_keys(params, ["w"], ["b"])
     require_floating(**{f"params[{name!r}]": params[name] for name in params}, x=x)
     w_shape = params["w"].shape
-    if x.ndim not in (3, 4):
-        raise ValueError(f"x must be (N, W, channels) or (N, H, W, channels), got shape {x.shape}")
-    if len(w_shape) != x.ndim:
-        wanted = "(w, inputs, outputs)" if x.ndim == 3 else "(h, w, inputs, outputs)"
+    if x.ndim not in (3, 4, 5):
         raise ValueError(
-            f"params['w'] must be {wanted} for x of shape {x.shape}, got shape {w_shape}"
+            "x must be (N, W, channels), (N, H, W, channels) or (N, D, H, W, channels), got shape "
+            f"{x.shape}"
+        )
+    if 0 in x.shape[1:-1]:
+        raise ValueError(f"x has no entries in space, shape {x.shape}")
+    if len(w_shape) != x.ndim:
+        kernel = ("w", "h, w", "d, h, w")[x.ndim - 3]
+        raise ValueError(
+            f"params['w'] must be ({kernel}, inputs, outputs) for x of shape {x.shape}, got shape "
+            f"{w_shape}"
         )
     if 0 in w_shape:
         raise ValueError(f"params['w'] is empty, shape {w_shape}")
@@ -362,22 +451,19 @@ def _require_options(x, padding, **steps):
     require_padding(padding, x.ndim - 2)
 
 
-def _require_channels(params, x, groups=1):
-    expected, w_shape = x.shape[-1] // groups, params["w"].shape
+def _require_channels(params, x, groups):
+    if type(groups) is not int:
+        raise TypeError(f"option groups must be an integer, got {groups!r}")
+    n_in, w_shape = x.shape[-1], params["w"].shape
+    if groups < 1 or n_in % groups or w_shape[-1] % groups:
+        raise ValueError(
+            f"option groups is {groups}; it must divide the {n_in} channels of x and the "
+            f"{w_shape[-1]} outputs of params['w']"
+        )
+    expected = n_in // groups
     if w_shape[-2] != expected:
         share = f" in {groups} groups" if groups > 1 else ""
         raise ValueError(
-            f"x is {describe(x)} but params['w'] has shape {w_shape}: with {x.shape[-1]} "
+            f"x is {describe(x)} but params['w'] has shape {w_shape}: with {n_in} "
             f"channels{share} its axis -2 must be {expected}"
-        )
-
-
-def _require_outputs(size, windows, params, x):
-    if x.shape[windows.axis] == 0:
-        raise ValueError(f"x has no entries in space, shape {x.shape}")
-    if size < 1:
-        raise ValueError(
-            f"along axis {windows.axis} the kernel covers {windows.reach} entries, which is more "
-            f"than x with its padding has; x has shape {x.shape} and params['w'] "
-            f"{params['w'].shape}"
         )

@@ -1,5 +1,7 @@
 """Dropout: random entries set to zero, and the rest scaled up."""
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -8,9 +10,11 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jaxnn.op import op
 from jaxnn.ops._common.numerics import wide
-from jaxnn.ops._common.validation import describe, require_floating, require_number
+from jaxnn.ops._common.validation import describe, require_axes, require_floating, require_number
 
 Elements = Float[Array, "*shape"]
+
+SELU_FLOOR = -1.0507009873554805 * 1.6732632423543772  # −λα, the least value of selu
 
 
 class DropoutResiduals(NamedTuple):
@@ -20,11 +24,14 @@ class DropoutResiduals(NamedTuple):
 
 
 @op
-def dropout(x: Elements, key: PRNGKeyArray, *, rate: float) -> Elements:
+def dropout(
+    x: Elements, key: PRNGKeyArray, *, rate: float, broadcast_axes: tuple[int, ...] = ()
+) -> Elements:
     """Dropout, y = m ⊙ x/(1 − p): a random mask m of zeros and ones drops a fraction p.
 
     Each entry of m is 0 with probability p = `rate`, independently, so that the mean of y over
-    the masks is x. Dropped entries become 0, even if they were NaN.
+    the masks is x. Dropped entries become 0, even if they were NaN. Along `broadcast_axes` one
+    entry of the mask stands for all: with the axes of space, whole channels are dropped.
 
     Shapes:
         x, y, dx, dy: any, all the same
@@ -41,58 +48,136 @@ def dropout(x: Elements, key: PRNGKeyArray, *, rate: float) -> Elements:
 
     Implementation notes:
         The mask depends on the key, the shape and the rate, not on the dtype of x nor on whether
-        float64 is enabled. The generator makes words of 32 bits, and an entry needs only 16: the
-        first half of the last axis is decided by the lower bits of the words, the second half by
-        the upper ones. So the fraction dropped is p to the nearest multiple of 2⁻¹⁶. Where one
-        compiled program holds both passes, the compiler may draw the mask once and store it.
+        float64 is enabled. The generator makes words of 32 bits, and each serves two entries: one
+        in the first half of the last axis, which reads the lower 16 bits as the leading digits and
+        the upper 16 as the others, and one in the second half, which reads the word as it is. So
+        an entry is dropped with p to the nearest multiple of 2⁻³², at most 1 − 2⁻³², and 1 − p is
+        the probability that is really left. That both entries of a word are dropped has a
+        probability within 2⁻¹⁶ of p². Where one compiled program holds both passes, the compiler
+        may draw the mask once and store it.
 
     Args:
         x: the input.
         key: from `jax.random.key`.
         rate: p, 0 ≤ p < 1.
+        broadcast_axes: the axes along which the mask is the same.
 
     Raises:
         TypeError: x is not floating point, key is not a PRNG key, or rate is not a number.
-        ValueError: rate is out of range, or there is more than one key.
+        ValueError: rate is out of range, x has no such axes, or there is more than one key.
 
     Reference: N. Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from
-    Overfitting", 2014, section 10 (there with the division by 1 − p as the alternative).
+    Overfitting", 2014, section 10 (there with the division by 1 − p as the alternative); for whole
+    channels, J. Tompson et al., "Efficient Object Localization Using Convolutional Networks", 2015.
 
     Example:
         >>> y = jaxnn.dropout(jnp.ones(1000), jax.random.key(0), rate=0.2)
         >>> print(jnp.unique(y))
         [0.   1.25]
     """
-    *batch, size = x.shape or (1,)
-    words = jax.random.bits(key, (*batch, (size + 1) // 2), jnp.uint32)
-    draws = jnp.concatenate([words % 2**16, words // 2**16], axis=-1)[..., :size]
-    dropped = draws < min(round(rate * 2**16), 2**16 - 1)
-    return jnp.where(dropped.reshape(x.shape), 0, x / (1 - rate))
+    dropped, kept = textbook_mask(key, x.shape, rate, broadcast_axes)
+    return jnp.where(dropped, 0, x / kept)
 
 
 @dropout.validate
-def _(x, key, *, rate):
+def _(x, key, *, rate, broadcast_axes):
+    require_dropout(x, key, rate, broadcast_axes)
+
+
+@dropout.forward
+@wide
+def dropout_fwd(x, key, *, rate, broadcast_axes=()):
+    """y = m ⊙ x/(1 − p), and the key."""
+    return _masked(x, key, rate, broadcast_axes), DropoutResiduals(key)
+
+
+@dropout.backward
+@wide
+def dropout_bwd(residuals, dy, *, rate, broadcast_axes=()):
+    """dx = m ⊙ dy/(1 − p), with the mask of the same key."""
+    return _masked(dy, residuals.key, rate, broadcast_axes), None
+
+
+@op
+def alpha_dropout(
+    x: Elements, key: PRNGKeyArray, *, rate: float, broadcast_axes: tuple[int, ...] = ()
+) -> Elements:
+    """Dropout for networks of `selu`, y = a·(m ⊙ x + (1 − m)·s) + b with s = −λα.
+
+    Dropped entries become the least value s = −1.758 of selu, and a and b are such that inputs of
+    mean 0 and variance 1 keep both:
+        a = 1/√((1 − p)·(1 + p·s²))      b = −a·p·s
+
+    The mask m is that of `dropout`.
+
+    Shapes:
+        x, y, dx, dy: any, all the same
+        key: one PRNG key; the same key gives the same mask
+
+    Backward, with the mask fixed:
+        ∂yᵢ/∂xᵢ = a·mᵢ, so
+        dx = a·m ⊙ dy
+
+    The key has no gradient.
+
+    Saves the key alone, as `dropout` does.
+
+    Args:
+        x: the input.
+        key: from `jax.random.key`.
+        rate: p, 0 ≤ p < 1.
+        broadcast_axes: the axes along which the mask is the same.
+
+    Raises:
+        TypeError: x is not floating point, key is not a PRNG key, or rate is not a number.
+        ValueError: rate is out of range, x has no such axes, or there is more than one key.
+
+    Reference: G. Klambauer et al., "Self-Normalizing Neural Networks", 2017, section 3.
+
+    Example:
+        >>> y = jaxnn.alpha_dropout(jnp.ones(1000), jax.random.key(0), rate=0.2)
+        >>> [round(float(value), 3) for value in jnp.unique(y)]
+        [-1.236, 1.188]
+    """
+    dropped, kept = textbook_mask(key, x.shape, rate, broadcast_axes)
+    s = -1.7580993408473766
+    a = (kept * (1 + (1 - kept) * s**2)) ** -0.5
+    return a * jnp.where(dropped, s, x) - a * (1 - kept) * s
+
+
+@alpha_dropout.validate
+def _(x, key, *, rate, broadcast_axes):
+    require_dropout(x, key, rate, broadcast_axes)
+
+
+@alpha_dropout.forward
+@wide
+def alpha_dropout_fwd(x, key, *, rate, broadcast_axes=()):
+    """y = m ⊙ (a·x + b) + (1 − m)·a·(1 − p)·s, without the difference a·s + b, and the key."""
+    stays, a, kept = _mask(key, x.shape, rate, broadcast_axes), _alpha_factor(rate), _kept(rate)
+    entries = a * x - a * (1 - kept) * SELU_FLOOR
+    return jnp.where(stays, entries, a * kept * SELU_FLOOR), DropoutResiduals(key)
+
+
+@alpha_dropout.backward
+@wide
+def alpha_dropout_bwd(residuals, dy, *, rate, broadcast_axes=()):
+    """dx = a·m ⊙ dy, with the mask of the same key."""
+    stays = _mask(residuals.key, dy.shape, rate, broadcast_axes)
+    return jnp.where(stays, dy, 0) * _alpha_factor(rate), None
+
+
+def require_dropout(x, key, rate, broadcast_axes) -> None:
+    """Raise unless the arguments fit a dropout."""
     require_floating(x=x)
     require_rate(rate)
+    if broadcast_axes != ():
+        require_axes(x, broadcast_axes, "broadcast_axes")
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not typed and key.dtype != jnp.uint32:
         raise TypeError(f"key must be a PRNG key as jax.random.key makes it, got {describe(key)}")
     if key.ndim != (0 if typed else 1):
         raise ValueError(f"key must be one PRNG key, got {describe(key)}")
-
-
-@dropout.forward
-@wide
-def dropout_fwd(x, key, *, rate):
-    """y = m ⊙ x/(1 − p), and the key."""
-    return _masked(x, key, rate), DropoutResiduals(key)
-
-
-@dropout.backward
-@wide
-def dropout_bwd(residuals, dy, *, rate):
-    """dx = m ⊙ dy/(1 − p), with the mask of the same key."""
-    return _masked(dy, residuals.key, rate), None
 
 
 def require_rate(rate) -> None:
@@ -102,16 +187,52 @@ def require_rate(rate) -> None:
         raise ValueError(f"option rate must be below 1, got {rate!r}")
 
 
-def _masked(x: Elements, key: PRNGKeyArray, rate: float) -> Elements:
-    """m ⊙ x/(1 − p)."""
-    return x if rate == 0 else jnp.where(_mask(key, x.shape, rate), x, 0) * (1 / (1 - rate))
-
-
-def _mask(key: PRNGKeyArray, shape: tuple[int, ...], rate: float) -> Bool[Array, "*shape"]:
-    """m, True where an entry stays."""
-    *batch, size = shape or (1,)
+def textbook_mask(key, shape, rate, broadcast_axes):
+    """Where entries are dropped, and the probability that one is not, for the definitions."""
+    ndim, same = len(shape), broadcast_axes
+    same = (same,) if isinstance(same, int) else same
+    drawn = [1 if {a, a - ndim} & set(same) else size for a, size in enumerate(shape)]
+    *batch, size = drawn or (1,)
     words = jax.random.bits(key, (*batch, (size + 1) // 2), jnp.uint32)
-    lower, upper = words & (2**16 - 1), words >> 16
-    limit = min(round(rate * 2**16), 2**16 - 1)
-    stays = jnp.concatenate([lower >= limit, upper >= limit], axis=-1)
-    return stays[..., :size].reshape(shape)
+    exchanged = (words % 2**16) * 2**16 + words // 2**16
+    draws = jnp.concatenate([exchanged, words], axis=-1)[..., :size].reshape(drawn)
+    drops = min(round(rate * 2**32), 2**32 - 1)
+    return jnp.broadcast_to(draws < jnp.uint32(drops), shape), 1 - drops / 2**32
+
+
+def _drops(rate: float) -> int:
+    """The number of words of 32 bits for which an entry is dropped."""
+    return min(round(rate * 2**32), 2**32 - 1)
+
+
+def _kept(rate: float) -> float:
+    """The probability that an entry stays."""
+    return (2**32 - _drops(rate)) / 2**32
+
+
+def _alpha_factor(rate: float) -> float:
+    """a = 1/√((1 − p)·(1 + p·s²))."""
+    kept = _kept(rate)
+    return 1 / math.sqrt(kept * (1 + (1 - kept) * SELU_FLOOR**2))
+
+
+def _masked(x: Elements, key: PRNGKeyArray, rate: float, broadcast_axes) -> Elements:
+    """m ⊙ x/(1 − p)."""
+    if _drops(rate) == 0:
+        return x
+    return jnp.where(_mask(key, x.shape, rate, broadcast_axes), x, 0) * (1 / _kept(rate))
+
+
+def _mask(
+    key: PRNGKeyArray, shape: tuple[int, ...], rate: float, broadcast_axes: int | Sequence[int]
+) -> Bool[Array, "..."]:
+    """m, True where an entry stays."""
+    same = (broadcast_axes,) if isinstance(broadcast_axes, int) else broadcast_axes
+    same = [a % len(shape) for a in same]
+    drawn = tuple(1 if a in same else size for a, size in enumerate(shape))
+    *batch, size = drawn or (1,)
+    words = jax.random.bits(key, (*batch, (size + 1) // 2), jnp.uint32)
+    limit = jnp.uint32(_drops(rate))
+    exchanged = (words << 16) | (words >> 16)
+    stays = jnp.concatenate([exchanged >= limit, words >= limit], axis=-1)
+    return jnp.broadcast_to(stays[..., :size].reshape(drawn), shape)

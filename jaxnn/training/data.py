@@ -1,33 +1,39 @@
 """Training data: its checks, its order and its minibatches."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from jaxnn.ops._common.validation import describe
 
-Data = tuple[ArrayLike, ArrayLike]
+Data = tuple[Any, Any] | tuple[Any, Any, Any]
 
 
-def as_pair(name: str, data: Data) -> tuple[jax.Array, jax.Array]:
-    """The two arrays of a data set."""
-    if not isinstance(data, tuple | list) or len(data) != 2:
-        raise TypeError(f"{name} must be a pair (x, target)")
-    return jnp.asarray(data[0]), jnp.asarray(data[1])
+def as_data(name: str, data: Data) -> tuple:
+    """The arrays of a data set, `(x, target, weights)`; weights may be `None`."""
+    if not isinstance(data, tuple | list) or len(data) not in (2, 3):
+        raise TypeError(f"{name} must be a pair (x, target), or (x, target, weights)")
+    x, target, *weights = jax.tree.map(jnp.asarray, tuple(data))
+    return x, target, weights[0] if weights else None
 
 
-def require_examples(x, target) -> int:
-    """The number of examples, of which there is at least one and as many targets."""
-    if x.ndim == 0 or target.ndim == 0 or x.shape[0] != target.shape[0]:
-        raise ValueError(
-            f"x is {describe(x)} and target is {describe(target)}: their first axes must be the "
-            "same number of examples"
-        )
-    if x.shape[0] == 0:
-        raise ValueError(f"there are no examples: x is {describe(x)}")
-    return x.shape[0]
+def count(tree) -> int:
+    """The number of examples in a tree of arrays."""
+    return jax.tree.leaves(tree)[0].shape[0]
+
+
+def require_examples(x, target, weights=None) -> int:
+    """The number of examples, of which there is at least one, the same in all arrays."""
+    sizes = {leaf.shape[:1] for leaf in jax.tree.leaves((x, target, weights))}
+    if len(sizes) != 1 or () in sizes:
+        given = {"x": x, "target": target} | ({} if weights is None else {"weights": weights})
+        listed = " and ".join(f"{name} is {_described(tree)}" for name, tree in given.items())
+        raise ValueError(f"{listed}: their first axes must be the same number of examples")
+    if sizes == {(0,)}:
+        raise ValueError(f"there are no examples: x is {_described(x)}")
+    return count(x)
 
 
 def require_batch_size(batch_size: int, n: int | None = None) -> None:
@@ -44,6 +50,13 @@ def shuffled(key, n):
     return jax.random.permutation(order_key, n), partial(jax.random.fold_in, steps_key)
 
 
-def take(array, rows):
-    """Rows of an array, each at most once and none out of range."""
-    return array.at[rows].get(mode="promise_in_bounds", unique_indices=True)
+def take(tree, rows):
+    """Rows of arrays, each at most once and none out of range."""
+    return jax.tree.map(
+        lambda array: array.at[rows].get(mode="promise_in_bounds", unique_indices=True), tree
+    )
+
+
+def _described(tree) -> str:
+    leaves = [describe(leaf) for leaf in jax.tree.leaves(tree)]
+    return leaves[0] if len(leaves) == 1 else f"({', '.join(leaves)})"

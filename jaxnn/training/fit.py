@@ -12,7 +12,16 @@ from tqdm import tqdm
 
 from jaxnn.layer import Layer, Params, State, as_layer
 from jaxnn.op import Op
-from jaxnn.training.data import Data, as_pair, require_batch_size, require_examples, shuffled
+from jaxnn.padded import values_of, zero_padding
+from jaxnn.training.data import (
+    Data,
+    as_data,
+    count,
+    require_batch_size,
+    require_examples,
+    shuffled,
+    take,
+)
 from jaxnn.training.gradient import require_loss
 from jaxnn.training.metrics import evaluator
 from jaxnn.training.steps import train_epoch, train_step
@@ -80,15 +89,16 @@ def fit(
         net: a layer, or an op of one argument.
         loss: an op `(prediction, target) -> one value per example`.
         params: the parameters to start from; they are left as they are.
-        data: `(x, target)`, one row for each example.
+        data: `(x, target)` or `(x, target, weights)`, one row for each example; x and target may be
+            trees of arrays, weights multiply the losses.
         state: of a network with state, to start from; by default `net.init_state()`.
         epochs: passes over the data.
         batch_size: examples in each minibatch.
         learning_rate: η of plain SGD, or an optax schedule `step -> η`.
         optimizer: another optax transformation, with its own learning rate, in place of SGD.
-        reduction: "mean" or "sum" over each minibatch.
+        reduction: of the losses of each minibatch, as in `value_and_grad`.
         seed: of the order of the examples and of random layers.
-        validation_data: `(x, target)` to measure after each epoch.
+        validation_data: the same of other examples, to measure after each epoch.
         metric: `(prediction, target) -> one value per example`, such as `accuracy`.
         callback: called as `callback(epoch, params)` after each epoch, from 1, with the state in
             third place where there is one.
@@ -119,8 +129,8 @@ def fit(
     net = as_layer(net)
     if net.stateful and state is None:
         state = net.init_state()
-    x, target = _prepare("data", net, loss, params, state, data)
-    require_batch_size(batch_size, len(x))
+    x, target, weights = _prepare("data", net, loss, params, state, data)
+    require_batch_size(batch_size, count(x))
     if validation_data is not None:
         validation_data = _prepare("validation_data", net, loss, params, state, validation_data)
     epoch_step = train_epoch(net, loss, optimizer, batch_size, reduction)
@@ -135,18 +145,19 @@ def fit(
         before = carry
         start = time.perf_counter()
         *carry, value = jax.block_until_ready(
-            epoch_step(*jax.tree.map(jnp.copy, before), x, target, key)
+            epoch_step(*jax.tree.map(jnp.copy, before), x, target, key, weights)
         )
         params, _, *rest = carry
         state = rest[0] if rest else None
         history.seconds.append(time.perf_counter() - start)
         if not (jnp.isfinite(value) and _all_finite(params)):
             update = train_step(net, loss, optimizer, reduction)
-            raise _first_non_finite(update, before, x, target, key, batch_size, epoch, history)
+            given = x, target, weights
+            raise _first_non_finite(update, before, given, key, batch_size, epoch, history)
         history.loss.append(float(value))
         shown = {"loss": history.loss[-1]}
         if metric is not None:
-            history.metric.append(measure(params, state, x, target)[1])
+            history.metric.append(measure(params, state, x, target, weights)[1])
         if validation_data is not None:
             validation_loss, validation_metric = measure(params, state, *validation_data)
             history.validation_loss.append(validation_loss)
@@ -159,13 +170,14 @@ def fit(
     return params, *_given(state), history
 
 
-def _first_non_finite(update, before, x, target, key, batch_size, epoch, history):
+def _first_non_finite(update, before, data, key, batch_size, epoch, history):
     """Walk an epoch again, step by step, to the step that left the finite numbers."""
-    n = len(x)
+    n = count(data)
     order, step_key = shuffled(key, n)
     for number, start in enumerate(range(0, n, batch_size)):
         rows = order[start : start + batch_size]
-        *after, value = update(*before, x[rows], target[rows], step_key(number))
+        x, target, weights = take(data, rows)
+        *after, value = update(*before, x, target, step_key(number), weights)
         if not (jnp.isfinite(value) and _all_finite(after[0])):
             break
         before = after
@@ -199,13 +211,15 @@ def _hidden(progress: bool | None) -> bool | None:
 
 def _prepare(name, net, loss, params, state, data):
     """The data as arrays on the device, after every check that needs their values."""
-    x, target = as_pair(name, data)
-    n = require_examples(x, target)
-    for part, array in (("x", x), ("target", target)):
-        if jnp.issubdtype(array.dtype, jnp.floating) and not jnp.isfinite(array).all():
-            first = np.argwhere(~np.isfinite(np.asarray(array)))[0].tolist()
-            raise ValueError(f"{part} of {name} holds {array[tuple(first)]} at index {first}")
-    prediction = jax.eval_shape(net.apply, params, x[:1], state)
+    x, target, weights = as_data(name, data)
+    n = require_examples(x, target, weights)
+    for part, tree in (("x", x), ("target", target), ("weights", weights)):
+        for array in jax.tree.leaves(zero_padding(tree)):
+            if jnp.issubdtype(array.dtype, jnp.floating) and not jnp.isfinite(array).all():
+                first = np.argwhere(~np.isfinite(np.asarray(array)))[0].tolist()
+                raise ValueError(f"{part} of {name} holds {array[tuple(first)]} at index {first}")
+    one = jax.tree.map(lambda array: array[:1], x)
+    prediction = values_of(jax.eval_shape(net.apply, params, one, state))
     require_loss(loss)
-    loss.check(jnp.zeros((n, *prediction.shape[1:]), prediction.dtype), target)
-    return x, target
+    loss.check(jax.tree.map(lambda y: jnp.zeros((n, *y.shape[1:]), y.dtype), prediction), target)
+    return x, target, weights

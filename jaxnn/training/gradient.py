@@ -5,8 +5,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxnn.autodiff import AutodiffOp
 from jaxnn.layer import Layer, Params, as_layer
 from jaxnn.op import Op
+from jaxnn.padded import Padded
+from jaxnn.training.reduction import reduce, require_losses, require_reduction
 
 GradientFunction = Callable[..., tuple[jax.Array, Params]]
 
@@ -16,26 +19,36 @@ def value_and_grad(net: Layer | Op, loss: Op, reduction: str = "mean") -> Gradie
 
     It mirrors `jax.value_and_grad`: the result is a function
 
-        value, grads = f(params, x, target, key=None)
+        value, grads = f(params, x, target, key=None, weights=None)
 
     and for a network with state, such as one with `BatchNorm`,
 
-        value, grads, state = f(params, state, x, target, key=None)
+        value, grads, state = f(params, state, x, target, key=None, weights=None)
 
-    Backward, with L the loss of each example and N the number of losses in the batch:
-        value = (1/N)·Σ L   gives   dL = 1/N    (reduction "mean")
-        value = Σ L         gives   dL = 1      (reduction "sum")
-    then dL goes to the loss's backward, and what comes back to the network's.
+    `x`, `target` and the prediction may be trees of arrays. Optional weights s multiply the losses:
+    one for each example, or one for each loss where an example has several.
+
+    Backward, with L each of the N losses in the batch, of K components each:
+        "mean"           value = (1/N)·Σ s·L             dL = s/N
+        "sum"            value = Σ s·L                   dL = s
+        "weighted_mean"  value = Σ s·L / Σ s·w           dL = s/Σ s·w
+        "element_mean"   value = (1/(N·K))·Σ s·L         dL = s/(N·K)
+    then dL goes to the loss's backward, and what comes back to the network's. The weight w of a row
+    in the mean is 0 for a row that the loss ignores (`ignore_label`) and that of its class if there
+    are class weights, as in PyTorch's "mean"; otherwise 1. Where all w are 0, value and gradient
+    are 0. The mean over N·K is the default of PyTorch and optax for regression.
+
+    If the prediction is `Padded`, positions beyond the lengths have the weight 0.
 
     Args:
         net: a layer, or an op of one argument.
         loss: an op `(prediction, target) -> one value per example`.
-        reduction: "mean" or "sum" over the batch.
+        reduction: "mean", "sum", "weighted_mean" or "element_mean".
 
     Raises:
         TypeError: net is no layer, or loss no op of two arguments.
-        ValueError: reduction is something else; later, x, target and params do not fit, the batch
-            is empty (with "mean"), or the loss does not give a value for each example.
+        ValueError: reduction is something else; later, x, target, weights and params do not fit,
+            the batch is empty (with a mean), or the loss does not give a value for each example.
 
     Example:
         >>> net = jaxnn.mlp((4, 3))
@@ -45,55 +58,62 @@ def value_and_grad(net: Layer | Op, loss: Op, reduction: str = "mean") -> Gradie
         >>> jax.tree.map(jnp.shape, grads)
         ({'b': (3,), 'w': (4, 3)}, ())
     """
-    gradient = stateful_gradient(net, loss, reduction)
-    if as_layer(net).stateful:
-        return gradient
+    gradient = fraction_and_grad(net, loss, reduction)
 
-    def stateless(params, x, target, key=None):
-        value, grads, _ = gradient(params, (), x, target, key)
-        return value, grads
+    def stateful(params, state, x, target, key=None, weights=None):
+        reduced, grads, state = gradient(params, state, x, target, key, weights)
+        return reduced.value, grads, state
 
-    return stateless
+    def stateless(params, x, target, key=None, weights=None):
+        reduced, grads, _ = gradient(params, (), x, target, key, weights)
+        return reduced.value, grads
+
+    return stateful if as_layer(net).stateful else stateless
 
 
-def stateful_gradient(net, loss, reduction) -> Callable:
-    """`value_and_grad` that takes and returns the state, `()` where a network has none."""
+def fraction_and_grad(net, loss, reduction) -> Callable:
+    """`value_and_grad` with the value as `Reduced`, and the state in third place.
+
+    The state is `()` where a network has none.
+    """
     net = as_layer(net)
     require_loss(loss)
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"value_and_grad: reduction must be 'mean' or 'sum', got {reduction!r}")
-
+    require_reduction("value_and_grad", reduction)
     stateful = net.stateful
 
-    def gradient(params, state, x, target, key=None):
+    def gradient(params, state, x, target, key=None, weights=None):
         y, net_residuals = net.fwd(params, x, key)
-        losses, loss_residuals = loss.fwd(y, target)
-        value, dlosses = reduce_losses(losses, x, reduction, loss.__name__)
-        dy, *_ = loss.bwd(loss_residuals, dlosses)
+        prediction, weights = without_padding(y, weights)
+        losses, loss_residuals = loss.fwd(prediction, target)
+        require_losses(losses, x, loss.__name__)
+        reduced = reduce(losses, prediction, target, weights, loss, reduction)
+        dy, *_ = loss.bwd(loss_residuals, reduced.dlosses)
         grads, _ = net.bwd(net_residuals, dy)
-        return value, grads, net.update_state(state, net_residuals) if stateful else state
+        return reduced, grads, net.update_state(state, net_residuals) if stateful else state
 
     return gradient
 
 
 def require_loss(loss: Op) -> None:
     """A loss is an op of two arguments."""
-    if not isinstance(loss, Op) or len(loss.required) != 2:
+    of_two = isinstance(loss, Op) and len(loss.arguments) >= 2 >= len(loss.required)
+    if not of_two or (len(loss.required) == 1 and not isinstance(loss, AutodiffOp)):
         raise TypeError(
-            f"loss must be an op (prediction, target), such as jaxnn.squared_error, got {loss!r}"
+            "loss must be an op (prediction, target), such as jaxnn.squared_error, or "
+            f"jaxnn.autodiff of a function, got {loss!r}"
         )
 
 
-def reduce_losses(losses, x, reduction, loss_name):
-    """The mean or the sum of the losses of a batch, and its gradient with respect to each."""
-    if losses.ndim == 0 or losses.shape[0] != x.shape[0]:
-        raise ValueError(
-            f"{loss_name} gave losses of shape {losses.shape} for a batch of {x.shape[0]} "
-            "examples: the last axis of the prediction holds the components of one example, so a "
-            "single number per example has shape (N, 1)"
-        )
-    if reduction == "sum":
-        return jnp.sum(losses), jnp.ones_like(losses)
-    if losses.size == 0:
-        raise ValueError(f"{loss_name}: the mean over an empty batch is not defined")
-    return jnp.mean(losses), jnp.full_like(losses, 1 / losses.size)
+def without_padding(y, weights):
+    """The prediction, and weights that are 0 beyond the lengths of a `Padded` one."""
+    if not isinstance(y, Padded):
+        return y, weights
+    if y.lengths is not None:
+        valid = y.valid
+        if weights is None:
+            weights = valid.astype(y.values.dtype)
+        else:
+            weights = jnp.asarray(weights)
+            by_position = weights[:, None] if weights.ndim == 1 else weights
+            weights = jnp.where(valid, by_position, 0)
+    return y.values, weights

@@ -9,8 +9,9 @@ from jax import lax
 
 from jaxnn.layer import Layer, Params, as_layer
 from jaxnn.op import Op
-from jaxnn.training.data import require_batch_size, require_examples, shuffled, take
-from jaxnn.training.gradient import GradientFunction, stateful_gradient, value_and_grad
+from jaxnn.training.data import count, require_batch_size, require_examples, shuffled, take
+from jaxnn.training.gradient import GradientFunction, fraction_and_grad
+from jaxnn.training.reduction import Reduced, ratio, require_reduction
 
 
 def sgd_update(params: Params, grads: Params, learning_rate: float) -> Params:
@@ -37,7 +38,7 @@ def train_step(
 ) -> Callable:
     """One compiled update.
 
-        params, opt_state, value = step(params, opt_state, x, target, key=None)
+        params, opt_state, value = step(params, opt_state, x, target, key=None, weights=None)
 
     A network with state takes it and returns it after opt_state.
 
@@ -45,7 +46,7 @@ def train_step(
         net: a layer, or an op of one argument.
         loss: an op `(prediction, target) -> one value per example`.
         optimizer: any optax gradient transformation; `opt_state = optimizer.init(params)`.
-        reduction: "mean" or "sum" over the batch.
+        reduction: of the losses of the batch, as in `value_and_grad`.
 
     Raises:
         TypeError, ValueError: as `value_and_grad`.
@@ -57,8 +58,13 @@ def train_step(
         >>> x, labels = jnp.ones((5, 4)), jnp.array([0, 1, 2, 0, 1])
         >>> params, opt_state, value = step(params, optimizer.init(params), x, labels)
     """
-    update = _update(stateful_gradient(net, loss, reduction), optimizer)
-    return jax.jit(update if as_layer(net).stateful else _stateless(update))
+    update = _update(fraction_and_grad(net, loss, reduction), optimizer)
+
+    def step(params, opt_state, state, x, target, key=None, weights=None):
+        *carry, reduced = update(params, opt_state, state, x, target, key, weights)
+        return *carry, reduced.value
+
+    return jax.jit(step if as_layer(net).stateful else _stateless(step))
 
 
 def train_epoch(
@@ -70,12 +76,12 @@ def train_epoch(
 ) -> Callable:
     """One compiled pass over the data in random order, in minibatches.
 
-        params, opt_state, value = epoch(params, opt_state, x, target, key)
+        params, opt_state, value = epoch(params, opt_state, x, target, key, weights=None)
 
     Shuffling, gathering and updating run on the device without Python between the steps. Every
     example is used once. Where `batch_size` does not divide the data, the last minibatch is
     shorter and its mean is over the examples it has. `value` is the loss of all the examples,
-    each taken before the update it caused: their mean, or their sum with reduction "sum".
+    each taken before the update it caused, reduced as if they were one batch.
 
     A network with state takes it and returns it after opt_state. The buffers of all three are
     donated: use the returned ones from then on.
@@ -85,14 +91,14 @@ def train_epoch(
         loss: an op `(prediction, target) -> one value per example`.
         optimizer: any optax gradient transformation; `opt_state = optimizer.init(params)`.
         batch_size: examples in each minibatch.
-        reduction: "mean" or "sum" over each minibatch.
+        reduction: of the losses of each minibatch, as in `value_and_grad`.
 
     Raises:
         TypeError, ValueError: as `value_and_grad`, and where batch_size is not between 1 and the
             number of examples.
     """
-    gradient, stateful = value_and_grad(net, loss, reduction), as_layer(net).stateful
-    return epoch_of(gradient, optimizer, batch_size, reduction, stateful=stateful)
+    gradient, stateful = fraction_and_grad(net, loss, reduction), as_layer(net).stateful
+    return _compiled(_epoch(gradient, optimizer, batch_size, reduction), stateful)
 
 
 def epoch_of(
@@ -107,31 +113,42 @@ def epoch_of(
 
     Args:
         gradient: `(params, x, target, key) -> (value, grads)`; stateful,
-            `(params, state, x, target, key) -> (value, grads, state)`.
+            `(params, state, x, target, key) -> (value, grads, state)`. An epoch that is given
+            weights hands those of the minibatch on in last place.
         optimizer: any optax gradient transformation.
         batch_size: examples in each minibatch.
-        reduction: "mean" or "sum", as the gradient function has it.
+        reduction: as the gradient function has it: with "sum" the values of the minibatches are
+            added up, otherwise averaged by their numbers of examples.
         stateful: whether the gradient function, and with it the epoch, takes and returns a state.
 
     Raises:
         ValueError: batch_size is not between 1 and the number of examples.
     """
+    require_reduction("epoch_of", reduction)
+
+    def fraction(params, state, x, target, key, weights):
+        given = (key,) if weights is None else (key, weights)
+        if stateful:
+            value, grads, state = gradient(params, state, x, target, *given)
+        else:
+            value, grads = gradient(params, x, target, *given)
+        divisor = jnp.full_like(value, 1 if reduction == "sum" else count(x))
+        return Reduced(value * divisor, divisor, value), grads, state
+
+    return _compiled(_epoch(fraction, optimizer, batch_size, reduction), stateful)
+
+
+def _compiled(epoch, stateful) -> Callable:
     if stateful:
-        epoch = _epoch(gradient, optimizer, batch_size, reduction)
         return jax.jit(epoch, donate_argnums=(0, 1, 2))
-
-    def with_state(params, state, x, target, key):
-        return *gradient(params, x, target, key), state
-
-    epoch = _epoch(with_state, optimizer, batch_size, reduction)
     return jax.jit(_stateless(epoch), donate_argnums=(0, 1))
 
 
 def _update(gradient, optimizer) -> Callable:
-    def update(params, opt_state, state, x, target, key=None):
-        value, grads, state = gradient(params, state, x, target, key)
+    def update(params, opt_state, state, x, target, key, weights):
+        reduced, grads, state = gradient(params, state, x, target, key, weights)
         updates, opt_state = optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, state, value
+        return optax.apply_updates(params, updates), opt_state, state, reduced
 
     return update
 
@@ -140,26 +157,29 @@ def _epoch(gradient, optimizer, batch_size, reduction) -> Callable:
     require_batch_size(batch_size)
     update = _update(gradient, optimizer)
 
-    def epoch(params, opt_state, state, x, target, key):
-        n = require_examples(x, target)
+    def epoch(params, opt_state, state, x, target, key, weights=None):
+        n = require_examples(x, target, weights)
         require_batch_size(batch_size, n)
         order, step_key = shuffled(key, n)
 
         def step(carry, batch):
             number, rows = batch
-            x_rows, target_rows = take(x, rows), take(target, rows)
-            *carry, value = update(*carry, x_rows, target_rows, step_key(number))
-            return tuple(carry), value
+            *carry, reduced = update(
+                *carry,
+                *take((x, target), rows),
+                step_key(number),
+                None if weights is None else take(weights, rows),
+            )
+            return tuple(carry), (reduced.total, reduced.divisor)
 
         steps, rest = divmod(n, batch_size)
         whole = order[: steps * batch_size].reshape(steps, batch_size)
-        carry, values = lax.scan(step, (params, opt_state, state), (jnp.arange(steps), whole))
-        weight = batch_size / n if reduction == "mean" else 1
-        total = weight * jnp.sum(values)
+        carry, sums = lax.scan(step, (params, opt_state, state), (jnp.arange(steps), whole))
+        total, divisor = map(jnp.sum, sums)
         if rest:
-            carry, value = step(carry, (steps, order[steps * batch_size :]))
-            total = total + (rest / n if reduction == "mean" else 1) * value
-        return *carry, total
+            carry, (more, counted) = step(carry, (steps, order[steps * batch_size :]))
+            total, divisor = total + more, divisor + counted
+        return *carry, total if reduction == "sum" else ratio(total, divisor)
 
     return epoch
 
@@ -167,8 +187,8 @@ def _epoch(gradient, optimizer, batch_size, reduction) -> Callable:
 def _stateless(function) -> Callable:
     """An update or an epoch of a network without state: none goes in and none comes out."""
 
-    def stateless(params, opt_state, x, target, key=None):
-        params, opt_state, _, value = function(params, opt_state, (), x, target, key)
+    def stateless(params, opt_state, x, target, key=None, weights=None):
+        params, opt_state, _, value = function(params, opt_state, (), x, target, key, weights)
         return params, opt_state, value
 
     return stateless

@@ -56,7 +56,7 @@ def test_windows_and_targets_are_one_character_apart():
 
 
 def test_a_character_of_the_attention_sees_none_after_it():
-    net = char_gpt.network(5, dim=16, heads=2, blocks=2)
+    net = char_gpt.network(5, dim=16, heads=2, blocks=2, context=8)
     params = net.init(jax.random.key(0))
     with jax.numpy_dtype_promotion("standard"):
         maps = char_gpt.attention_maps(net, params, np.array([0, 3, 1, 4, 2, 2]), 2)

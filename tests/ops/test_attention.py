@@ -1,4 +1,6 @@
-"""Attention, rotary positions and the layers made of them, beyond what the battery covers."""
+"""Attention and the layers made of them, beyond what the battery covers."""
+
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,6 @@ from jaxnn.layers.attention import MultiHeadAttention, TransformerBlock
 from jaxnn.layers.normalisation import RMSNorm
 from jaxnn.ops.activations.gated import swiglu
 from jaxnn.ops.attention import attention
-from jaxnn.ops.rotary import rotary_embedding
 
 B, T, S, H, K, D = 3, 7, 8, 6, 2, 4
 
@@ -110,6 +111,271 @@ def test_scores_of_any_size_lose_no_digits():
     np.testing.assert_allclose(
         dv, jnp.broadcast_to(dy[:, None] / S, dv.shape), rtol=1e-6, atol=1e-6
     )
+
+
+@jax.jit
+def with_mask(mask, args):
+    """The value and the gradients of attention with a mask, compiled once for each shape."""
+    y, pullback = jax.vjp(lambda *a: attention(*a, mask), *args)
+    return y, *pullback(random(9, *y.shape))
+
+
+@pytest.mark.parametrize(
+    ("options", "sees"),
+    [
+        ({"causal": "lower_right"}, lambda b, t, j: j <= t + S - T),
+        ({"window": 2}, lambda b, t, j: abs(j - t) <= 2),
+        ({"window": (1, None), "q_start": [0, 5, -1]}, lambda b, t, j: j >= (0, 5, -1)[b] + t - 1),
+        (
+            {"window": (1, 3), "causal": True, "q_start": 2},
+            lambda b, t, j: t + 1 <= j <= t + 2,
+        ),
+    ],
+)
+def test_the_order_is_a_mask(options, sees):
+    """Tiles outside the order are omitted, and nothing changes: value and gradients."""
+    options = dict(options)
+    start = {"q_start": jnp.array(options.pop("q_start"))} if "q_start" in options else {}
+    mask = jnp.asarray(np.vectorize(sees)(*np.ogrid[:B, :T, :S]))[:, None]
+    ours = pulled_back(lambda *a: attention(*a, **start, **options, block=3), qkv())
+    assert_close(ours, with_mask(mask, (*qkv(), jnp.zeros((B, H, T, S))))[:4])
+
+
+def test_a_window_is_that_of_jax(standard_promotion):
+    arguments = random(1, B, T, H, D), random(2, B, T, K, D), random(3, B, T, K, D)
+    for window, causal in ((2, False), ((1, 3), False), ((2, 0), True)):
+        ours = attention(*arguments, window=window, causal=causal, block=3)
+        with jax.numpy_rank_promotion("allow"):
+            theirs = jax.nn.dot_product_attention(
+                *arguments, local_window_size=window, is_causal=causal
+            )
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_one_query_at_a_time_from_a_cache_is_the_whole():
+    """The query at position p sees the keys up to p, and not what the cache holds behind them."""
+    q, k, v = random(1, B, S, H, D), *qkv()[1:]
+    whole = attention(q, k, v, causal=True)
+    step = jax.jit(lambda *a, start: attention(*a, q_start=start, causal=True))
+    for p in range(S):
+        cached = [a.at[:, p + 1 :].set(jnp.nan) for a in (k, v)]
+        y = step(q[:, p : p + 1], *cached, start=jnp.array(p, jnp.uint8))
+        np.testing.assert_allclose(y[:, 0], whole[:, p], rtol=1e-12)
+
+
+def test_masks_and_biases_of_fewer_axes():
+    mask = random(5, T, S) < 1
+
+    def sums(a, shape):
+        axes = tuple(range(4 - len(shape)))
+        ones = tuple(i for i, n in enumerate(shape) if n == 1)
+        return a.sum(axes).sum(ones, keepdims=True)
+
+    for shape in ((H, 1, 1), ()):
+        bias = random(4, *shape)
+        full = jnp.broadcast_to(bias[(None,) * (4 - len(shape))], (B, H, T, S))
+        *ours, dbias = pulled_back(lambda *a: attention(*a, mask, block=3), (*qkv(), bias))
+        *same, dfull = with_mask(mask[None, None], (*qkv(), full))
+        assert_close((*ours, dbias), (*same, sums(dfull, shape)))
+
+
+def test_a_softcap_and_sinks_by_hand():
+    """s = a·tanh(q·k/a) + bias, and the sink's e^sink in the denominator of each row."""
+    k, v = jnp.array([3.0, -1.0]).reshape(1, 2, 1, 1), jnp.array([5.0, 7.0]).reshape(1, 2, 1, 1)
+    q, bias = jnp.full((1, 1, 1, 1), 2.0), jnp.array([[0.25, 0.0]])
+    y = attention(q, k, v, bias, sinks=jnp.array([0.5]), softcap=4.0)
+    e = np.exp([4 * np.tanh(6 / 4) + 0.25, 4 * np.tanh(-2 / 4)])
+    np.testing.assert_allclose(y.item(), (e @ [5, 7]) / (e.sum() + np.exp(0.5)), rtol=1e-12)
+
+
+def test_a_softcap_keeps_the_digits_of_its_slope_where_it_saturates():
+    """1 − tanh² is 4e-16 here, which 1 − 1 would make 0."""
+    q, k = jnp.full((1, 1, 1, 1), 18.0, jnp.float32), jnp.ones((1, 2, 1, 1), jnp.float32)
+    v = jnp.array([0.0, 1.0], jnp.float32).reshape(k.shape)
+    dk = jax.grad(lambda k: attention(q, k, v, softcap=1.0).sum())(k)
+    slope = 1 / np.cosh(18.0) ** 2 * 18 * 0.25
+    np.testing.assert_allclose(dk.ravel(), [-slope, slope], rtol=1e-4)
+
+
+def test_lengths_and_starts_of_every_integer_dtype():
+    """299 positions, beyond the range of 8 bits."""
+    q = random(1, 1, 299, 1, 4)
+    op = attention.bind(causal=True, block=128)
+
+    def run(function, *dtypes):
+        q_lengths, kv_lengths, q_start = (jnp.array([120], dtype) for dtype in dtypes)
+        given = {"q_lengths": q_lengths, "kv_lengths": kv_lengths, "q_start": q_start}
+        return jax.jit(lambda: function(q, q, q, **given))()
+
+    wide = run(op, jnp.int64, jnp.int64, jnp.int64)
+    np.testing.assert_array_equal(run(op, jnp.int8, jnp.uint8, jnp.int16), wide)
+    np.testing.assert_array_equal(run(op, jnp.uint16, jnp.int8, jnp.uint8), wide)
+    np.testing.assert_array_equal(run(op, jnp.uint32, jnp.int32, jnp.int8), wide)
+    narrow = run(op.definition, jnp.uint8, jnp.int8, jnp.int8)
+    np.testing.assert_allclose(narrow, wide, rtol=1e-11, atol=1e-12)
+    endless = jax.jit(lambda n: op(q, q, q, kv_lengths=n))(jnp.array([2**32 - 1], jnp.uint32))
+    assert endless[0, -1].all()
+
+
+def test_what_is_hidden_may_hold_anything():
+    """Forward, backward and tangent are those of zeros there, whatever dy and the tangents hold.
+
+    The order hides query 0 and key 7, the lengths query 6 and key 6, the mask query 2 and key 4,
+    the bias query 5 and key 1.
+    """
+    t, j = np.ogrid[:T, :S]
+    hiding = {
+        "bias": jnp.where((t == 5) | (j == 1), -jnp.inf, 0.5),
+        "mask": jnp.asarray((t != 2) & (j != 4)),
+        "q_lengths": jnp.full(B, 6),
+        "kv_lengths": jnp.full(B, 6),
+        "q_start": jnp.array(-1),
+    }
+    queries, keys = jnp.array([0, 2, 5, 6]), jnp.array([1, 4, 6, 7])
+    extra = {"sinks": random(5, H), "causal": True, "softcap": 2.0}
+
+    def compiled(function, tangent=True):
+        def in_every_mode(args, dots, dy):
+            def op(*a):
+                return function(*a, **hiding, **extra)
+
+            y, pullback = jax.vjp(op, *args)
+            return y, *pullback(dy), *([jax.jvp(op, args, dots)[1]] if tangent else [])
+
+        return jax.jit(in_every_mode)
+
+    def run(program, value, cotangent):
+        args, dots = (
+            (
+                random(seed, B, T, H, D).at[:, queries].set(value),
+                random(seed + 1, B, S, K, D).at[:, keys].set(-value),
+                random(seed + 2, B, S, K, D).at[:, keys].set(value),
+            )
+            for seed in (1, 11)
+        )
+        return program(args, dots, random(9, B, T, H, D).at[:, queries].set(cotangent))
+
+    small = compiled(attention.bind(block=3))
+    truth = run(small, 0.0, 0.0)
+    assert truth[0].any()
+    for a, hidden in zip(truth[:4], (queries, queries, keys, keys), strict=True):
+        assert not a[:, hidden].any()
+    for value in (jnp.nan, jnp.inf):
+        assert_close(run(small, value, jnp.nan), truth)
+    assert_close(run(compiled(attention), jnp.nan, jnp.inf), truth)
+    definition = compiled(attention.definition, tangent=False)
+    assert_close(run(definition, jnp.nan, jnp.nan), truth[:4])
+
+
+@pytest.mark.parametrize("block", [3, None])
+def test_a_nan_reaches_the_queries_that_see_it_and_no_others(block):
+    """With causal attention in one tile a query before the NaN multiplies it by 0."""
+    q, k, v = random(1, B, T, H, D), *random(2, 2, B, T, K, D)
+    at = 3
+
+    @jax.jit
+    def run(q, k, v):
+        y, pullback = jax.vjp(attention.bind(causal=True, block=block), q, k, v)
+        return y, *pullback(random(9, *y.shape))
+
+    clean = run(q, k, v)
+    for name in ("k", "v"):
+        given = {"q": q, "k": k, "v": v} | {name: {"k": k, "v": v}[name].at[:, at].set(jnp.nan)}
+        y, dq, _, _ = run(**given)
+        for found, truth in ((y, clean[0]), (dq, clean[1])):
+            np.testing.assert_allclose(found[:, :at], truth[:, :at], rtol=1e-12)
+            assert jnp.isnan(found[:, at:]).all()
+    y, dq, dk, dv = run(q.at[:, at].set(jnp.nan), k, v)
+    assert [bool(jnp.isnan(y[:, t]).all()) for t in range(T)] == [t == at for t in range(T)]
+    for found, truth in ((dk, clean[2]), (dv, clean[3])):  # keys that the query does not see
+        np.testing.assert_allclose(found[:, at + 1 :], truth[:, at + 1 :], rtol=1e-12)
+        assert jnp.isnan(found[:, : at + 1]).all()
+
+
+@pytest.mark.parametrize("block", [1, None])
+def test_no_gradient_is_dropped_where_p_is_1(block):
+    """The weight of 2e-9 that the other key has counts; in one tile to all digits."""
+    q, k = jnp.zeros((1, 1, 1, 1), jnp.float32), jnp.zeros((1, 2, 1, 1), jnp.float32)
+    bias, op = jnp.array([[20.0, 0.0]], jnp.float32), attention.bind(block=block)
+    gradient = jax.jit(jax.grad(lambda bias, v: op(q, k, v.reshape(k.shape), bias).sum()))
+    p = np.exp(-20.0) / (1 + np.exp(-20.0))
+    for values, tolerance in (((0.0, 1e6), 1e-6), ((1.0, 1e6), 1e-4), ((-2.0, 5.0), 1.0)):
+        dbias = gradient(bias, jnp.array(values, jnp.float32))
+        of_other = p * (1 - p) * (values[1] - values[0])
+        np.testing.assert_allclose(dbias[0, 1], of_other, rtol=1e-6)
+        rtol = 1e-6 if block is None else tolerance
+        np.testing.assert_allclose(dbias[0, 0], -of_other, rtol=rtol)
+
+
+@pytest.mark.parametrize("block", [3, None])
+def test_a_query_that_sees_one_key_has_gradient_zero(block):
+    """p = 1, and no rounding error stands in for ds = 0."""
+    q, k, v = random(1, B, T, H, 33), random(2, B, T, K, 33), random(3, B, T, K, 33)
+    args = [a.astype(jnp.float32) for a in (q, k, v)]
+    _, dq, _, _ = pulled_back(attention.bind(causal=True, block=block), args)
+    assert not dq[:, 0].any()
+    assert dq[:, 1].any()
+
+
+def test_dropout_keeps_its_mean_and_does_not_depend_on_the_tiles():
+    q, k = jnp.zeros((2, 64, 3, 1)), jnp.zeros((2, 64, 1, 1))
+    v, key, rate = jnp.ones((2, 64, 1, 1)), jax.random.key(5), 0.999
+    for block, given in ((64, key), (24, jax.random.key_data(key))):
+        op = attention.bind(dropout_rate=rate, block=block)
+        y = jax.jit(lambda given, op=op: op(q, k, v, key=given))(given)
+        if block == 64:
+            whole = y
+    np.testing.assert_allclose(y, whole, rtol=1e-12)
+    deviation = np.sqrt(rate / (1 - rate) / (2 * 64 * 3 * 64))
+    assert 0 < abs(whole.mean() - 1) < 4 * deviation
+
+
+@pytest.mark.usefixtures("unannotated")
+def test_cudnn_is_refused_in_words_and_otherwise_left_alone(monkeypatch):
+    """As if there was a GPU: what cuDNN cannot compute goes over tiles, or is named if it must."""
+    small = [a.astype(jnp.bfloat16) for a in qkv()]
+    plain = [random(i, B, S, H, 8, dtype=jnp.bfloat16) for i in range(3)]
+    bias = jnp.zeros((T, S), jnp.bfloat16)
+
+    def refused(*args, **options):
+        with pytest.raises(ValueError, match=r"attention: .*cannot run here") as caught:
+            attention(*args, **options, implementation="cudnn")
+        assert jax.eval_shape(lambda *a: attention(*a, **options), *args).dtype == args[0].dtype
+        return str(caught.value).split("here: ")[1]
+
+    assert refused(*plain) == "the default backend is cpu, not a GPU"
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert refused(*qkv()) == "it takes float16 and bfloat16, and q is float64"
+    assert "these have 4 and 4" in refused(*small)
+    assert refused(*small, bias) == "jaxnn gives it no bias"
+    assert refused(*plain, softcap=1.0) == "jaxnn gives it neither softcap nor dropout_rate"
+    assert "only causal windows" in refused(*plain, window=1)
+    assert "T and S differ" in refused(plain[0][:, :3], *plain[1:], causal="lower_right")
+    assert refused(*plain) == "JAX refuses it: cuDNN is not detected."
+
+
+def test_cudnn_computes_forward_and_backward_on_a_gpu(monkeypatch):
+    """What is lowered for a GPU; on a CPU the same program goes over tiles."""
+    fused = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    versions = SimpleNamespace(cudnn_get_version=lambda: 91000)
+    monkeypatch.setattr(fused, "cuda_versions", versions)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    args = [random(i, B, 16, H // (1 + (i > 0)), 8, dtype=jnp.bfloat16) for i in range(3)]
+
+    def run(op):
+        return jax.jit(lambda *args: jax.vjp(op, *args)[1](args[0]))
+
+    for op in (attention, attention.bind(implementation="cudnn")):
+        op = op.bind(window=(3, 0))
+        traced = run(op).trace(*args)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+        assert "fmhaSoftmax(" in text
+        assert "fmhaSoftmaxBackward(" in text
+        assert text.count("CAUSAL") == text.count("sliding_window_length\\22: 4") == 2
+    tiles = run(op.bind(implementation="tiles"))
+    for a, b in zip(run(op)(*args), tiles(*args), strict=True):
+        np.testing.assert_array_equal(a, b)
+    jax.eval_shape(jax.hessian(lambda q: op(q, *args[1:]).sum()), args[0])
 
 
 def test_memory_grows_with_the_length_and_not_with_its_square():
@@ -214,82 +480,43 @@ def test_one_export_serves_every_batch_and_length(options):
 
 
 @pytest.mark.usefixtures("unannotated")
-@pytest.mark.parametrize("shape", [None, "t", "b, t"])
-def test_one_export_of_rotary_serves_every_batch_and_length(shape):
-    scope = jax.export.SymbolicScope()
-    symbolic = {"x": jax.export.symbolic_shape("b, t, 6, 4", scope=scope)}
-    positions = jnp.array([[3, 0, -7], [9, 9, 1]])
-    if shape is not None:
-        symbolic["positions"] = jax.export.symbolic_shape(shape, scope=scope)
-    shapes = [
-        jax.ShapeDtypeStruct(size, jnp.float64 if name == "x" else positions.dtype)
-        for name, size in symbolic.items()
-    ]
-    given = [] if shape is None else [positions if shape == "b, t" else positions[0]]
-
-    def of_x(function):
-        return lambda x, *rest: in_every_mode(lambda x: function(x, *rest))(x)
-
-    x = random(1, 2, 3, H, D)
-    exported = jax.export.export(jax.jit(of_x(rotary_embedding)))(*shapes)
-    assert_close(exported.call(x, *given), of_x(rotary_embedding.definition)(x, *given))
-
-
-@pytest.mark.usefixtures("unannotated")
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
         ({"q": jnp.zeros((T, H, D))}, ValueError, "q must be"),
         ({"q": jnp.zeros((B, T, 5, D))}, ValueError, "k has 2 heads, which do not divide the 5"),
         ({"q": jnp.zeros((B, T, H, 3))}, ValueError, "components"),
-        ({"v": jnp.zeros((B, S, K, 3))}, ValueError, "v has shape"),
-        ({"k": jnp.zeros((B, S, K, D), jnp.float32)}, TypeError, "convert them to one dtype"),
+        ({"v": jnp.zeros((B, S, 3, D))}, ValueError, "v has shape"),
         ({"bias": jnp.zeros((B, H, S, T))}, ValueError, "bias has shape"),
         ({"mask": jnp.zeros((1, 1, T, S))}, TypeError, "mask must be boolean"),
         ({"q_lengths": jnp.array([1, 2, 8])}, ValueError, "q_lengths holds 8, .* 0 … 7"),
         ({"kv_lengths": jnp.array([1, -2, 8])}, ValueError, "kv_lengths holds -2, .* 0 … 8"),
         ({"kv_lengths": jnp.array([1, 2])}, ValueError, r"one for each example, shape \(3,\)"),
         ({"kv_lengths": jnp.ones(3)}, TypeError, "must be integers"),
-        ({"causal": 1}, TypeError, "causal must be True or False"),
+        ({"causal": 1}, TypeError, "causal must be True, False or 'lower_right'"),
+        ({"bias": jnp.zeros((B, B, H, T, S))}, ValueError, "leading axes may be omitted"),
+        ({"q_start": jnp.zeros(2, int)}, ValueError, r"q_start has shape \(2,\)"),
+        ({"q_start": jnp.zeros(())}, TypeError, "q_start must be integers"),
+        (
+            {"q_start": jnp.array(1), "causal": "lower_right"},
+            ValueError,
+            "both set the position of the first query",
+        ),
+        ({"sinks": jnp.zeros(K)}, ValueError, r"sinks has shape \(2,\)"),
+        ({"window": -1}, ValueError, "window must be an integer that is not negative"),
+        ({"window": (1, 2, 3)}, ValueError, "or a pair"),
+        ({"softcap": 0.0}, ValueError, "softcap must be above 0"),
+        ({"dropout_rate": 0.5}, ValueError, "dropout_rate is 0.5, which needs the argument key"),
+        ({"dropout_rate": 1.0}, ValueError, "dropout_rate must be below 1"),
+        ({"key": jnp.zeros(2)}, TypeError, "key must be a PRNG key"),
         ({"scale": "1"}, TypeError, "scale must be a number"),
+        ({"implementation": "flash"}, ValueError, "None, 'tiles' or 'cudnn'"),
         ({"block": 0}, ValueError, "block must be a positive integer"),
     ],
 )
 def test_bad_arguments_of_attention(change, error, words):
     with pytest.raises(error, match=f"attention: .*{words}"):
         attention(**dict(zip("qkv", qkv(), strict=True)) | change)
-
-
-def test_rotary_multiplies_complex_numbers():
-    x, positions = random(1, 2, 3, 1, 6), jnp.array([[0, 5, 2], [7, 1, 1]])
-    y = rotary_embedding(x, positions, base=100.0)
-    angle = np.asarray(positions)[..., None, None] * 100.0 ** (-np.arange(3) / 3)
-    turned = (np.asarray(x[..., :3]) + 1j * np.asarray(x[..., 3:])) * np.exp(1j * angle)
-    np.testing.assert_allclose(y, np.concatenate([turned.real, turned.imag], -1), rtol=1e-12)
-
-
-def test_rotary_makes_products_depend_on_the_distance():
-    q, k = random(1, 1, 1, 1, 6), random(2, 1, 1, 1, 6)
-    products = [
-        jnp.vdot(rotary_embedding(q, jnp.array([t])), rotary_embedding(k, jnp.array([t - 3])))
-        for t in (3, 50)
-    ]
-    np.testing.assert_allclose(*products, rtol=1e-12)
-
-
-@pytest.mark.usefixtures("unannotated")
-@pytest.mark.parametrize(
-    ("arguments", "error", "words"),
-    [
-        ([jnp.zeros((2, 3, 1, 5))], ValueError, "the last axis must be even"),
-        ([jnp.zeros((2, 3, 4))], ValueError, "x must be"),
-        ([jnp.zeros((2, 3, 1, 4)), jnp.zeros(3)], TypeError, "positions must be integers"),
-        ([jnp.zeros((2, 3, 1, 4)), jnp.zeros(2, int)], ValueError, "positions has shape"),
-    ],
-)
-def test_bad_arguments_of_rotary(arguments, error, words):
-    with pytest.raises(error, match=f"rotary_embedding: .*{words}"):
-        rotary_embedding(*arguments)
 
 
 def test_multi_head_attention_has_the_gradient_of_its_definition():

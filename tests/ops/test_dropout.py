@@ -9,7 +9,7 @@ import pytest
 
 import jaxnn
 from jaxnn.layers.dropout import Dropout
-from jaxnn.ops.dropout import dropout
+from jaxnn.ops.dropout import alpha_dropout, dropout
 
 KEY = jax.random.key(3)
 ONES = jnp.ones((400, 251), jnp.float32)
@@ -21,6 +21,54 @@ def test_a_fraction_of_the_entries_is_dropped_and_the_rest_scaled(rate):
     dropped = (y == 0).mean()
     assert abs(dropped - rate) < 5 * np.sqrt(rate * (1 - rate) / y.size)
     np.testing.assert_allclose(y[y != 0], 1 / (1 - rate), rtol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.999, 0.99999, 1 - 1e-7])
+def test_the_mean_is_kept_near_rate_1(rate):
+    """With 16 bits for each entry and a scale of 1/(1 - rate) it was 1.5 at a rate of 0.99999."""
+    shape = (round(min(4 / (1 - rate), 20_000_000)),)
+    y = np.asarray(dropout(jnp.ones(shape, jnp.float32), KEY, rate=rate), np.float64)
+    kept = 2**32 - round(rate * 2**32)
+    np.testing.assert_allclose(y[y != 0], 2**32 / kept, rtol=1e-6)
+    assert abs((y != 0).sum() - shape[0] * kept / 2**32) < 5 * np.sqrt(4)
+
+
+def test_at_a_rate_that_rounds_to_0_or_1_nothing_is_divided_by_0():
+    y, residuals = dropout.fwd(ONES, KEY, rate=1 - 1e-12)
+    assert jnp.isfinite(jnp.stack([y, dropout.bwd(residuals, ONES)[0]])).all()
+    np.testing.assert_array_equal(dropout(ONES, KEY, rate=1e-12), ONES)
+
+
+def test_the_two_entries_of_a_word_are_dropped_independently():
+    """The first half of the last axis shares its random words with the second."""
+    for rate in (0.001, 0.3, 0.999):
+        dropped = np.asarray(dropout(jnp.ones((20_000, 200)), KEY, rate=rate)) == 0
+        first, second = dropped[:, :100].ravel(), dropped[:, 100:].ravel()
+        assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(first.size)
+
+
+def test_one_mask_along_some_axes():
+    x = jnp.ones((50, 4, 3, 11), jnp.float32)
+    y, residuals = dropout.fwd(x, KEY, rate=0.5, broadcast_axes=(1, -2))
+    np.testing.assert_array_equal(y, jnp.broadcast_to(y[:, :1, :1], x.shape))
+    assert 0.4 < (y == 0).mean() < 0.6
+    np.testing.assert_array_equal(dropout.bwd(residuals, x)[0], y)
+    layer = Dropout(0.5, broadcast_axes=(1, 2))
+    np.testing.assert_array_equal(layer.fwd((), x, KEY)[0], y)
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.9])
+def test_alpha_dropout_keeps_mean_and_variance(rate):
+    x = jax.random.normal(jax.random.key(1), (1000, 401))
+    y, residuals = alpha_dropout.fwd(x, KEY, rate=rate)
+    assert abs(y.mean()) < 0.02
+    assert abs(y.var() - 1) < 0.03
+    dx, _ = alpha_dropout.bwd(residuals, x)
+    dropped = dx == 0
+    assert abs(dropped.mean() - rate) < 0.01
+    np.testing.assert_allclose(y[dropped], y[dropped][0])
+    slope = ((1 - rate) * (1 + rate * 1.7580993408473766**2)) ** -0.5
+    np.testing.assert_allclose(dx, jnp.where(dropped, 0, slope * x), rtol=1e-8)
 
 
 def test_neighbours_are_dropped_independently():
@@ -92,6 +140,11 @@ BAD = [
         lambda: dropout(X, jax.random.split(KEY, 3), rate=0.5),
         ValueError,
         r"key must be one PRNG key, got key<fry>\[3\]",
+    ),
+    (
+        lambda: dropout(X, KEY, rate=0.5, broadcast_axes=(1,)),
+        ValueError,
+        r"broadcast_axes is \(1,\) but x has shape \(3,\)",
     ),
     (lambda: Dropout(1), ValueError, "Dropout: option rate must be below 1, got 1"),
     (lambda: Dropout(0.5).fwd((), X), ValueError, "training needs a key"),

@@ -7,7 +7,7 @@ import pytest
 
 import jaxnn
 from jaxnn.layers.embedding import Embedding
-from jaxnn.ops.embedding import embedding
+from jaxnn.ops.embedding import embedding, embedding_bag
 from jaxnn.ops.shape import flatten
 
 W = jnp.asarray(np.random.default_rng(0).normal(size=(300, 5)))
@@ -75,7 +75,77 @@ def test_the_layer_in_a_network():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), grads, true_grads)
 
 
+def test_the_row_of_the_padding_is_read_and_has_no_gradient():
+    padding_idx = -2
+    ids, dy = jnp.array([3, 298, 7, 298], jnp.int16), jnp.ones((4, 5)).at[1].set(jnp.nan)
+    for function in (embedding, embedding.definition):
+        y, pullback = jax.vjp(lambda w, f=function: f({"w": w}, ids, padding_idx=padding_idx), W)
+        np.testing.assert_array_equal(y, W[ids.astype(int)])
+        np.testing.assert_array_equal(
+            pullback(dy)[0], jnp.zeros_like(W).at[jnp.array([3, 7])].set(1)
+        )
+    layer = Embedding(11, 3, padding_idx=-1)
+    params = layer.init(jax.random.key(0))
+    assert not params["w"][10].any()
+    _, residuals = layer.fwd(params, jnp.array([10, 2]))
+    assert layer.bwd(residuals, jnp.ones((2, 3)))[0]["w"].sum(1).tolist() == [0, 0, 3] + [0] * 8
+
+
+IDS = np.random.default_rng(1).integers(0, 300, (7, 4))
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "uint32", "int64"])
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+def test_bags_in_a_loop(mode, dtype):
+    seen = np.random.default_rng(2).random((7, 4)) < 0.6
+    weights = np.random.default_rng(3).normal(size=(7, 4)) if mode == "sum" else None
+    ids, padding = IDS.astype(dtype), int(IDS[0, 0])
+    ids[~seen] = np.iinfo(dtype).max  # dropped: any integer
+    given = None if weights is None else np.where(seen, weights, np.nan)
+    options = {"mode": mode, "padding_idx": padding}
+    y, residuals = embedding_bag.fwd(PARAMS, ids, given, seen, **options)
+    dparams, _, dweights, _ = embedding_bag.bwd(residuals, y)
+    dw = np.zeros_like(W)
+    for n in range(7):
+        bag = [i for i in range(4) if seen[n, i] and IDS[n, i] != padding]
+        factor = {i: weights[n, i] if mode == "sum" else 1 / len(bag) for i in bag}
+        total = sum((factor[i] * np.asarray(W[IDS[n, i]]) for i in bag), np.zeros(5))
+        np.testing.assert_allclose(y[n], total, rtol=1e-12, atol=1e-14)
+        for i in range(4):
+            if i in bag:
+                dw[IDS[n, i]] += factor[i] * total
+            if weights is not None:
+                slope = total @ np.asarray(W[IDS[n, i]]) if i in bag else 0
+                np.testing.assert_allclose(dweights[n, i], slope, rtol=1e-10)
+    np.testing.assert_allclose(dparams["w"], dw, rtol=1e-10, atol=1e-12)
+
+
+def test_bags_with_ids_out_of_range():
+    ids = jnp.array([[3, 300], [-1, 3], [3, 4]])
+    y = jax.jit(lambda ids: embedding_bag(PARAMS, ids))(ids)
+    assert jnp.isnan(y).any(axis=1).tolist() == [True, True, False]
+    seen = (ids >= 0) & (ids < 300)
+    np.testing.assert_allclose(embedding_bag(PARAMS, ids, where=seen)[:2], W[jnp.array([3, 3])])
+    assert not embedding_bag(PARAMS, ids, where=seen & False, mode="mean").any()
+
+
 BAD = [
+    (lambda: embedding_bag(PARAMS, jnp.array([[3, 300]])), ValueError, "id 300 is out of range"),
+    (lambda: embedding_bag(PARAMS, jnp.array(3)), ValueError, "ids is a single number"),
+    (lambda: embedding_bag(PARAMS, IDS, mode="max"), ValueError, "must be 'sum' or 'mean'"),
+    (
+        lambda: embedding_bag(PARAMS, IDS, jnp.ones((7, 4)), mode="mean"),
+        ValueError,
+        "weights need mode='sum'",
+    ),
+    (
+        lambda: embedding_bag(PARAMS, IDS, jnp.ones((7, 3))),
+        ValueError,
+        r"weights has shape \(7, 3\)",
+    ),
+    (lambda: embedding(PARAMS, IDS, padding_idx=300), ValueError, "padding_idx is 300 but there"),
+    (lambda: embedding(PARAMS, IDS, padding_idx=1.0), TypeError, "padding_idx must be an integer"),
+    (lambda: Embedding(3, 2, padding_idx=3), ValueError, "Embedding: option padding_idx is 3"),
     (
         lambda: embedding(PARAMS, jnp.array([3, 300])),
         ValueError,

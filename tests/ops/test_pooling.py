@@ -9,7 +9,14 @@ import pytest
 from hypothesis import assume, given, settings, strategies as st
 
 import jaxnn
-from jaxnn.ops.pooling import avg_pool, global_avg_pool, max_pool
+from jaxnn.ops.pooling import (
+    adaptive_avg_pool,
+    adaptive_max_pool,
+    avg_pool,
+    global_avg_pool,
+    global_max_pool,
+    max_pool,
+)
 from jaxnn.ops.shape import flatten, reshape
 
 
@@ -19,8 +26,16 @@ def column(*numbers):
 
 
 def gradient(op, x, dy, **options):
-    _, residuals = op.fwd(x, **options)
-    return op.bwd(residuals, jnp.asarray(dy, x.dtype), **options)[0]
+    return value_and_gradient(op, x, dy, **options)[1]
+
+
+def value_and_gradient(op, x, dy, **options):
+    @jax.jit
+    def both(x, dy):
+        y, residuals = op.fwd(x, **options)
+        return y, op.bwd(residuals, dy)[0]
+
+    return both(x, jnp.asarray(dy, x.dtype))
 
 
 def looped(x, dy, window, stride, before, after):
@@ -47,10 +62,126 @@ def test_pooling_agrees_with_loops(size, window, stride, before, after):
     truth = looped(x, dy, window, stride, before, after)
     options = {"window": window, "stride": stride, "padding": ((before, after),)}
     sequence, dys = x.reshape(1, -1, 1), dy.reshape(1, -1, 1)
-    got = [op(sequence, **options) for op in (max_pool, avg_pool)]
-    got += [gradient(op, jnp.asarray(sequence), dys, **options) for op in (max_pool, avg_pool)]
+    pairs = [
+        value_and_gradient(op, jnp.asarray(sequence), dys, **options) for op in (max_pool, avg_pool)
+    ]
+    got = [found for both in zip(*pairs, strict=True) for found in both]
     for mine, true in zip(got, truth, strict=True):
         np.testing.assert_allclose(np.ravel(mine), true, atol=1e-12)
+
+
+def rounded_up(x, dy, window, stride, pad):
+    """The same for `ceil_mode` as PyTorch has it, with the mean over the padding as well."""
+    number = -(-(len(x) + 2 * pad - window) // stride) + 1
+    number -= (number - 1) * stride >= len(x) + pad
+    values, d_mean, d_counted = [], np.zeros_like(x), np.zeros_like(x)
+    for m, d in zip(range(number), dy, strict=False):
+        start = m * stride - pad
+        inside = [i for i in range(start, start + window) if 0 <= i < len(x)]
+        counted = min(start + window, len(x) + pad) - start
+        values.append((x[inside].max(), x[inside].mean(), x[inside].sum() / counted))
+        d_mean[inside] += d / len(inside)
+        d_counted[inside] += d / counted
+    return *np.transpose(values), d_mean, d_counted
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "stride", "pad"),
+    [(7, 2, 2, 0), (8, 3, 2, 1), (7, 2, 3, 1), (5, 3, 5, 1), (3, 4, 2, 0), (6, 3, 3, 1)],
+)
+def test_windows_beyond_the_end_in_ceil_mode(size, window, stride, pad):
+    random = np.random.default_rng(size)
+    x, dy = random.normal(size=size), random.normal(size=9)
+    options = {"window": window, "stride": stride, "padding": pad, "ceil_mode": True}
+    ops = max_pool, avg_pool, avg_pool.bind(count_padding=True)
+    *truth, d_mean, d_counted = rounded_up(x, dy, window, stride, pad)
+    sequence, number = jnp.asarray(x).reshape(1, -1, 1), len(truth[0])
+    for op, true in zip(ops, truth, strict=True):
+        np.testing.assert_allclose(np.ravel(op(sequence, **options)), true, atol=1e-12)
+    for op, true in zip(ops[1:], (d_mean, d_counted), strict=True):
+        dx = gradient(op, sequence, dy[:number].reshape(1, -1, 1), **options)
+        np.testing.assert_allclose(dx.ravel(), true, atol=1e-12)
+
+
+def test_padding_in_all_its_forms():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 4, 2)))
+    pairs = {
+        1: ((1, 1), (1, 1)),
+        (0, 1): ((0, 0), (1, 1)),
+        "SAME": ((0, 1), (0, 1)),
+        "SAME_LOWER": ((1, 0), (1, 0)),
+        ("CAUSAL", (0, 1)): ((1, 0), (0, 1)),
+    }
+    for op in (max_pool.bind(window=2, stride=1), avg_pool.bind(window=2, stride=1)):
+        for padding, same in pairs.items():
+            found = op(x, padding=list(padding) if isinstance(padding, tuple) else padding)
+            np.testing.assert_array_equal(found, op(x, padding=same))
+
+
+def adaptive_windows(size, number):
+    """PyTorch's: from the floor of the start to the ceiling of the end."""
+    ends = [-(-(m + 1) * size // number) for m in range(number)]
+    return [slice(m * size // number, end) for m, end in enumerate(ends)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((7, 6), (5, 3)),
+        ((4, 5), (6, None)),
+        ((5, 3, 4), (2, 3, 5)),
+        ((4,), 8),
+        ((9,), 1),
+        ((7,), 7),
+    ],
+)
+def test_adaptive_pooling_against_loops(shape, size):
+    random = np.random.default_rng(0)
+    x = random.integers(-3, 3, (2, *shape, 3)).astype(float)  # with ties
+    sizes = size if isinstance(size, tuple) else (size,)
+    numbers = [s or n for s, n in zip(sizes, shape, strict=True)]
+    dy = random.normal(size=(2, *numbers, 3))
+    largest, mean = np.zeros_like(dy), np.zeros_like(dy)
+    d_max, d_mean = np.zeros_like(x), np.zeros_like(x)
+    windows = [adaptive_windows(n, k) for n, k in zip(shape, numbers, strict=True)]
+    for n, *m, c in np.ndindex(*dy.shape):
+        at = (n, *(each[i] for each, i in zip(windows, m, strict=True)), c)
+        place = (n, *m, c)
+        largest[place], mean[place] = x[at].max(), x[at].mean()
+        d_mean[at] += dy[place] / x[at].size
+        chosen = np.zeros_like(x[at])
+        chosen.flat[x[at].argmax()] = dy[place]
+        d_max[at] += chosen
+    for op, y, dx in ((adaptive_max_pool, largest, d_max), (adaptive_avg_pool, mean, d_mean)):
+        found = value_and_gradient(op, jnp.asarray(x), dy, size=size)
+        for mine, true in zip(found, (y, dx), strict=True):
+            np.testing.assert_allclose(mine, true, atol=1e-12)
+        definition = jax.jit(lambda x, op=op: op.definition(x, size=size))
+        np.testing.assert_allclose(definition(x), y, atol=1e-12)
+
+
+def test_the_largest_of_everything():
+    """The first of ties and of NaNs; −∞; the same as one window over everything."""
+    tied = jnp.asarray(np.random.default_rng(0).integers(-2, 2, (5, 3, 4, 6)).astype(float))
+    with_nan = tied.at[:, 1, 1].set(jnp.nan).at[:, 2].set(jnp.nan)
+    dy = np.random.default_rng(1).normal(size=(5, 1, 1, 6))
+    for x in (tied, with_nan, jnp.full(tied.shape, -jnp.inf)):
+        y, dx = value_and_gradient(max_pool, x, dy, window=(3, 4))
+        of_all = value_and_gradient(global_max_pool, x, dy[:, 0, 0])
+        of_one = value_and_gradient(adaptive_max_pool, x, dy, size=1)
+        np.testing.assert_array_equal(of_all[0], y[:, 0, 0])
+        np.testing.assert_array_equal(of_one[0], y)
+        np.testing.assert_array_equal(of_all[1], dx)
+        np.testing.assert_array_equal(of_one[1], dx)
+
+
+def test_a_window_knows_nothing_of_its_neighbours():
+    """NaN and infinity stay in their windows, also where windows are found by other means."""
+    x = column(1, 2, jnp.nan, jnp.inf, 5, 6, 7)
+    for op in (adaptive_avg_pool, adaptive_max_pool):
+        y = op(x, size=3)  # 1 2 nan, nan inf 5, 5 6 7
+        assert np.isnan(y.ravel()).tolist() == [True, True, False]
+        assert jnp.isfinite(gradient(op, x, column(1, 2, 3), size=3)).all()
 
 
 def test_same_padding_and_what_the_average_is_divided_by():
@@ -144,7 +275,9 @@ def test_a_single_window_before_a_long_stride(op):
         max_pool.bind(window=3, stride=2, padding=((1, 1), (0, 2))),
         avg_pool.bind(window=3, stride=2, padding=((1, 1), (0, 2))),
         avg_pool.bind(window=(2, 3), count_padding=True),
+        avg_pool.bind(window=3, stride=2, ceil_mode=True),
         global_avg_pool,
+        global_max_pool,
     ],
     ids=str,
 )
@@ -201,11 +334,15 @@ BAD = [
     ),
     (lambda: avg_pool(X, window=0), ValueError, "option window must be positive"),
     (lambda: max_pool(X, window=2.0), TypeError, "option window must be an integer or a tuple"),
-    (lambda: max_pool(X, window=2, stride=[2, 2]), TypeError, "option 'stride' must be hashable"),
     (lambda: max_pool(X, window=2, stride=2.0), TypeError, "option stride must be an integer"),
-    (lambda: max_pool(X, window=2, padding="FULL"), ValueError, "padding must be 'SAME', 'VALID'"),
-    (lambda: avg_pool(X, window=2, padding=((0, 1),)), ValueError, "a tuple of 2 pairs"),
-    (lambda: max_pool(X, window=2, padding=((0, -1),) * 2), ValueError, "are not negative"),
+    (
+        lambda: max_pool(X, window=2, padding="FULL"),
+        ValueError,
+        "padding must be 'SAME', 'SAME_LOWER'",
+    ),
+    (lambda: avg_pool(X, window=2, padding=((0, 1),)), ValueError, "a tuple of 2 that holds"),
+    (lambda: max_pool(X, window=2, padding=((0, -1),) * 2), ValueError, "no negative number"),
+    (lambda: max_pool(X, window=2, ceil_mode=1), TypeError, "ceil_mode must be a bool, got 1"),
     (lambda: max_pool(X, window=(5, 5)), ValueError, "length 5 along axis 2 but x is float64"),
     (lambda: max_pool(X[:, :0], window=1), ValueError, "length 1 along axis 1 but x is"),
     (
@@ -215,8 +352,12 @@ BAD = [
     ),
     (lambda: max_pool(X.astype(int), window=2), TypeError, "x must be floating point"),
     (lambda: avg_pool(X, window=2, count_padding=1), TypeError, "must be a bool, got 1"),
-    (lambda: global_avg_pool(X[0, 0]), ValueError, "there must be something to average"),
-    (lambda: global_avg_pool(X[:, :0]), ValueError, "there must be something to average"),
+    (lambda: global_avg_pool(X[0, 0]), ValueError, "there must be something to pool"),
+    (lambda: global_avg_pool(X[:, :0]), ValueError, "there must be something to pool"),
+    (lambda: global_max_pool(X[:, :0]), ValueError, "there must be something to pool"),
+    (lambda: adaptive_avg_pool(X, size=0), ValueError, "option size must be positive"),
+    (lambda: adaptive_avg_pool(X, size=(3,)), ValueError, "one for each of the 2 axes"),
+    (lambda: adaptive_max_pool(X, size=2.0), TypeError, "option size must be an integer"),
     (lambda: flatten(jnp.float32(1)), ValueError, "first axis must be the batch"),
     (lambda: reshape(X, shape=(-1, 7)), ValueError, r"360 numbers, .* the shape \(-1, 7\)"),
     (lambda: reshape(X, shape=(-1, -1)), ValueError, "do not fit the shape"),

@@ -1,9 +1,9 @@
 """Gated linear units in the catalogue."""
 
 from jaxnn.catalogue.activations.elementwise import EXTREMES
-from jaxnn.catalogue.case import Entry, case, constant, normal
+from jaxnn.catalogue.case import Entry, case, constant, normal, omitted
 from jaxnn.op import Op
-from jaxnn.ops.activations.gated import geglu, glu, swiglu
+from jaxnn.ops.activations.gated import geglu, glu, reglu, swiglu
 
 
 def _pairs(values):
@@ -15,16 +15,22 @@ def _gated(op: Op, *option_sets: dict) -> Entry:
     sets = option_sets or ({},)
     return Entry(
         op,
-        cases=tuple(case(str(options or "plain"), normal(7, 3, 10), **options) for options in sets),
+        cases=(
+            *(
+                case(str(options or "plain"), normal(7, 3, 10), omitted, **options)
+                for options in sets
+            ),
+            case("a gate", normal(7, 3, 5), normal(7, 3, 5), **sets[-1]),
+        ),
         hard=tuple(
             hard_case
             for options in sets
             for hard_case in (
-                case("extremes", constant(_pairs(EXTREMES)), **options),
-                case("empty batch", normal(0, 10), **options),
+                case("extremes", constant(_pairs(EXTREMES)), omitted, **options),
+                case("empty batch", normal(0, 10), omitted, **options),
             )
         ),
-        benchmark=case("(4096, 2 × 3072)", normal(4096, 6144)),
+        benchmark=case("(4096, 2 × 3072)", normal(4096, 6144), omitted),
         saves=4096 * 6144 * 4,
     )
 
@@ -33,4 +39,5 @@ ENTRIES = (
     _gated(glu),
     _gated(swiglu),
     _gated(geglu, {"approximate": True}, {"approximate": False}),
+    _gated(reglu),
 )

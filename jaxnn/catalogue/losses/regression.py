@@ -1,9 +1,16 @@
 """Losses of a prediction against a target of its kind, in the catalogue."""
 
+import jax.numpy as jnp
+
 import jaxnn
 from jaxnn.catalogue.case import Entry, case, constant, normal
 from jaxnn.op import Op
-from jaxnn.ops.losses.regression import log_cosh
+from jaxnn.ops.losses.regression import log_cosh, quantile_loss, smooth_l1
+
+
+def integers(low, high, *shape):
+    """Integers in low … high − 1."""
+    return lambda random, dtype: jnp.asarray(random.integers(low, high, shape))
 
 
 def _regression_loss(op: Op, *option_sets: dict) -> Entry:
@@ -17,6 +24,7 @@ def _regression_loss(op: Op, *option_sets: dict) -> Entry:
                 for options in sets
             ),
             case("two batch axes", normal(7, 5, 3), normal(7, 5, 3)),
+            case("integer target", normal(7, 5), integers(-3, 4, 7, 5), **sets[-1]),
         ),
         hard=tuple(
             hard_case
@@ -38,5 +46,7 @@ ENTRIES = (
     _regression_loss(jaxnn.half_squared_error),
     _regression_loss(jaxnn.absolute_error),
     _regression_loss(jaxnn.huber_loss, {}, {"delta": 0.25}),
+    _regression_loss(smooth_l1, {}, {"beta": 0.25}, {"beta": 0.0}),
+    _regression_loss(quantile_loss, {}, {"quantile": 0.9}),
     _regression_loss(log_cosh),
 )

@@ -25,6 +25,7 @@ from jaxnn.gradcheck.diagnosis.tape import Gradients, Tape, autodiff, float64, t
 from jaxnn.gradcheck.diagnosis.wording import sentence
 from jaxnn.layer import Layer
 from jaxnn.op import Op
+from jaxnn.training.reduction import require_reduction
 
 MOST_MISTAKES = 3  # at once, in an explanation that starts from a recomputed gradient
 COSTS = {"C8": 1.5, "R1": 1.25}  # a fitted constant counts for more than one mistake
@@ -64,6 +65,8 @@ def diagnose(
     learning_rate: float | None = None,
     weight_decay: float | None = None,
     previous=None,
+    key: jax.Array | None = None,
+    weights=None,
 ) -> Diagnosis:
     """Tell whether gradients are right and, if not, where they are wrong and by which mistake.
 
@@ -72,16 +75,18 @@ def diagnose(
 
     Args:
         net: a layer, or an op of one argument; `serial`s are taken apart into linear layers and
-            activations.
+            activations. Mistakes inside a graph of several inputs or outputs are not named.
         loss: an op `(prediction, target) -> one value per example`.
         params: the parameters.
         x: the batch.
         target: its targets.
         grads: the gradients in question, the tree of params; an array may have a wrong shape.
-        reduction: "mean" or "sum" over the batch.
+        reduction: of the losses of the batch, as in `value_and_grad`.
         learning_rate: η, to recognise updates, and weights that were updated too early.
         weight_decay: λ of a penalty ½·λ·‖W‖² on each "w".
         previous: the gradients of the previous step, or its batch `(x, target)`.
+        key: of a network with random layers.
+        weights: of the examples, as in `value_and_grad`.
 
     Returns:
         The `Diagnosis`.
@@ -102,26 +107,27 @@ def diagnose(
         ...                           wrong).mistakes]
         ['wrong sign']
     """
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"diagnose: reduction must be 'mean' or 'sum', got {reduction!r}")
+    require_reduction("diagnose", reduction)
     for name, tree in (("params", params), ("grads", grads), ("x", x), ("target", target)):
         _require_arrays(name, tree)
     _require_tree("grads", grads, params)
-    tape = tape_of(net, loss, params, x, target, reduction, weight_decay)
+    tape = tape_of(net, loss, params, x, target, reduction, weight_decay, key, weights)
     tape = tape._replace(learning_rate=learning_rate)
     if previous is not None:
         tape = _with_previous(tape, previous, net, loss, params, reduction, weight_decay)
     dtype, rounded = _coarsest_dtype(params, grads), None
     if dtype != np.float64:
         coarse: tuple[Any, Any, Any] = cast(jax.tree.map(jnp.asarray, (params, x, target)), dtype)
-        rounded = autodiff(net, loss, *coarse, reduction)
+        rounded = autodiff(net, loss, *coarse, reduction, key, weights)
         rounded = tape.decayed(jax.tree.leaves(float64(rounded)))
     mine = jax.tree.leaves(float64(grads))
     return diagnosis_of(tape, predictions, mine, TOLERANCES[dtype.itemsize], rounded)
 
 
 def predictions(tape: Tape) -> Iterator[Prediction]:
-    """The predictions of all hypotheses that differ from the truth."""
+    """The predictions of all hypotheses that differ from the truth; none without stages."""
+    if not tape.stages:
+        return
     with np.errstate(all="ignore"):
         for hypothesis in STRUCTURAL:
             for gradients in hypothesis.gradients(tape):

@@ -107,7 +107,7 @@ def _target_mean(axis, tape):
 
 
 def _summed_target_broadcast(tape):
-    if tape.weight == 1:
+    if np.all(tape.weight == 1):
         mean = np.broadcast_to(tape.target.mean(0, keepdims=True), tape.target.shape)
         yield tape.backward(tape.n * tape.through_output(tape.dloss(mean)))
 

@@ -129,7 +129,7 @@ def _scales(c, constants, tolerance):
 
 def known_constants(tape: Tape) -> tuple[list[Key], list[Key]]:
     """The constants with a meaning, and products of several."""
-    n, k, eta = tape.n, tape.prediction.shape[-1], tape.learning_rate
+    n, k, eta = tape.n, tape.k, tape.learning_rate
     named = [
         Key("C1", -1.0, "−1"),
         Key("C2", n, "the batch size"),

@@ -27,6 +27,9 @@ from jaxnn.ops.losses.cross_entropy import (
 )
 from jaxnn.ops.losses.regression import half_squared_error, squared_error
 from jaxnn.ops.losses.softmax_cross_entropy import softmax_cross_entropy
+from jaxnn.tied import Tied
+from jaxnn.training.gradient import without_padding
+from jaxnn.training.reduction import reduce
 from jaxnn.transformations import definitions
 
 
@@ -114,12 +117,15 @@ class Tape(NamedTuple):
     probabilities, so that the output stage is explicit.
 
     Attributes:
-        stages: the layers, first to last, with all nesting removed.
+        stages: the layers, first to last, with all nesting removed; none of a network that is no
+            chain of arrays, such as a graph, or that is random or has a state.
         last: the position of the last stage with parameters.
         loss: the loss of the last stage's output.
         target: the loss's target; one-hot rows for labels.
-        weight: 1/N with reduction "mean", else 1.
-        n: the number of examples N.
+        weight: of each loss in the value, one number where it is the same for all: 1/N with
+            reduction "mean".
+        n: the number of losses N.
+        k: the number of components of a prediction.
         delta: the gradient of the output of stage `last`.
         g: the gradient of the output of the last stage, ∂L/∂ŷ.
         paths: the path of each leaf of the parameters.
@@ -135,8 +141,9 @@ class Tape(NamedTuple):
     last: int
     loss: Op
     target: np.ndarray
-    weight: float
+    weight: np.ndarray
     n: int
+    k: int
     delta: np.ndarray
     g: np.ndarray
     paths: list[str]
@@ -189,7 +196,7 @@ class Tape(NamedTuple):
         """∂L/∂ŷ against some target, with the weight of the reduction."""
 
         def total(prediction):
-            return self.weight * jnp.sum(self.loss(prediction, target))
+            return jnp.sum(self.weight * self.loss(prediction, target))
 
         with jax.enable_x64(True), definitions():
             return np.asarray(jax.grad(total)(self.prediction))
@@ -238,59 +245,73 @@ class Tape(NamedTuple):
         ]
 
 
-def tape_of(net, loss, params, x, target, reduction="mean", weight_decay=None) -> Tape:
+def tape_of(
+    net, loss, params, x, target, reduction="mean", weight_decay=None, key=None, weights=None
+) -> Tape:
     """Run a network on a batch in float64 and differentiate it with JAX.
 
     The truth is `jax.grad` of the definitions: no hand-written backward takes part in it.
     """
     net = as_layer(net)
-    params, x, target = float64(params), float64(x), float64(target)
+    params, x, target, weights = map(float64, (params, x, target, weights))
     paths = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
     leaves, tree = jax.tree.flatten(params)
-    grads = jax.tree.leaves(autodiff(net, loss, params, x, target, reduction))
+    grads = jax.tree.leaves(autodiff(net, loss, params, x, target, reduction, key, weights))
     with jax.enable_x64(True), definitions():
-        losses = loss(net.apply(params, x), target)
-        weight = 1 / losses.size if reduction == "mean" else 1.0
-        stages = []
-        value = x
-        positions = jax.tree.unflatten(tree, range(len(leaves)))
-        for layer, p, places in _flatten(net, params, positions):
-            stages.append(_stage(layer.apply, getattr(layer, "op", None), p, places, value))
-            value = stages[-1].y
-        last = max((i for i, s in enumerate(stages) if jax.tree.leaves(s.params)), default=0)
-
-        def rest(z):
-            for stage in stages[last + 1 :]:
-                z = stage.apply(stage.params, z)
-            return weight * jnp.sum(loss(z, target))
-
-        delta = np.asarray(jax.grad(rest)(stages[last].y))
-        output, loss, target = _split(loss, target, value.shape[-1])
-        if output is not None:
-            stages.append(_stage(lambda _, x: output(x), output, (), (), value))
+        prediction, counted = without_padding(_run(net, params, x, key), weights)
+        losses = loss(prediction, target)
+        weight = np.asarray(reduce(losses, prediction, target, counted, loss, reduction).dlosses)
+    stages = []
+    if key is None and not net.stateful and not isinstance(net, Tied):
+        stages = _stages(net, params, x, jax.tree.unflatten(tree, range(len(leaves))))
     tape = Tape(
-        stages=tuple(stages),
-        last=last,
+        stages=(),
+        last=0,
         loss=loss,
         target=target,
-        weight=weight,
+        weight=weight.flat[0] if np.ptp(weight) == 0 else weight,
         n=losses.size,
-        delta=delta,
-        g=delta,
+        k=jax.tree.leaves(prediction)[0].shape[-1],
+        delta=np.zeros(0),
+        g=np.zeros(0),
         paths=paths,
         params=leaves,
         truth=Gradients(grads, [None] * len(grads)),
         weight_decay=weight_decay,
     )
+    if not stages:
+        return tape._replace(truth=Gradients(tape.decayed(grads), tape.truth.deltas))
+    last = max((i for i, s in enumerate(stages) if jax.tree.leaves(s.params)), default=0)
+    with jax.enable_x64(True), definitions():
+
+        def rest(z):
+            for stage in stages[last + 1 :]:
+                z = stage.apply(stage.params, z)
+            return jnp.sum(weight * loss(z, target))
+
+        delta = np.asarray(jax.grad(rest)(stages[last].y))
+        value = stages[-1].y
+        output, loss, target = _split(loss, target, value.shape[-1])
+        if output is not None:
+            stages.append(_stage(lambda _, x: output(x), output, (), (), value))
+    tape = tape._replace(
+        stages=tuple(stages), last=last, loss=loss, target=target, delta=delta, g=delta
+    )
     truth = Gradients(tape.decayed(grads), tape.backward(delta).deltas)
     return tape._replace(truth=truth, g=tape.dloss(target))
 
 
-def autodiff(net, loss, params, x, target, reduction):
+def autodiff(net, loss, params, x, target, reduction, key=None, weights=None):
     """The gradient by JAX from the definitions, in the dtype of the arguments."""
-    net, total = as_layer(net), jnp.sum if reduction == "sum" else jnp.mean
+    net = as_layer(net)
+
+    def total(params):
+        prediction, counted = without_padding(_run(net, params, x, key), weights)
+        losses = loss(prediction, target)
+        return reduce(losses, prediction, target, counted, loss, reduction).value
+
     with jax.enable_x64(True), definitions():
-        grads = jax.grad(lambda params: total(loss(net.apply(params, x), target)))(params)
+        grads = jax.grad(total)(params)
     return jax.tree.map(np.asarray, grads)
 
 
@@ -313,6 +334,26 @@ def linear_gradient(stage: Stage, x: np.ndarray, dy: np.ndarray) -> dict[str, np
 def float64(tree):
     """The leaves as NumPy arrays, those of floating point in float64."""
     return jax.tree.map(np.asarray, cast(tree, np.float64))
+
+
+def _run(net: Layer, params, x, key):
+    """The output, in the training form where inference differs from it."""
+    if key is None and not net.stateful:
+        return net.apply(params, x)
+    return net.fwd(params, x, key)[0]
+
+
+def _stages(net, params, x, positions) -> list[Stage]:
+    """The layers of a chain, one by one; none if something else than an array passes through it."""
+    stages = []
+    with jax.enable_x64(True), definitions():
+        for layer, p, places in _flatten(net, params, positions):
+            y = layer.apply(p, x)
+            if not isinstance(x, np.ndarray) or not isinstance(y, jax.Array):
+                return []
+            stages.append(_stage(layer.apply, getattr(layer, "op", None), p, places, x))
+            x = stages[-1].y
+    return stages
 
 
 def _flatten(layer: Layer, params, leaves):
@@ -347,14 +388,14 @@ def _pull(apply, params, x, dy):
 def _split(loss, target, n_classes):
     """The output op inside a loss, the loss of that op's output, and its target."""
     output = None
-    if sigmoid_cross_entropy.is_same_as(loss):
+    if sigmoid_cross_entropy.is_same_as(loss) and not loss.fixed:
         return sigmoid, binary_cross_entropy, target
-    if softmax_cross_entropy.is_same_as(loss) and loss.options["ignore_label"] is None:
+    if softmax_cross_entropy.is_same_as(loss) and loss.fixed.keys() <= {"label_smoothing"}:
         output, smoothing = softmax, loss.options["label_smoothing"]
         loss = cross_entropy
     else:
         smoothing = 0.0
-    if cross_entropy.is_same_as(loss):
+    if cross_entropy.is_same_as(loss) and not loss.fixed:
         if not is_differentiable(target):
             target = np.eye(n_classes)[target]
         target = (1 - smoothing) * target + smoothing / n_classes

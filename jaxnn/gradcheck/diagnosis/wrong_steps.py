@@ -1,7 +1,7 @@
 """Wrong steps of a backward pass: past an activation, and from the loss to the last layer."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -67,7 +67,7 @@ class Output(NamedTuple):
     z: np.ndarray
     p: np.ndarray
     y: np.ndarray
-    w: float
+    w: Any
     g: np.ndarray
     two: float
     through: Callable[[np.ndarray], np.ndarray]
@@ -79,7 +79,7 @@ class Output(NamedTuple):
             z=tape.z,
             p=tape.prediction,
             y=tape.target,
-            w=tape.weight,
+            w=tape.weight if np.ndim(tape.weight) == 0 else tape.weight[..., None],
             g=tape.g,
             two=1.0 if tape.halves_error else 2.0,
             through=tape.through_output,

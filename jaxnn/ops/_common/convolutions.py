@@ -147,7 +147,7 @@ def _dw_by_images(x, dy, space, groups, images):
 
 def _convolve(x, w, **options):
     """XLA's convolution with the channels last."""
-    space = "HW"[-(x.ndim - 2) :]
+    space = "DHW"[-(x.ndim - 2) :]
     return lax.conv_general_dilated(
         x,
         w,

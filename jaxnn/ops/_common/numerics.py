@@ -31,6 +31,15 @@ def at_least_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return x.astype(accumulator(x.dtype))
 
 
+def representable(option: float, dtype) -> float:
+    """A positive option as the nearest positive normal number of the dtype to sum in.
+
+    In float32 ε = 1e-50 is 0, which makes 0/ε NaN: it becomes the smallest normal number.
+    """
+    info = jnp.finfo(accumulator(dtype))
+    return min(max(option, float(info.tiny)), float(info.max))
+
+
 def wide(function: Callable[P, T]) -> Callable[P, T]:
     """A forward or backward whose floating-point arrays are at least float32.
 

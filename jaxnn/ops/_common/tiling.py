@@ -18,6 +18,30 @@ from jax.export import is_symbolic_dim
 from jaxnn.ops._common.tuning import LONGEST_TILE, SHORTEST_TILE, TILE_SCORES
 
 
+class Band(NamedTuple):
+    """The keys around its own position that a query sees.
+
+    Attributes:
+        before: the most positions that a key may be before the query; `None` for any number.
+        after: the same after the query.
+        start: the position of the first query among the keys: a number, symbolic or not, or an
+            array of integers, () or (batch,).
+    """
+
+    before: int | None = None
+    after: int | None = None
+    start: int | Array = 0
+
+    def meets(self, queries: range, keys: range) -> bool:
+        """Whether one of these queries may see one of these keys, as far as it is known."""
+        if not isinstance(self.start, int):
+            return True
+        first, last = queries.start + self.start, queries.stop - 1 + self.start
+        early = self.after is None or keys.start <= last + self.after
+        late = self.before is None or keys.stop - 1 >= first - self.before
+        return early and late
+
+
 class Tiles(NamedTuple):
     """A cover of the pairs.
 
@@ -26,7 +50,7 @@ class Tiles(NamedTuple):
         n_keys: S.
         heads: of the queries.
         kv_heads: of the keys.
-        causal: whether a query sees no later key.
+        band: the keys that a query sees by their positions.
         rows: queries in a tile.
         columns: keys in a tile.
         places: the row and the column of each tile.
@@ -36,14 +60,19 @@ class Tiles(NamedTuple):
     n_keys: int
     heads: int
     kv_heads: int
-    causal: bool
+    band: Band
     rows: int
     columns: int
     places: tuple[np.ndarray, np.ndarray] | tuple[Array, Array]
 
+    @property
+    def padded_queries(self) -> int:
+        """The queries of all tiles: T, rounded up to whole tiles."""
+        return _whole(self.n_queries, self.rows)
+
     def pad_queries(self, a: Array) -> Array:
         """The array with zeros after the last query, up to whole tiles."""
-        return _resized(a, 1, _whole(self.n_queries, self.rows))
+        return _resized(a, 1, self.padded_queries)
 
     def pad_keys(self, a: Array) -> Array:
         """The array with zeros after the last key, up to whole tiles."""
@@ -110,6 +139,14 @@ class Tiles(NamedTuple):
         ]
         return lax.dynamic_update_slice(a, part, (0 * i, 0 * j, *starts))
 
+    def query_places(self, i) -> Array:
+        """The positions of the queries of row i of the tiles."""
+        return i * self.rows + jnp.arange(self.rows, dtype=jnp.int32)
+
+    def key_places(self, j) -> Array:
+        """The positions of the keys of column j of the tiles."""
+        return j * self.columns + jnp.arange(self.columns, dtype=jnp.int32)
+
     def by_head(self, part: Array) -> Array:
         """(batch, key/value heads, rows of a group, components) → (batch, heads, rows, …)."""
         return part.reshape(part.shape[0], self.heads, self.rows, part.shape[-1])
@@ -119,19 +156,29 @@ class Tiles(NamedTuple):
         group = self.heads // self.kv_heads
         return part.reshape(part.shape[0], self.kv_heads, group * self.rows, part.shape[-1])
 
-    def seen(self, mask, q_lengths, kv_lengths) -> Callable[..., Array]:
-        """`(i, j) ->` which pairs of tile (i, j) count, (batch or 1, heads or 1, rows, columns)."""
+    def seen(self, mask, q_lengths, kv_lengths) -> Callable[..., Array] | None:
+        """`(i, j) ->` which pairs of tile (i, j) count, (batch or 1, heads or 1, rows, columns).
+
+        `None` where all pairs of all tiles count.
+        """
         mask = None if mask is None else self.pad_pairs(mask)
         q_lengths = _within(q_lengths, self.n_queries, self.rows)
         kv_lengths = _within(kv_lengths, self.n_keys, self.columns)
+        before, after, start = self.band
+        if mask is q_lengths is kv_lengths is before is after is None:
+            return None
 
         def of_tile(i, j):
-            rows = i * self.rows + jnp.arange(self.rows, dtype=jnp.int32)
-            columns = j * self.columns + jnp.arange(self.columns, dtype=jnp.int32)
+            rows, columns = self.query_places(i), self.key_places(j)
             shape = (1, 1, self.rows, self.columns)
             seen = jnp.ones(shape, bool) if mask is None else self.pairs(mask, i, j)
-            if self.causal:
-                seen = seen & (columns[None, :] <= rows[:, None])[None, None]
+            if before is not None or after is not None:
+                positions = jnp.atleast_1d(jnp.asarray(start, jnp.int32))[:, None] + rows[None]
+                distance = (columns[None, None] - positions[:, :, None])[:, None]
+                if after is not None:
+                    seen = seen & (distance <= after)
+                if before is not None:
+                    seen = seen & (distance >= -before)
             if q_lengths is not None:
                 seen = seen & (rows[None, :] < q_lengths[:, None])[:, None, :, None]
             if kv_lengths is not None:
@@ -145,7 +192,7 @@ def tiles_of(
     q: Array,
     k: Array,
     *,
-    causal: bool,
+    band: Band,
     block: int | None,
     scores: int = TILE_SCORES,
     aspect: int = 1,
@@ -155,9 +202,10 @@ def tiles_of(
     Without `block`, a tile has about `scores` times `aspect` scores, of all heads of all examples,
     and `aspect` queries for each key.
 
-    Causal attention omits the tiles above the diagonal, where every key comes after every query.
-    Where T or S is a symbolic dimension of `jax.export`, so is the number of tiles: then the loop
-    goes over all of them, and those above the diagonal are masked.
+    The tiles that lie outside the band are omitted: with causal attention those above the diagonal,
+    where every key comes after every query. Where T or S is a symbolic dimension of `jax.export`,
+    so is the number of tiles: then the loop goes over all of them, as where the start of the band
+    is an array, and pairs outside the band are masked.
     """
     batch, t, heads, _ = q.shape
     _, s, kv_heads, _ = k.shape
@@ -176,11 +224,14 @@ def tiles_of(
             (i, j)
             for i in range(rows_of)
             for j in range(columns_of)
-            if not causal or j * columns < (i + 1) * rows
+            if band.meets(
+                range(i * rows, min((i + 1) * rows, t)),
+                range(j * columns, min((j + 1) * columns, s)),
+            )
         ]
         i, j = np.array(listed, np.int32).reshape(-1, 2).T
         places = i, j
-    return Tiles(t, s, heads, kv_heads, causal, rows, columns, places)
+    return Tiles(t, s, heads, kv_heads, band, rows, columns, places)
 
 
 def _default_block(scores, heads, t, s) -> int:
@@ -210,8 +261,20 @@ def _resized(a, axis, size):
 
 def _within(lengths, n, size):
     """Lengths that also mask the padding added to fill the last tile after position n."""
-    lengths = None if lengths is None else lengths.astype(jnp.int32)
-    if size == 0 or n % size == 0:
-        return lengths
-    end = jnp.full(1, n, jnp.int32)
-    return end if lengths is None else jnp.minimum(lengths, end)
+    filled = size == 0 or n % size == 0
+    if lengths is None:
+        return None if filled else jnp.full(1, n, jnp.int32)
+    return clamped(lengths, n)
+
+
+def clamped(numbers: Array, largest) -> Array:
+    """Integers as int32, those above `largest` replaced by it and those below −`largest` likewise.
+
+    A narrow integer is widened first: compared in its own width, 299 would be 43 in int8.
+    """
+    if numbers.dtype.itemsize < 4:
+        numbers = numbers.astype(jnp.int32)
+    numbers = jnp.minimum(numbers, jnp.full((), largest, numbers.dtype))
+    if jnp.issubdtype(numbers.dtype, jnp.signedinteger):
+        numbers = jnp.maximum(numbers, jnp.full((), -largest, numbers.dtype))
+    return numbers.astype(jnp.int32)

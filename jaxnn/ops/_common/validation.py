@@ -63,6 +63,29 @@ def require_axis(x, axis) -> None:
         raise ValueError(f"axis {axis} of x is empty, shape {x.shape}")
 
 
+def require_axes(x, axis, option: str = "axis") -> None:
+    """An option is one axis of `x`, or a tuple of different ones."""
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    if not axes or not all(type(a) is int for a in axes):
+        raise TypeError(f"option {option} must be an integer or a tuple of integers, got {axis!r}")
+    if not all(-x.ndim <= a < x.ndim for a in axes):
+        raise ValueError(f"option {option} is {axis} but x has shape {x.shape}")
+    if len({a % x.ndim for a in axes}) < len(axes):
+        raise ValueError(f"option {option} is {axis}, which names an axis of x twice")
+
+
+def require_where(where, shape: tuple) -> None:
+    """A mask, if one is given, holds booleans and broadcasts to this shape."""
+    if where is None:
+        return
+    if where.dtype != bool:
+        raise TypeError(f"where must hold booleans, got {describe(where)}")
+    missing = len(shape) - where.ndim
+    pairs = zip(where.shape, shape[max(missing, 0) :], strict=False)
+    if missing < 0 or any(a not in (1, b) for a, b in pairs):
+        raise ValueError(f"where has shape {where.shape}, which does not broadcast to {shape}")
+
+
 def require_number(name: str, value, *, above=None, at_least=None, at_most=None) -> None:
     """An option is a Python number within its bounds."""
     if not isinstance(value, int | float) or isinstance(value, bool):
@@ -79,31 +102,33 @@ def require_number(name: str, value, *, above=None, at_least=None, at_most=None)
         raise ValueError(f"option {name} must be {wanted}, got {value!r}")
 
 
-def require_for_each_axis(name: str, value, n_axes: int) -> None:
-    """An option is a positive integer, or a tuple of one for each of the axes."""
+def require_bool(name: str, value) -> None:
+    """An option is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"option {name} must be True or False, got {value!r}")
+
+
+def require_for_each_axis(name: str, value, n_axes: int, at_least: int = 1) -> None:
+    """An option is an integer, or a tuple of one for each of the axes, positive unless told."""
     each = value if isinstance(value, tuple) else (value,) * n_axes
     if not all(type(size) is int for size in each):
         raise TypeError(f"option {name} must be an integer or a tuple of integers, got {value!r}")
-    if len(each) != n_axes or min(each) < 1:
+    if len(each) != n_axes or min(each) < at_least:
+        bound = "positive" if at_least == 1 else f"at least {at_least}"
         raise ValueError(
-            f"option {name} must be positive, one number or one for each of the {n_axes} "
+            f"option {name} must be {bound}, one number or one for each of the {n_axes} "
             f"axes between the first and the last, got {value!r}"
         )
 
 
 def require_padding(padding, n_axes: int) -> None:
-    """The option padding is "SAME", "VALID" or a pair of sizes for each of the axes."""
-    if padding in ("SAME", "VALID"):
-        return
-    if (
-        not isinstance(padding, tuple)
-        or len(padding) != n_axes
-        or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in padding)
-        or not all(type(size) is int and size >= 0 for pair in padding for size in pair)
-    ):
+    """The option padding is a name or an integer, or a name, integer or pair for each axis."""
+    each = padding if isinstance(padding, tuple) else (padding,) * n_axes
+    if len(each) != n_axes or not all(map(_is_padding_of_an_axis, each)):
         raise ValueError(
-            f"option padding must be 'SAME', 'VALID' or a tuple of {n_axes} pairs (before, "
-            f"after) of integers that are not negative, got {padding!r}"
+            "option padding must be 'SAME', 'SAME_LOWER', 'VALID', 'CAUSAL', an integer, or a "
+            f"tuple of {n_axes} that holds one of these or a pair (before, after) for each axis "
+            f"between the first and the last, with no negative number, got {padding!r}"
         )
 
 
@@ -161,3 +186,10 @@ def require_labels(labels, shape: tuple[int, ...], n_classes: int, ignore=None) 
             f"label {labels[wrong][0]} is out of range; with {n_classes} classes the labels "
             f"are 0 … {n_classes - 1}"
         )
+
+
+def _is_padding_of_an_axis(value) -> bool:
+    if isinstance(value, str):
+        return value in ("SAME", "SAME_LOWER", "VALID", "CAUSAL")
+    sizes = value if isinstance(value, tuple) else (value, value)
+    return len(sizes) == 2 and all(type(size) is int and size >= 0 for size in sizes)

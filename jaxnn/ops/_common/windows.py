@@ -9,7 +9,8 @@ from jax import lax
 
 Size = Any  # an int, or a symbolic dimension of `jax.export`
 Lengths = int | tuple[int, ...]
-Padding = str | tuple[tuple[int, int], ...]
+OfAxis = int | tuple[int, int] | str  # the padding of one axis
+Padding = int | str | tuple[OfAxis, ...]
 
 
 class Windows(NamedTuple):
@@ -25,6 +26,8 @@ class Windows(NamedTuple):
         before: the padding in front; a negative number drops entries.
         after: the padding behind; a negative number drops entries.
         dilation: the distance between neighbours in a window.
+        beyond: the part of `after` that only completes the last window of a ceiling mode. It is no
+            padding that an average counts; a negative number is padding that no window reaches.
     """
 
     axis: int
@@ -34,6 +37,7 @@ class Windows(NamedTuple):
     before: Size
     after: Size
     dilation: int = 1
+    beyond: Size = 0
 
     @property
     def reach(self) -> int:
@@ -62,27 +66,79 @@ class Windows(NamedTuple):
         return self.stride * arange(self.number) - self.before
 
 
+class Shares(NamedTuple):
+    """A given number of windows that share one axis, all as long as can be: of an adaptive pooling.
+
+    Window m holds the entries ⌊m·size/number⌋ … ⌈(m + 1)·size/number⌉ − 1.
+
+    Attributes:
+        axis: the axis of the array.
+        size: the number of entries along it.
+        number: the number of windows.
+    """
+
+    axis: int
+    size: int
+    number: int
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Where each window starts."""
+        return np.arange(self.number) * self.size // self.number
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """The number of entries in each window."""
+        return -(-np.arange(1, self.number + 1) * self.size // self.number) - self.starts
+
+    @property
+    def are_equal(self) -> bool:
+        """Whether the windows have equally many entries, and no entry in common."""
+        return self.size % self.number == 0
+
+    @property
+    def holders(self) -> "Shares":
+        """The windows that hold each entry: ⌊i·number/size⌋ … ⌈(i + 1)·number/size⌉ − 1."""
+        return Shares(self.axis, self.number, self.size)
+
+    def entries(self) -> list[np.ndarray]:
+        """For each place in a window, the entry there; shorter windows repeat their last entry."""
+        last = self.lengths - 1
+        places = range(int(last.max()) + 1)
+        return [(self.starts + np.minimum(place, last)).astype(np.int32) for place in places]
+
+
 def windows_along(
     shape: tuple[Size, ...],
     length: Lengths,
     stride: Lengths,
     padding: Padding,
     dilation: Lengths = 1,
+    *,
+    ceil_mode: bool = False,
 ) -> tuple[Windows, ...]:
-    """The windows along each axis between the first and the last."""
+    """The windows along each axis between the first and the last.
+
+    Args:
+        shape: the shape of the array.
+        length: the entries in a window, as the others for all axes or for each.
+        stride: the distance between windows.
+        padding: what surrounds the array.
+        dilation: the distance between neighbours in a window.
+        ceil_mode: whether another window covers the last entries where the others do not.
+    """
     sizes = shape[1:-1]
     lengths, strides, dilations = (for_each(n, sizes) for n in (length, stride, dilation))
-    if isinstance(padding, str):
-        reaches = tuple(map(_spread, lengths, dilations))
-        pairs = tuple(lax.padtype_to_pads(sizes, reaches, strides, padding))
-    else:
-        pairs = padding
-    return tuple(
-        Windows(axis, size, length, stride, before, after, dilation)
-        for axis, (size, length, stride, (before, after), dilation) in enumerate(
-            zip(sizes, lengths, strides, pairs, dilations, strict=True), start=1
-        )
-    )
+    windows = []
+    for axis, (size, length, stride, padded, dilation) in enumerate(
+        zip(sizes, lengths, strides, _of_axes(padding, sizes), dilations, strict=True), start=1
+    ):
+        before, after = _pair(padded, size, _spread(length, dilation), stride)
+        made = Windows(axis, size, length, stride, before, after, dilation)
+        # "SAME" has ⌈size/stride⌉ windows already.
+        covers = not ceil_mode or padded in ("SAME", "SAME_LOWER")
+        windows.append(made if covers else _completed(made))
+    return tuple(windows)
 
 
 def transposed_windows(
@@ -91,30 +147,48 @@ def transposed_windows(
     stride: Lengths,
     padding: Padding,
     dilation: Lengths = 1,
+    output_padding: int | tuple[int, ...] = 0,
 ) -> tuple[Windows, ...]:
     """The windows of the convolution whose transpose has an input of this shape.
 
     Along each axis the transpose has `number` inputs and `size` outputs.
     """
     sizes = shape[1:-1]
-    lengths, strides, dilations = (for_each(n, sizes) for n in (length, stride, dilation))
-    pairs = (padding,) * len(sizes) if isinstance(padding, str) else padding
+    options = (length, stride, dilation, output_padding)
+    of_axes = zip(*(for_each(n, sizes) for n in options), strict=True)
     windows = []
-    for axis, (number, length, stride, pair, dilation) in enumerate(
-        zip(sizes, lengths, strides, pairs, dilations, strict=True), start=1
+    for axis, (number, padded, (n, s, d, extra)) in enumerate(
+        zip(sizes, _of_axes(padding, sizes), of_axes, strict=True), start=1
     ):
-        reach, spread = _spread(length, dilation), _spread(number, stride)
-        overlap = reach - stride
-        if pair == "SAME":
-            before = max(overlap // 2, 0)
-            after = overlap - before
-        elif pair == "VALID":
-            before, after = 0, min(overlap, 0)
-        else:
-            before, after = (reach - 1 - padded for padded in pair)
-        size = spread - 1 + reach - before - after
-        windows.append(Windows(axis, size, length, stride, before, after, dilation))
+        reach = _spread(n, d)
+        before, after = _pair_of_transpose(padded, reach, s)
+        size = _spread(number, s) - 1 + reach - before - after + extra
+        windows.append(Windows(axis, size, n, s, before, after - extra, d))
     return tuple(windows)
+
+
+def padding_of_lax(
+    padding: Padding,
+    sizes: tuple[Size, ...],
+    reaches: tuple[int, ...],
+    strides: tuple[int, ...],
+) -> tuple[tuple[Size, Size], ...]:
+    """The padding as pairs that JAX's own functions take, for definitions alone.
+
+    No forward or backward calls this: it checks how they pad.
+    """
+    pairs: list[tuple[Size, Size]] = []
+    each = padding if isinstance(padding, tuple) else (padding,) * len(sizes)
+    for padded, size, reach, stride in zip(each, sizes, reaches, strides, strict=True):
+        if isinstance(padded, tuple):
+            pairs.append(padded)
+        elif padded == "CAUSAL":
+            pairs.append((reach - 1, 0))
+        elif isinstance(padded, str):
+            pairs += lax.padtype_to_pads((size,), (reach,), (stride,), padded)
+        else:
+            pairs.append((padded, padded))
+    return tuple(pairs)
 
 
 def for_each(number: Lengths, sizes: tuple[Size, ...]) -> tuple[int, ...]:
@@ -125,3 +199,50 @@ def for_each(number: Lengths, sizes: tuple[Size, ...]) -> tuple[int, ...]:
 def _spread(number, distance):
     """The entries that `number` points take up, both ends included, at this distance."""
     return distance * (number - 1) + 1
+
+
+def _of_axes(padding: Padding, sizes) -> tuple[OfAxis, ...]:
+    """The padding of each axis."""
+    return padding if isinstance(padding, tuple) else (padding,) * len(sizes)
+
+
+def _pair(padded: OfAxis, size: Size, reach: int, stride: int) -> tuple[Size, Size]:
+    """The entries before and after one axis."""
+    if isinstance(padded, int):
+        return padded, padded
+    if isinstance(padded, tuple):
+        return padded
+    if padded == "CAUSAL":
+        return reach - 1, 0
+    if padded == "VALID":
+        return 0, 0
+    total = jax.core.max_dim(((size - 1) // stride) * stride + reach - size, 0)
+    less = total // 2
+    return (less, total - less) if padded == "SAME" else (total - less, less)
+
+
+def _pair_of_transpose(padded: OfAxis, reach: int, stride: int) -> tuple[int, int]:
+    """The padding of the convolution whose transpose is padded like this."""
+    overlap = reach - stride
+    if isinstance(padded, int):
+        return padded, padded
+    if isinstance(padded, tuple):
+        return reach - 1 - padded[0], reach - 1 - padded[1]
+    if padded == "CAUSAL":
+        return 0, overlap
+    if padded == "VALID":
+        return 0, min(overlap, 0)
+    less = max(overlap // 2, 0)
+    more = overlap - less
+    return (less, more) if padded == "SAME" or overlap < 0 else (more, less)
+
+
+def _completed(windows: Windows) -> Windows:
+    """With ⌈…⌉ in place of ⌊…⌋ in the number, but no window that starts behind x."""
+    size, reach, stride = windows.size, windows.reach, windows.stride
+    covered = size + windows.before + windows.after
+    number = -((reach - covered) // stride) + 1
+    if stride > reach - windows.after:
+        number = min(number, -(-(size + windows.before) // stride))
+    beyond = stride * (number - 1) + reach - covered
+    return windows._replace(after=windows.after + beyond, beyond=beyond)

@@ -8,7 +8,7 @@ from jaxnn.ops._common.elementwise import (
     OutputResiduals,
     elementwise,
 )
-from jaxnn.ops._common.numerics import wide
+from jaxnn.ops._common.numerics import representable, wide
 from jaxnn.ops._common.validation import require_floating, require_number
 
 _SELU_SCALE = 1.0507009873554805
@@ -224,7 +224,8 @@ def celu(x: Elements, *, alpha: float = 1.0) -> Elements:
 
     There is no kink: y' is 1 on both sides of 0.
 
-    Saves y: with α > 0, y > 0 exactly where x > 0, and no exponential is computed again.
+    Saves y: with α > 0, y > 0 exactly where x > 0, and no exponential is computed again. With
+    α < 2⁻¹⁰, of which float16 would hold too few digits in y, it saves x and recomputes e^(x/α).
 
     Args:
         x: the input.
@@ -240,6 +241,7 @@ def celu(x: Elements, *, alpha: float = 1.0) -> Elements:
         >>> print(jaxnn.celu(jnp.array([-100.0, 0.0, 2.0]), alpha=0.5))
         [-0.5  0.   2. ]
     """
+    alpha = max(alpha, float(jnp.finfo(x.dtype).tiny))
     return jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x) / alpha))
 
 
@@ -253,16 +255,18 @@ def _(x, *, alpha):
 @wide
 def celu_fwd(x, *, alpha=1.0):
     """y = x where x > 0, else α·(e^(x/α) − 1)."""
-    y = jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x) / alpha))
-    return y, OutputResiduals(y)
+    y = jnp.where(x > 0, x, representable(alpha, x.dtype) * jnp.expm1(_exponent(x, alpha)))
+    return y, InputResiduals(x) if alpha < _LEAST_ALPHA else OutputResiduals(y)
 
 
 @celu.backward
 @wide
 def celu_bwd(residuals, dy, *, alpha=1.0):
     """dx = dy where y > 0, else (y/α + 1)·dy."""
+    if isinstance(residuals, InputResiduals):
+        return (jnp.exp(_exponent(residuals.x, alpha)) * dy,)
     (y,) = residuals
-    return (jnp.where(y > 0, dy, (y / alpha + 1) * dy),)
+    return (jnp.where(y > 0, dy, (y / representable(alpha, y.dtype) + 1) * dy),)
 
 
 @elementwise(kinks=(0.0, 6.0))
@@ -388,3 +392,266 @@ def hard_swish_bwd(residuals, dy):
     (x,) = residuals
     slope = jnp.where(x <= -3, 0, jnp.where(x >= 3, 1, (x + 1.5) / 3))
     return (slope * dy,)
+
+
+@elementwise(kinks=lambda low, high: (low, high))
+def hard_tanh(x: Elements, *, low: float = -1.0, high: float = 1.0) -> Elements:
+    """Tanh made of lines, y = min(max(low, x), high).
+
+    Shapes:
+        x, y, dx, dy: any, all the same
+
+    Backward:
+        y' = 1 where low ≤ x ≤ high, else 0; 1 on the edges is the convention of `jnp.clip`, so
+        dx = dy where low ≤ x ≤ high, else 0
+
+    Saves x: y does not tell x on an edge from x beyond it.
+
+    Args:
+        x: the input.
+        low: the least output.
+        high: the greatest output, above low.
+
+    Raises:
+        TypeError: x is not floating point, or an option is not a number.
+        ValueError: high is not above low.
+
+    Reference: R. Collobert, "Large Scale Machine Learning", 2004.
+
+    Example:
+        >>> print(jaxnn.hard_tanh(jnp.array([-4.0, 0.5, 4.0])))
+        [-1.   0.5  1. ]
+    """
+    return jnp.where(x < low, low, jnp.where(x > high, high, x))
+
+
+@hard_tanh.validate
+def _(x, *, low, high):
+    require_floating(x=x)
+    require_number("low", low)
+    require_number("high", high, above=low)
+
+
+@hard_tanh.forward
+@wide
+def hard_tanh_fwd(x, *, low=-1.0, high=1.0):
+    """y = min(max(low, x), high)."""
+    return jnp.clip(x, low, high), InputResiduals(x)
+
+
+@hard_tanh.backward
+@wide
+def hard_tanh_bwd(residuals, dy, *, low=-1.0, high=1.0):
+    """dx = dy where low ≤ x ≤ high, else 0."""
+    (x,) = residuals
+    return (jnp.where((x < low) | (x > high), 0, dy),)
+
+
+@elementwise
+def relu_squared(x: Elements) -> Elements:
+    """Squared ReLU, y = max(0, x)².
+
+    Shapes:
+        x, y, dx, dy: any, all the same
+
+    Backward:
+        y' = 2·max(0, x), so
+        dx = 2·max(0, x)·dy
+
+    Saves x: y overflows and vanishes long before x does.
+
+    Raises:
+        TypeError: x is not floating point.
+
+    Reference: D. So et al., "Primer: Searching for Efficient Transformers for Language Modeling",
+    2021, section 4.
+
+    Example:
+        >>> print(jaxnn.relu_squared(jnp.array([-1.0, 0.0, 3.0])))
+        [0. 0. 9.]
+    """
+    return jnp.where(x <= 0, 0, x) ** 2
+
+
+@relu_squared.forward
+@wide
+def relu_squared_fwd(x):
+    """y = max(0, x)²."""
+    positive = jnp.where(x <= 0, 0, x)
+    return positive * positive, InputResiduals(x)
+
+
+@relu_squared.backward
+@wide
+def relu_squared_bwd(residuals, dy):
+    """dx = 2·max(0, x)·dy."""
+    (x,) = residuals
+    return (2 * jnp.where(x <= 0, 0, x) * dy,)
+
+
+@elementwise(kinks=lambda threshold: (-threshold, threshold) if threshold else ())
+def soft_shrink(x: Elements, *, threshold: float = 0.5) -> Elements:
+    """Soft shrinkage, y = x − λ where x > λ, x + λ where x < −λ, else 0.
+
+    Shapes:
+        x, y, dx, dy: any, all the same
+
+    Backward:
+        y' = 1 where |x| > λ, else 0, with y'(±λ) = 0 by convention, so
+        dx = dy where |x| > λ, else 0
+
+    Saves x: a difference x − λ that is smaller than half precision holds would round to 0.
+
+    Args:
+        x: the input.
+        threshold: λ, at least 0.
+
+    Raises:
+        TypeError: x is not floating point, or threshold is not a number.
+        ValueError: threshold is negative.
+
+    Reference: D. Donoho, "De-noising by Soft-Thresholding", 1995, equation 3.
+
+    Example:
+        >>> print(jaxnn.soft_shrink(jnp.array([-2.0, 0.25, 2.0])))
+        [-1.5  0.   1.5]
+    """
+    below = jnp.where(x < -threshold, x + threshold, 0)
+    return jnp.where(x > threshold, x - threshold, below)
+
+
+@soft_shrink.validate
+def _(x, *, threshold):
+    require_floating(x=x)
+    require_number("threshold", threshold, at_least=0)
+
+
+@soft_shrink.forward
+@wide
+def soft_shrink_fwd(x, *, threshold=0.5):
+    """y = x − λ where x > λ, x + λ where x < −λ, else 0."""
+    return x - jnp.clip(x, -threshold, threshold), InputResiduals(x)
+
+
+@soft_shrink.backward
+@wide
+def soft_shrink_bwd(residuals, dy, *, threshold=0.5):
+    """dx = dy where |x| > λ, else 0."""
+    (x,) = residuals
+    return (jnp.where(jnp.abs(x) <= threshold, 0, dy),)
+
+
+@elementwise(kinks=lambda threshold: (-threshold, threshold) if threshold else ())
+def hard_shrink(x: Elements, *, threshold: float = 0.5) -> Elements:
+    """Hard shrinkage, y = x where |x| > λ, else 0.
+
+    Shapes:
+        x, y, dx, dy: any, all the same
+
+    Backward:
+        y' = 1 where |x| > λ, else 0, with y'(±λ) = 0 by convention (y jumps there), so
+        dx = dy where |x| > λ, else 0
+
+    Saves y, which the next layer saves as its input: it is not 0 exactly where |x| > λ.
+
+    Args:
+        x: the input.
+        threshold: λ, at least 0.
+
+    Raises:
+        TypeError: x is not floating point, or threshold is not a number.
+        ValueError: threshold is negative.
+
+    Reference: D. Donoho and I. Johnstone, "Ideal Spatial Adaptation by Wavelet Shrinkage", 1994,
+    equation 8.
+
+    Example:
+        >>> print(jaxnn.hard_shrink(jnp.array([-2.0, 0.25, 2.0])))
+        [-2.  0.  2.]
+    """
+    return jnp.where((-threshold <= x) & (x <= threshold), 0, x)
+
+
+@hard_shrink.validate
+def _(x, *, threshold):
+    require_floating(x=x)
+    require_number("threshold", threshold, at_least=0)
+
+
+@hard_shrink.forward
+@wide
+def hard_shrink_fwd(x, *, threshold=0.5):
+    """y = x where |x| > λ, else 0."""
+    y = jnp.where(jnp.abs(x) <= threshold, 0, x)
+    return y, OutputResiduals(y)
+
+
+@hard_shrink.backward
+@wide
+def hard_shrink_bwd(residuals, dy, *, threshold=0.5):
+    """dx = dy where |x| > λ, which is where y is not 0; else 0."""
+    (y,) = residuals
+    return (jnp.where(y == 0, 0, dy),)
+
+
+@elementwise(kinks=lambda threshold, value: (threshold,))
+def threshold(x: Elements, *, threshold: float, value: float) -> Elements:
+    """Threshold, y = x where x > θ, else a value.
+
+    Shapes:
+        x, y, dx, dy: any, all the same
+
+    Backward:
+        y' = 1 where x > θ, else 0, with y'(θ) = 0 by convention (y may jump there), so
+        dx = dy where x > θ, else 0
+
+    Saves x: the value may be above θ, so that y does not tell where x was.
+
+    Args:
+        x: the input.
+        threshold: θ.
+        value: y where x ≤ θ.
+
+    Raises:
+        TypeError: x is not floating point, or an option is missing or not a number.
+
+    Reference: PyTorch's threshold.
+
+    Example:
+        >>> print(jaxnn.threshold(jnp.array([-2.0, 0.25, 2.0]), threshold=0.1, value=20.0))
+        [20.    0.25  2.  ]
+    """
+    return jnp.where(x <= threshold, value, x)
+
+
+@threshold.validate
+def _(x, *, threshold, value):
+    require_floating(x=x)
+    require_number("threshold", threshold)
+    require_number("value", value)
+
+
+@threshold.forward
+@wide
+def threshold_fwd(x, *, threshold, value):
+    """y = x where x > θ, else the value."""
+    return jnp.where(x <= threshold, value, x), InputResiduals(x)
+
+
+@threshold.backward
+@wide
+def threshold_bwd(residuals, dy, *, threshold, value):
+    """dx = dy where x > θ, else 0."""
+    (x,) = residuals
+    return (jnp.where(x <= threshold, 0, dy),)
+
+
+_LEAST_ALPHA = 2.0**-10
+"""The least α with which `celu` saves y."""
+
+
+def _exponent(x, alpha):
+    """x/α where x ≤ 0, down to −1000, where e to it is 0 in every dtype; 0 where x > 0."""
+    alpha = representable(alpha, x.dtype)
+    least = -representable(1000 * alpha, x.dtype)
+    return jnp.maximum(jnp.where(x > 0, 0, x), least) / alpha

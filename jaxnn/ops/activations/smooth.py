@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxnn.ops._common.compiler import recomputing
 from jaxnn.ops._common.elementwise import (
     Elements,
     InputOutputResiduals,
@@ -13,8 +14,8 @@ from jaxnn.ops._common.elementwise import (
     OutputResiduals,
     elementwise,
 )
-from jaxnn.ops._common.numerics import wide
-from jaxnn.ops._common.validation import require_floating
+from jaxnn.ops._common.numerics import representable, wide
+from jaxnn.ops._common.validation import require_floating, require_number
 
 
 @elementwise
@@ -139,50 +140,267 @@ def tanh_bwd(residuals, dy):
     return ((1 - y) * (1 + y) * dy,)
 
 
-@elementwise(slope_of_output=lambda y: 1 - jnp.exp(-y))
-def softplus(x: Elements) -> Elements:
-    """Softplus, y = log(1 + eˣ), the smooth ReLU.
+@elementwise(slope_of_output=lambda y, beta: 1 - jnp.exp(-beta * y))
+def softplus(x: Elements, *, beta: float = 1.0) -> Elements:
+    """Softplus, y = log(1 + e^(β·x))/β, the smooth ReLU.
 
     Shapes:
         x, y, dx, dy: any, all the same
 
     Backward:
-        y' = eˣ/(1 + eˣ) = σ(x), so
-        dx = σ(x)·dy
+        y' = e^(β·x)/(1 + e^(β·x)) = σ(β·x), so
+        dx = σ(β·x)·dy
 
-    σ(x) is e/(1 + e) for x < 0 and 1/(1 + e) for x > 0, with the e = e^(−|x|) of the forward:
+    σ(β·x) is e/(1 + e) for x < 0 and 1/(1 + e) for x > 0, with the e = e^(−β·|x|) of the forward:
     no exponential of a positive number, and all digits at both ends.
 
-    Saves x: 1 − e⁻ʸ would do with y, but loses its digits where y is small.
+    Saves x: 1 − e^(−β·y) would do with y, but loses its digits where y is small.
+
+    Args:
+        x: the input.
+        beta: β, how sharply y bends at 0, above 0.
 
     Raises:
-        TypeError: x is not floating point.
+        TypeError: x is not floating point, or beta is not a number.
+        ValueError: beta is not positive.
 
     Reference: C. Dugas et al., "Incorporating Second-Order Functional Knowledge for Better Option
-    Pricing", 2000, section 3.
+    Pricing", 2000, section 3; β as in PyTorch's softplus.
 
     Example:
         >>> print(jaxnn.softplus(jnp.array([-1000.0, 1000.0])))
         [   0. 1000.]
     """
-    return jnp.logaddexp(x, jnp.zeros_like(x))
+    beta = max(beta, float(jnp.finfo(x.dtype).tiny))
+    return jnp.logaddexp(beta * x, jnp.zeros_like(x)) / beta
+
+
+@softplus.validate
+def _(x, *, beta):
+    require_floating(x=x)
+    require_number("beta", beta, above=0)
 
 
 @softplus.forward
 @wide
-def softplus_fwd(x):
-    """y = max(0, x) + log(1 + e^(−|x|)): no exponential of a positive number."""
-    y = jnp.where(x <= 0, 0, x) + jnp.log1p(jnp.exp(-jnp.abs(x)))
-    return y, InputResiduals(x)
+def softplus_fwd(x, *, beta=1.0):
+    """y = max(0, x) + log(1 + e^(−β·|x|))/β: no exponential of a positive number."""
+    logarithm = jnp.log1p(_exp_of_minus(x, beta))
+    if beta != 1:
+        logarithm = logarithm / representable(beta, x.dtype)
+    return jnp.where(x <= 0, 0, x) + logarithm, InputResiduals(x)
 
 
 @softplus.backward
 @wide
-def softplus_bwd(residuals, dy):
-    """dx = σ(x)·dy."""
+def softplus_bwd(residuals, dy, *, beta=1.0):
+    """dx = σ(β·x)·dy."""
+    (x,) = residuals
+    e = _exp_of_minus(x, beta)
+    return (jnp.where(x > 0, 1, e) / (1 + e) * dy,)
+
+
+@elementwise(slope_of_output=lambda y: -jnp.expm1(y))
+def log_sigmoid(x: Elements) -> Elements:
+    """Logarithm of the sigmoid, y = log σ(x) = −log(1 + e⁻ˣ).
+
+    Shapes:
+        x, y, dx, dy: any, all the same
+
+    Backward:
+        y' = e⁻ˣ/(1 + e⁻ˣ) = σ(−x), so
+        dx = σ(−x)·dy
+
+    y = min(0, x) − log(1 + e) and σ(−x) is 1/(1 + e) for x < 0 and e/(1 + e) for x > 0, with
+    e = e^(−|x|), as in `softplus`.
+
+    Saves x: 1 − eʸ would do with y, but loses its digits where y is near 0.
+
+    Raises:
+        TypeError: x is not floating point.
+
+    Reference: T. Mikolov et al., "Distributed Representations of Words and Phrases and their
+    Compositionality", 2013, equation 4, where it is the loss of a pair of words.
+
+    Example:
+        >>> print(jaxnn.log_sigmoid(jnp.array([-1000.0, 1000.0])))
+        [-1000.     0.]
+    """
+    return -jnp.logaddexp(-x, jnp.zeros_like(x))
+
+
+@log_sigmoid.forward
+@wide
+def log_sigmoid_fwd(x):
+    """y = min(0, x) − log(1 + e^(−|x|))."""
+    return jnp.where(x >= 0, 0, x) - jnp.log1p(jnp.exp(-jnp.abs(x))), InputResiduals(x)
+
+
+@log_sigmoid.backward
+@wide
+def log_sigmoid_bwd(residuals, dy):
+    """dx = σ(−x)·dy."""
     (x,) = residuals
     e = jnp.exp(-jnp.abs(x))
-    return (jnp.where(x > 0, 1, e) / (1 + e) * dy,)
+    return (jnp.where(x < 0, 1, e) / (1 + e) * dy,)
+
+
+@elementwise
+def squareplus(x: Elements, *, b: float = 4.0) -> Elements:
+    """Squareplus, y = (x + √(x² + b))/2, a smooth ReLU without exponentials.
+
+    Shapes:
+        x, y, dx, dy: any, all the same
+
+    With c = √b and r = √(x² + c²), y falls towards 0 like b/(4·|x|) for x → −∞, where the sum
+    cancels; there it is c·(c/(r + |x|))/2.
+
+    Backward:
+        y' = (1 + x/r)/2 = y/r, so
+        dx = (1 − h)·dy where x > 0, else h·dy,   h = (c/r)·(c/(r + |x|))/2 = y'(−|x|)
+
+    Saves x: y → 0 holds too few digits of x < 0. r is recomputed, from the larger of |x| and c,
+    because squares overflow.
+
+    Implementation notes:
+        A barrier keeps the compiler from storing r where it sees forward and backward at once; see
+        `recomputing`.
+
+    Args:
+        x: the input.
+        b: how widely y bends at 0, where it is √b/2; above 0.
+
+    Raises:
+        TypeError: x is not floating point, or b is not a number.
+        ValueError: b is not positive.
+
+    Reference: J. Barron, "Squareplus: A Softplus-Like Algebraic Rectifier", 2021.
+
+    Example:
+        >>> print(jaxnn.squareplus(jnp.array([-1.5, 0.0, 1e30])))
+        [5.e-01 1.e+00 1.e+30]
+    """
+    c = max(math.sqrt(b), float(jnp.finfo(x.dtype).tiny))
+    unit = jax.lax.stop_gradient(jnp.where(jnp.abs(x) < c, c, jnp.abs(x)))
+    x_part, c_part = x / unit, c / unit
+    r_part = jnp.sqrt(x_part**2 + c_part**2)
+    below = 0.5 * c_part * (c_part / (r_part + jnp.where(x > 0, 0, -x_part)))
+    return unit * jnp.where(x > 0, 0.5 * (x_part + r_part), below)
+
+
+@squareplus.validate
+def _(x, *, b):
+    require_floating(x=x)
+    require_number("b", b, above=0)
+
+
+@squareplus.forward
+@wide
+def squareplus_fwd(x, *, b=4.0):
+    """y = x/2 + r/2 where x > 0, else c·(c/(r + |x|))/2."""
+    size, c, r = _size_c_r(x, b)
+    return jnp.where(x > 0, 0.5 * x + 0.5 * r, 0.5 * c * (c / (r + size))), InputResiduals(x)
+
+
+@squareplus.backward
+@recomputing
+@wide
+def squareplus_bwd(residuals, dy, *, b=4.0):
+    """dx = (1 − h)·dy where x > 0, else h·dy, with h = (c/r)·(c/(r + |x|))/2."""
+    (x,) = residuals
+    size, c, r = _size_c_r(x, b)
+    h = 0.5 * (c / r) * (c / (r + size))
+    return (jnp.where(x > 0, 1 - h, h) * dy,)
+
+
+@elementwise(slope_of_output=lambda y: (1 - jnp.abs(y)) ** 2)
+def softsign(x: Elements) -> Elements:
+    """Softsign, y = x/(1 + |x|).
+
+    Shapes:
+        x, y, dx, dy: any, all the same
+
+    Backward:
+        y' = (1 + |x| − x·sign x)/(1 + |x|)² = 1/(1 + |x|)², so
+        dx = dy/(1 + |x|)²
+
+    Saves x: y' as a function of y, (1 − |y|)², loses digits where |y| is near 1.
+
+    Raises:
+        TypeError: x is not floating point.
+
+    Reference: J. Turian, J. Bergstra and Y. Bengio, "Quadratic Features and Deep Architectures for
+    Chunking", 2009.
+
+    Example:
+        >>> print(jaxnn.softsign(jnp.array([-1.0, 0.0, 3.0])))
+        [-0.5   0.    0.75]
+    """
+    return x / (1 + jnp.abs(x))
+
+
+@softsign.forward
+@wide
+def softsign_fwd(x):
+    """y = x/(1 + |x|)."""
+    return x / (1 + jnp.abs(x)), InputResiduals(x)
+
+
+@softsign.backward
+@wide
+def softsign_bwd(residuals, dy):
+    """dx = dy/(1 + |x|)², divided twice: the square would overflow where dx is finite."""
+    (x,) = residuals
+    per_size = 1 / (1 + jnp.abs(x))
+    return (per_size * (per_size * dy),)
+
+
+@elementwise
+def tanh_shrink(x: Elements) -> Elements:
+    """Tanh shrinkage, y = x − tanh x.
+
+    Shapes:
+        x, y, dx, dy: any, all the same
+
+    Backward, with tanh' = 1 − tanh²:
+        y' = tanh² x, so
+        dx = tanh² x·dy
+
+    Near 0 the difference cancels, y = x³/3 − …; where |x| < 1 it is a quotient of polynomials, from
+    the continued fraction tanh x = x/(1 + x²/(3 + x²/(5 + …))) cut off after the 17: right to 2 ulp
+    in float64.
+
+    Saves x: x − y, which is tanh x, has too few digits where x is large.
+
+    Raises:
+        TypeError: x is not floating point.
+
+    Reference: PyTorch's tanhshrink; the continued fraction is J. H. Lambert's, 1768.
+
+    Example:
+        >>> print(jaxnn.tanh_shrink(jnp.array([0.0, 100.0])))
+        [ 0. 99.]
+    """
+    return x - jnp.tanh(x)
+
+
+@tanh_shrink.forward
+@wide
+def tanh_shrink_fwd(x):
+    """y = x − tanh x."""
+    small = jnp.abs(x) < 1
+    square = jnp.where(small, x * jnp.where(small, x, 0), 0)
+    numerator, denominator = _TANH_SHRINK
+    quotient = x * (square * (_polynomial(numerator, square) / _polynomial(denominator, square)))
+    return jnp.where(small, quotient, x - jnp.tanh(x)), InputResiduals(x)
+
+
+@tanh_shrink.backward
+@wide
+def tanh_shrink_bwd(residuals, dy):
+    """dx = tanh² x·dy, multiplied twice: the square alone may vanish."""
+    t = jnp.tanh(residuals.x)
+    return (t * (t * dy),)
 
 
 @elementwise
@@ -225,6 +443,51 @@ def silu_bwd(residuals, dy):
     (x,) = residuals
     s = jax.nn.sigmoid(x)
     return (s * (1 + x * (1 - s)) * dy,)
+
+
+@elementwise
+def quick_gelu(x: Elements) -> Elements:
+    """Sigmoid approximation of GELU, y = x·σ(a·x) with a = 1.702.
+
+    Shapes:
+        x, y, dx, dy: any, all the same
+
+    Backward, with s = σ(a·x) and s' = a·s·(1 − s):
+        y' = s + x·a·s·(1 − s) = s·(1 + a·x·(1 − s)), so
+        dx = s·(1 + a·x·(1 − s))·dy
+
+    Beyond |x| = 1000, where s is 0 or 1 even in float64, a·x is taken at 1000, so that it does not
+    overflow.
+
+    Saves x: y falls and rises again, so x cannot be read off it; s is recomputed.
+
+    Raises:
+        TypeError: x is not floating point.
+
+    Reference: D. Hendrycks and K. Gimpel, "Gaussian Error Linear Units (GELUs)", 2016, section 2;
+    the activation of CLIP.
+
+    Example:
+        >>> print(jaxnn.quick_gelu(jnp.array([-1000.0, 0.0, 1000.0])))
+        [  -0.    0. 1000.]
+    """
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+@quick_gelu.forward
+@wide
+def quick_gelu_fwd(x):
+    """y = x·σ(a·x)."""
+    return x * jax.nn.sigmoid(1.702 * jnp.clip(x, -1000, 1000)), InputResiduals(x)
+
+
+@quick_gelu.backward
+@wide
+def quick_gelu_bwd(residuals, dy):
+    """dx = s·(1 + a·x·(1 − s))·dy with s = σ(a·x)."""
+    z = 1.702 * jnp.clip(residuals.x, -1000, 1000)
+    s = jax.nn.sigmoid(z)
+    return (s * (1 + z * (1 - s)) * dy,)
 
 
 @elementwise
@@ -366,6 +629,38 @@ def normal_pdf(x: Elements, cdf: Elements, approximate: bool) -> Elements:
 _TWO_U_LINEAR = 2 * math.sqrt(2 / math.pi)
 _TWO_U_CUBIC = 0.044715 * _TWO_U_LINEAR
 """2·u = x·(linear + cubic·x²), see `gelu`."""
+
+
+_TANH_SHRINK = (
+    (44, 12870, 810810, 11486475),
+    (45, 13860, 945945, 16216200, 34459425),
+)
+"""Numerator and denominator of (x − tanh x)/x³, in powers of x² that fall; see `tanh_shrink`."""
+
+
+def _polynomial(coefficients, x):
+    """The value of a polynomial, by Horner's rule."""
+    value = jnp.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        value = value * x + coefficient
+    return value
+
+
+def _exp_of_minus(x, beta):
+    """e^(−β·|x|), of which the exponent does not overflow; see `softplus`."""
+    size = jnp.abs(x)
+    if beta != 1:
+        beta = representable(beta, x.dtype)
+        size = beta * jnp.minimum(size, representable(1000 / beta, x.dtype))
+    return jnp.exp(-size)
+
+
+def _size_c_r(x, b):
+    """|x|, c = √b and √(x² + c²); see `squareplus`."""
+    size, c = jnp.abs(x), representable(math.sqrt(b), x.dtype)
+    larger = jnp.maximum(size, c)
+    ratio = jnp.minimum(size, c) / larger
+    return size, c, larger * jnp.sqrt(1 + ratio * ratio)
 
 
 def require_approximate(approximate) -> None:

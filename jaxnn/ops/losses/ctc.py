@@ -12,7 +12,12 @@ from jaxtyping import Array, Float, Integer
 from jaxnn.op import op
 from jaxnn.ops._common.labels import one_hot
 from jaxnn.ops._common.numerics import wide
-from jaxnn.ops._common.validation import require_floating, require_integers, require_lengths
+from jaxnn.ops._common.validation import (
+    require_bool,
+    require_floating,
+    require_integers,
+    require_lengths,
+)
 
 Logits = Float[Array, "*N T K"]
 Labels = Integer[Array, "*N S"]
@@ -21,14 +26,17 @@ Losses = Float[Array, "*N"]
 
 
 class CTCResiduals(NamedTuple):
-    """The arguments, the normalisers of each frame, and α before each frame and after the last."""
+    """The arguments, the normalisers of each frame, and α before each frame and after the last.
+
+    There are no normalisers where the op is given log-probabilities.
+    """
 
     logits: Logits
     labels: Labels
     logit_lengths: Lengths
     label_lengths: Lengths
-    maximum: Float[Array, "*N T 1"]
-    total: Float[Array, "*N T 1"]
+    maximum: Float[Array, "*N T 1"] | None
+    total: Float[Array, "*N T 1"] | None
     alpha: Float[Array, "T *N 2S+3"]
     last: Float[Array, "*N 2S+1"]
 
@@ -41,20 +49,25 @@ def ctc_loss(
     label_lengths: Lengths = None,
     *,
     blank_id: int = 0,
+    zero_infinity: bool = False,
+    log_probabilities: bool = False,
 ) -> Losses:
     """Connectionist temporal classification: −log p(labels) summed over all alignments.
 
     An alignment names a class for each frame: the labels in their order, each for one frame or
     more, with blanks anywhere, and at least one between two labels that are equal. Its probability
-    is the product over the frames of softmax(x).
+    is the product over the frames of softmax(x), or of eˣ where x holds log-probabilities.
 
     Shapes:
         N batch, any number of axes or none; T frames; K classes with the blank; S labels
         logits x, dx: (N, T, K)
-        labels:  (N, S), integers 0 … K − 1 other than the blank; those past the length are ignored
+        labels:  (N, S), integers 0 … K − 1 other than the blank
         logit_lengths: (N,), how many of the T frames count; by default all
         label_lengths: (N,), how many of the S labels count; by default all
         L, dL:   (N,)
+
+    The padding, the frames and labels past the lengths, may hold anything: NaN, infinity, any
+    integer. It has no influence, and its gradient is 0.
 
     The states z are the labels with a blank before, between and after: 2·S + 1. α_t(s) is the
     log-probability of the alignments of the first t frames that end in state s, ⊕ the logarithm
@@ -62,7 +75,7 @@ def ctc_loss(
         α_t(s) = log p_t(z_s) + (α_{t−1}(s) ⊕ α_{t−1}(s − 1) ⊕ α_{t−1}(s − 2))
     where the last term counts only if z_s is a label other than z_{s−2}. It starts from state 0
     before the first frame, and log p = α_T(2·S) ⊕ α_T(2·S − 1). Labels that do not fit into the
-    frames have p = 0: the loss is +∞ and the gradient 0.
+    frames have p = 0: the loss is +∞, or 0 with `zero_infinity`, and the gradient 0.
 
     Backward, with γ_t(s) = ∂log p/∂α_t(s), the probability that the alignment is in s at t. The
     derivative of ⊕ with respect to a term is its share of the sum, so
@@ -70,10 +83,17 @@ def ctc_loss(
         γ_{t−1}(s) = Σ_{s'} γ_t(s')·(the share of α_{t−1}(s) in α_t(s')),   s' = s, s + 1, s + 2
     and, from ∂log p_t(z)/∂x_tk = [z = k] − p_tk,
         dx_tk = (p_tk·Σₛ γ_t(s) − Σ_{s: z_s = k} γ_t(s))·dL,   p − γ in short
+    With log-probabilities log p_t(z) = x_tz, which leaves −γ:
+        dx_tk = −Σ_{s: z_s = k} γ_t(s)·dL
+    This is the derivative with respect to x_tk alone. PyTorch's ctc_loss also takes
+    log-probabilities, but returns p − γ for them. After a log_softmax the two have the same
+    gradient with respect to the logits, because Σₖ (p − γ)_tk = 0; without one only −γ is right.
+
     Shares are between 0 and 1 and sum to 1 whatever the size of α, which e^(α + β − log p) cannot
     promise.
 
-    Saves its arguments, α, and two numbers per frame that give back p.
+    Saves its arguments, α, and two numbers per frame from which p is recomputed; with
+    log-probabilities there is no p.
 
     Implementation notes:
         The shares are computed for all frames at once, which leaves products and sums in the loop
@@ -87,14 +107,18 @@ def ctc_loss(
         logit_lengths: optional, lengths in frames.
         label_lengths: optional, lengths in labels.
         blank_id: the class that is the blank.
+        zero_infinity: whether an example without an alignment has the loss 0 in place of +∞.
+        log_probabilities: whether x holds log-probabilities rather than logits. They are taken as
+            they are: nothing is normalised.
 
     Raises:
-        TypeError: logits are not floating point, or labels or lengths are not integers.
+        TypeError: logits are not floating point, labels or lengths are not integers, or an option
+            has the wrong type.
         ValueError: the shapes do not fit; a length or a label is out of range, or a label is the
             blank (under `jit`, where they are not known, such an example gives NaN).
 
     Reference: A. Graves et al., "Connectionist Temporal Classification", 2006, sections 4.1 and
-    4.2.
+    4.2; `zero_infinity` is that of PyTorch's ctc_loss.
 
     Example:
         >>> logits = jnp.zeros((1, 3, 4))  # 3 frames: 12 may be 012, 102, 120, 112, 122
@@ -104,11 +128,14 @@ def ctc_loss(
     """
     *_, n_frames, n_classes = logits.shape
     *rows, n_labels = labels.shape
-    labels, frames, length = jax.tree.map(jnp.int32, (labels, logit_lengths, label_lengths))
-    frames = jnp.full(rows, n_frames, jnp.int32) if frames is None else frames
-    length = jnp.full(rows, n_labels, jnp.int32) if length is None else length
-    z = jnp.full((*rows, 2 * n_labels + 1), blank_id, jnp.int32).at[..., 1::2].set(labels)
-    s = lax.broadcasted_iota(jnp.int32, z.shape, z.ndim - 1)
+    frames = jnp.full(rows, n_frames, jnp.int32) if logit_lengths is None else logit_lengths
+    length = jnp.full(rows, n_labels, jnp.int32) if label_lengths is None else label_lengths
+    labels, frames, length = (a.astype(int) for a in (labels, frames, length))
+    t = jnp.arange(n_frames)
+    is_padding = jnp.expand_dims(t, range(len(rows))) >= frames[..., None]
+    logits = jnp.where(is_padding[..., None], 0, logits)
+    z = jnp.full((*rows, 2 * n_labels + 1), blank_id).at[..., 1::2].set(labels)
+    s = lax.broadcasted_iota(z.dtype, z.shape, z.ndim - 1)
 
     def earlier(a, by, fill):
         """What `a` holds so many states earlier."""
@@ -128,15 +155,15 @@ def ctc_loss(
         new = log_p + log_sum(jnp.stack(ways))
         return jnp.where((t < frames)[..., None], new, alpha), None
 
-    log_p = jax.nn.log_softmax(logits)
+    log_p = logits if log_probabilities else jax.nn.log_softmax(logits)
     log_p = jnp.take_along_axis(log_p, z[..., None, :], axis=-1, mode="clip")
     start = jnp.where(s == 0, 0, jnp.full_like(log_p, -jnp.inf, shape=z.shape))
-    t = jnp.arange(n_frames, dtype=jnp.int32)
     alpha, _ = lax.scan(step, start, (t, jnp.moveaxis(log_p, -2, 0)))
     is_end = (s == 2 * length[..., None]) | (s == 2 * length[..., None] - 1)
-    losses = -log_sum(jnp.moveaxis(jnp.where(is_end, alpha, -jnp.inf), -1, 0))
+    log_p = log_sum(jnp.moveaxis(jnp.where(is_end, alpha, -jnp.inf), -1, 0))
+    losses = jnp.where(zero_infinity & jnp.isneginf(log_p), 0, -log_p)
 
-    past = lax.broadcasted_iota(jnp.int32, labels.shape, labels.ndim - 1) >= length[..., None]
+    past = lax.broadcasted_iota(labels.dtype, labels.shape, labels.ndim - 1) >= length[..., None]
     valid = past | ((labels >= 0) & (labels < n_classes) & (labels != blank_id))
     valid = jnp.all(valid, axis=-1) & (frames >= 0) & (frames <= n_frames)
     valid &= (length >= 0) & (length <= n_labels)
@@ -144,9 +171,11 @@ def ctc_loss(
 
 
 @ctc_loss.validate
-def _(logits, labels, logit_lengths, label_lengths, *, blank_id):
+def _(logits, labels, logit_lengths, label_lengths, *, blank_id, zero_infinity, log_probabilities):
     if type(blank_id) is not int:
         raise TypeError(f"option blank_id must be an integer, got {blank_id!r}")
+    require_bool("zero_infinity", zero_infinity)
+    require_bool("log_probabilities", log_probabilities)
     require_floating(logits=logits)
     if logits.ndim < 2:
         raise ValueError(f"logits must be (…, frames, classes), got shape {logits.shape}")
@@ -169,37 +198,51 @@ def _(logits, labels, logit_lengths, label_lengths, *, blank_id):
 
 @ctc_loss.forward
 @wide
-def ctc_loss_fwd(logits, labels, logit_lengths=None, label_lengths=None, *, blank_id=0):
+def ctc_loss_fwd(
+    logits,
+    labels,
+    logit_lengths=None,
+    label_lengths=None,
+    *,
+    blank_id=0,
+    zero_infinity=False,
+    log_probabilities=False,
+):
     """L = −log p(labels) by the recursion of α, which is saved."""
-    states, frames, lengths = _integers(_states(labels, blank_id), logit_lengths, label_lengths)
-    skips, log_0 = _skips(states, blank_id), _log_0(logits)
-    x = jnp.maximum(logits, log_0)
-    maximum = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
-    total = jnp.sum(jnp.exp(x - maximum), axis=-1, keepdims=True)
-    emitted = _of_states(x - maximum - jnp.log(total), states)
+    states, skips, counts, lengths = _prepared(
+        logits, labels, logit_lengths, label_lengths, blank_id
+    )
+    log_0, maximum, total = _log_0(logits), None, None
+    x = _counted(counts, jnp.maximum(logits, log_0))
+    if not log_probabilities:
+        maximum = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+        maximum = _counted(counts, maximum)
+        total = jnp.sum(jnp.exp(x - maximum), axis=-1, keepdims=True)
+        x = x - maximum - jnp.log(total)
+    emitted = _of_states(x, states)
 
     def step(alpha, frame):
         counts, log_p = frame
         new = jnp.maximum(_log_sum(*_ways_in(alpha, skips)) + log_p, log_0)
         return _where(counts, _padded(new, 2, 0, log_0), alpha), alpha
 
-    last, alpha = lax.scan(step, _start(emitted), (_counting(frames, logits), emitted))
+    last, alpha = lax.scan(step, _start(emitted), (counts, emitted))
     last = last[..., 2:]
     ends = _at_the_ends(last, lengths)
-    losses = jnp.where(_impossible(ends), jnp.inf, -_log_sum(*ends))
-    losses = losses * _one_or_nan(losses, logits, labels, frames, lengths, blank_id)
+    of_impossible = 0 if zero_infinity else jnp.inf
+    losses = jnp.where(_impossible(ends), of_impossible, -_log_sum(*ends))
+    losses = losses * _one_or_nan(losses, logits, labels, logit_lengths, label_lengths, blank_id)
     given = logits, labels, logit_lengths, label_lengths
     return losses, CTCResiduals(*given, maximum, total, alpha, last)
 
 
 @ctc_loss.backward
 @wide
-def ctc_loss_bwd(residuals, dy, *, blank_id=0):
+def ctc_loss_bwd(residuals, dy, *, blank_id=0, zero_infinity=False, log_probabilities=False):
     """dx = (p·Σγ − γ)·dL, with γ by a recursion from the last frame to the first."""
-    logits, labels, logit_lengths, label_lengths, maximum, total, alpha, last = residuals
-    states, frames, lengths = _integers(_states(labels, blank_id), logit_lengths, label_lengths)
-    counts = _counting(frames, logits)
-    stay, one, two = _shares(*_ways_in(alpha, _skips(states, blank_id)))
+    *given, maximum, total, alpha, last = residuals
+    states, skips, counts, lengths = _prepared(*given, blank_id)
+    stay, one, two = _shares(*_ways_in(alpha, skips))
     shares = _where(counts, stay, 1), _where(counts, one, 0), _where(counts, two, 0)
 
     def step(gamma, shares):
@@ -210,14 +253,17 @@ def ctc_loss_bwd(residuals, dy, *, blank_id=0):
     of_ends = [jnp.where(_impossible(ends), 0, share)[..., None] for share in _shares(*ends)]
     gamma = sum(map(jnp.where, _ends(last, lengths), of_ends, (0, 0)))
     _, gamma = lax.scan(step, gamma, shares, reverse=True)
+    logits = given[0]
     of_class = one_hot(states, logits.shape[-1]).astype(gamma.dtype)
     gamma = jnp.einsum(
         "t...s,...sk->...tk", _where(counts, gamma, 0), of_class, precision=lax.Precision.HIGHEST
     )
-    p = jnp.exp(jnp.maximum(logits, _log_0(logits)) - maximum) / total
-    dlosses = dy * _one_or_nan(dy, logits, labels, frames, lengths, blank_id)
-    dx = (p * jnp.sum(gamma, axis=-1, keepdims=True) - gamma) * dlosses[..., None, None]
-    return dx, None, None, None
+    dlosses = (dy * _one_or_nan(dy, *given, blank_id))[..., None, None]
+    if log_probabilities:
+        return -gamma * dlosses, None, None, None
+    x = _counted(counts, jnp.maximum(logits, _log_0(logits)))
+    p = jnp.exp(x - maximum) / total
+    return (p * jnp.sum(gamma, axis=-1, keepdims=True) - gamma) * dlosses, None, None, None
 
 
 def _require_labels(labels, label_lengths, n_classes, blank_id):
@@ -241,9 +287,18 @@ def _require_labels(labels, label_lengths, n_classes, blank_id):
         )
 
 
-def _integers(*arrays):
-    """Labels or lengths of any integer dtype as int32."""
-    return jax.tree.map(jnp.int32, arrays)
+def _prepared(logits, labels, logit_lengths, label_lengths, blank_id):
+    """The states, where one may be skipped, the frames that count, and the label lengths."""
+    states = _states(labels, blank_id)
+    counts = _counting(_wide_integers(logit_lengths), logits)
+    return states, _skips(states, blank_id), counts, _wide_integers(label_lengths)
+
+
+def _wide_integers(array):
+    """Labels or lengths in at least 32 bits: narrow integers are compared modulo their width."""
+    if array is None or array.dtype.itemsize >= 4:
+        return array
+    return array.astype(jnp.int32)
 
 
 def _log_0(logits):
@@ -258,7 +313,7 @@ def _impossible(ends):
 
 def _states(labels, blank_id):
     """The labels with a blank before, between and after them."""
-    (labels,) = _integers(labels[..., None])
+    labels = _wide_integers(labels)[..., None]
     pairs = jnp.concatenate([jnp.full_like(labels, blank_id), labels], axis=-1)
     pairs = pairs.reshape(*labels.shape[:-2], 2 * labels.shape[-2])
     return _padded(pairs, 0, 1, blank_id)
@@ -322,7 +377,12 @@ def _counting(frames, logits):
     if frames is None:
         return None
     shape = (logits.shape[-2], *frames.shape, 1)
-    return lax.broadcasted_iota(jnp.int32, shape, 0) < frames[None, ..., None]
+    return lax.broadcasted_iota(frames.dtype, shape, 0) < frames[None, ..., None]
+
+
+def _counted(counts, frames):
+    """Frames (N, T, …) that count, and 0 in place of the others, whatever those hold."""
+    return frames if counts is None else jnp.where(jnp.moveaxis(counts, 0, -2), frames, 0)
 
 
 def _where(counts, counted, otherwise):
@@ -332,7 +392,8 @@ def _where(counts, counted, otherwise):
 
 def _ends(last, lengths):
     """Where an alignment may end: in the blank after the last label, or in that label."""
-    state = lax.broadcasted_iota(jnp.int32, last.shape, last.ndim - 1)
+    dtype = jnp.int32 if lengths is None else lengths.dtype
+    state = lax.broadcasted_iota(dtype, last.shape, last.ndim - 1)
     blank = last.shape[-1] - 1 if lengths is None else 2 * lengths[..., None]
     return state == blank, state == blank - 1
 
@@ -347,12 +408,13 @@ def _at_the_ends(last, lengths):
 def _one_or_nan(like, logits, labels, frames, lengths, blank_id):
     """1 for examples whose lengths and labels are in range, else NaN: loud, not clamped."""
     *_, n_frames, n_classes = logits.shape
-    (labels,) = _integers(labels)
+    labels, frames, lengths = map(_wide_integers, (labels, frames, lengths))
     wrong = (labels < 0) | (labels >= n_classes) | (labels == blank_id)
     valid = jnp.ones(labels.shape[:-1], bool)
     if lengths is not None:
         valid &= (lengths >= 0) & (lengths <= labels.shape[-1])
-        wrong &= lax.broadcasted_iota(jnp.int32, labels.shape, labels.ndim - 1) < lengths[..., None]
+        position = lax.broadcasted_iota(lengths.dtype, labels.shape, labels.ndim - 1)
+        wrong &= position < lengths[..., None]
     if frames is not None:
         valid &= (frames >= 0) & (frames <= n_frames)
     valid &= ~jnp.any(wrong, axis=-1)

@@ -8,8 +8,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxnn.op import op
+from jaxnn.ops._common.compiler import recomputing
 from jaxnn.ops._common.numerics import wide
-from jaxnn.ops._common.validation import require_alike
+from jaxnn.ops._common.validation import require_alike, require_bool
 
 Components = Float[Array, "*N K"]
 Losses = Float[Array, "*N"]
@@ -42,13 +43,15 @@ class DistanceResiduals(NamedTuple):
 
 
 @op
-def kl_divergence(log_probabilities: Components, target: Components) -> Losses:
+def kl_divergence(
+    log_probabilities: Components, target: Components, *, log_target: bool = False
+) -> Losses:
     """Kullback-Leibler divergence of each example, L = Σₖ tₖ·(log tₖ − log pₖ): no 1/K, no 1/N.
 
     Shapes:
         N batch, any number of axes or none; K classes
         log_probabilities l = log p, dl: (N, K), the prediction
-        target t, dt: (N, K), probabilities
+        target t, dt: (N, K), probabilities; with `log_target` their logarithms m = log t, dm
         L, dL: (N,)
 
     0·log 0 = 0: below ε = 1.2e-38, the smallest normal number of float32, log t is continued by
@@ -60,14 +63,20 @@ def kl_divergence(log_probabilities: Components, target: Components) -> Losses:
         ∂L/∂tₖ = log tₖ + tₖ·log'(tₖ) − lₖ        ( = log(t/p) + 1 inside)
         dl = −t·dL
         dt = ∂L/∂t·dL
+        dm = t·(m − l + 1)·dL    with t = eᵐ: no logarithm, and 0 where m = −∞
 
     Saves its arguments: a logarithm is cheaper to recompute than to write and read again.
 
     Implementation notes:
         Both passes are written in log t − l, which the compiler computes once where it sees both.
 
+    Args:
+        log_probabilities: l.
+        target: t, or log t.
+        log_target: whether the target holds logarithms.
+
     Raises:
-        TypeError: an argument is not floating point, or the dtypes differ.
+        TypeError: an argument is not floating point, or log_target is not a boolean.
         ValueError: the shapes differ (nothing is broadcast), or there is no axis of classes.
 
     Reference: S. Kullback and R. Leibler, "On Information and Sufficiency", 1951.
@@ -78,35 +87,130 @@ def kl_divergence(log_probabilities: Components, target: Components) -> Losses:
         [1.3862944]
     """
     at_least = jnp.float64 if target.dtype == jnp.float64 else jnp.float32  # float16 has no ε
-    log_p, t = log_probabilities.astype(at_least), target.astype(at_least)
+    log_p, t = jnp.asarray(log_probabilities, at_least), jnp.asarray(target, at_least)
+    if log_target:
+        dropped = jnp.isneginf(t)
+        log_t, log_p = jnp.where(dropped, 0, t), jnp.where(dropped, 0, log_p)
+        terms = jnp.where(dropped, 0, jnp.exp(log_t) * (log_t - log_p))
+        return jnp.asarray(jnp.sum(terms, axis=-1), target.dtype)
     tiny, omitted = t < SMALLEST, (t == 0) & jnp.isneginf(log_p)
     tangent = math.log(SMALLEST) + t / SMALLEST - 1
     log_t = jnp.where(tiny, tangent, jnp.log(jnp.where(tiny, 1, t)))
     terms = jnp.where(omitted, 0, t * (log_t - jnp.where(omitted, 0, log_p)))
-    return jnp.sum(terms, axis=-1).astype(target.dtype)
+    return jnp.asarray(jnp.sum(terms, axis=-1), target.dtype)
 
 
 @kl_divergence.validate
-def _(log_probabilities, target):
+def _(log_probabilities, target, *, log_target):
     require_alike(log_probabilities=log_probabilities, target=target)
+    require_bool("log_target", log_target)
 
 
 @kl_divergence.forward
 @wide
-def kl_divergence_fwd(log_probabilities, target):
+def kl_divergence_fwd(log_probabilities, target, *, log_target=False):
     """L = Σₖ tₖ·(log tₖ − lₖ)."""
-    losses = jnp.sum(target * _log_ratio(target, log_probabilities), axis=-1)
-    return losses, DivergenceResiduals(log_probabilities, target)
+    if log_target:
+        terms = jnp.exp(target) * _difference(target, log_probabilities)
+    else:
+        terms = target * _log_ratio(target, log_probabilities)
+    return jnp.sum(terms, axis=-1), DivergenceResiduals(log_probabilities, target)
 
 
 @kl_divergence.backward
 @wide
-def kl_divergence_bwd(residuals, dy):
-    """dl = −t·dL, dt = (log t − l + t·log'(t))·dL."""
+def kl_divergence_bwd(residuals, dy, *, log_target=False):
+    """dl = −t·dL, dt = (log t − l + t·log'(t))·dL, or dm = t·(m − l + 1)·dL."""
     log_p, t = residuals
     dloss = dy[..., None]
+    if log_target:
+        log_t, t = t, jnp.exp(t)
+        return -t * dloss, t * (_difference(log_t, log_p) + 1) * dloss
     slope = _log_ratio(t, log_p) + jnp.minimum(t, SMALLEST) / SMALLEST
     return -t * dloss, slope * dloss
+
+
+@op
+def jensen_shannon(log_probabilities: Components, log_target: Components) -> Losses:
+    """Jensen-Shannon divergence of each example, L = ½·KL(p‖m) + ½·KL(q‖m) with m = ½·(p + q).
+
+    No 1/K and no 1/N. It is symmetric, in nats, and at most log 2; its square root is a metric.
+
+    Shapes:
+        N batch, any number of axes or none; K classes
+        log_probabilities a = log p, log_target b = log q and their gradients: (N, K)
+        L, dL: (N,)
+
+    Both distributions come as logarithms, of which −∞ is one: there the gradient is finite, and 0,
+    where that with respect to a probability of 0 would be infinite.
+
+    Backward, from ⟨dL, L̇⟩ with ∂L/∂p = ½·(log p − log m), because m's own variation cancels:
+        da = ½·p ⊙ (a − log m)·dL
+        db = ½·q ⊙ (b − log m)·dL
+
+    With d = |b − a| and λ = log(½·(1 + e^(−d))), the larger of a and b is −λ above log m, and the
+    smaller −λ − d. With a the larger,
+        L = Σₖ ½·p·(−λ·(1 + e^(−d)) − e^(−d)·d)
+    cancels where p is near q: there it is the series Σₖ ½·p·(1 + e^(−d))·(h²/2 − h⁴/4 + h⁶/9 − …)
+    of h·tanh h − log cosh h in h = d/2, of which five terms have all digits up to d = 0.1.
+
+    Saves its arguments: the exponentials are cheaper to recompute than to write and read again.
+
+    Implementation notes:
+        Logarithms are bounded by −10⁴, whose exponential is 0 in every dtype, so that nothing
+        infinite comes up. The backward shares nothing with the forward, see `recomputed`.
+
+    Args:
+        log_probabilities: a.
+        log_target: b.
+
+    Raises:
+        TypeError: an argument is not floating point.
+        ValueError: the shapes differ (nothing is broadcast), or there is no axis of classes.
+
+    Reference: J. Lin, "Divergence Measures Based on the Shannon Entropy", 1991.
+
+    Example:
+        >>> log_p = jnp.log(jnp.array([[0.5, 0.5], [1.0, 0.0]]))
+        >>> print(jaxnn.jensen_shannon(log_p, jnp.log(jnp.array([[0.5, 0.5], [0.0, 1.0]]))))
+        [0.        0.6931472]
+    """
+    a, b = (jnp.maximum(each, -10_000.0) for each in (log_probabilities, log_target))
+    log_m = jnp.logaddexp(a, b) - math.log(2)
+    terms = jnp.exp(a) * (a - log_m) + jnp.exp(b) * (b - log_m)
+    return 0.5 * jnp.sum(terms, axis=-1)
+
+
+@jensen_shannon.validate
+def _(log_probabilities, log_target):
+    require_alike(log_probabilities=log_probabilities, log_target=log_target)
+
+
+@jensen_shannon.forward
+@wide
+def jensen_shannon_fwd(log_probabilities, log_target):
+    """L = Σₖ ½·(pₖ + qₖ)·(hₖ·tanh hₖ − log cosh hₖ)."""
+    a, b = _bounded(log_probabilities), _bounded(log_target)
+    distance = jnp.abs(b - a)
+    e, down = jnp.exp(-distance), _log_mean(distance)
+    h2 = (0.5 * jnp.minimum(distance, 0.1)) ** 2
+    near = h2 * (1 / 2 - h2 * (1 / 4 - h2 * (1 / 9 - h2 * (17 / 360 - h2 * (31 / 1575)))))
+    bend = jnp.where(distance < 0.1, (1 + e) * near, -down * (1 + e) - e * distance)
+    losses = 0.5 * jnp.sum(jnp.exp(jnp.maximum(a, b)) * bend, axis=-1)
+    return losses, DivergenceResiduals(log_probabilities, log_target)
+
+
+@jensen_shannon.backward
+@recomputing
+@wide
+def jensen_shannon_bwd(residuals, dy):
+    """da = ½·p ⊙ (a − log m)·dL, db = ½·q ⊙ (b − log m)·dL."""
+    a, b = map(_bounded, residuals)
+    larger, half = jnp.maximum(a, b), 0.5 * dy[..., None]
+    down = _log_mean(jnp.abs(b - a))
+    da = jnp.exp(a) * ((a - larger) - down) * half
+    db = jnp.exp(b) * ((b - larger) - down) * half
+    return da, db
 
 
 @op
@@ -132,7 +236,7 @@ def cosine_distance(prediction: Components, target: Components) -> Losses:
     Saves its arguments and five numbers a row, from which u and v follow without another sum.
 
     Raises:
-        TypeError: an argument is not floating point, or the dtypes differ.
+        TypeError: an argument is not floating point.
         ValueError: the shapes differ (nothing is broadcast), or there is no axis of components.
 
     Reference: G. Salton, A. Wong and C. Yang, "A Vector Space Model for Automatic Indexing", 1975.
@@ -156,7 +260,7 @@ def _(prediction, target):
 def cosine_distance_fwd(prediction, target):
     """L = ½·‖u − v‖², or 1 where a vector is zero."""
     a, b = prediction, target
-    (a_size, a_shrink), (b_size, b_shrink) = _size_and_shrink(a), _size_and_shrink(b)
+    (a_size, a_shrink), (b_size, b_shrink) = size_and_shrink(a), size_and_shrink(b)
     apart = a / a_size * a_shrink - b / b_size * b_shrink
     half_square = 0.5 * jnp.sum(apart * apart, axis=-1, keepdims=True)
     loss = jnp.where((a_shrink == 0) | (b_shrink == 0), 1, half_square)
@@ -190,7 +294,22 @@ def _log_ratio(t, log_p):
     return jnp.where((t == 0) & (log_p < jnp.finfo(log_p.dtype).min), 0, log_t - log_p)
 
 
-def _size_and_shrink(x) -> tuple[Row, Row]:
+def _difference(log_t, log_p):
+    """log t − l, and 0 where t = 0."""
+    return jnp.where(log_t < jnp.finfo(log_t.dtype).min, 0, log_t - log_p)
+
+
+def _bounded(logarithm):
+    """A logarithm of a probability, bounded where its exponential is 0 in every dtype."""
+    return jnp.maximum(logarithm, -1e4)
+
+
+def _log_mean(distance):
+    """log(½·(1 + e^(−d)))."""
+    return jnp.log1p(0.5 * jnp.expm1(-distance))
+
+
+def size_and_shrink(x) -> tuple[Row, Row]:
     """max |xₖ| and 1/‖x/max |xₖ|‖; 1 and 0 for the zero vector."""
     size = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0))
     is_zero = size == 0

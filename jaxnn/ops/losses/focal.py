@@ -4,27 +4,24 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from jaxnn.op import op
 from jaxnn.ops._common.compiler import recomputed
+from jaxnn.ops._common.labels import Answers, Classes, Losses, as_floats, require_answers
 from jaxnn.ops._common.numerics import at_least_float32, wide
-from jaxnn.ops._common.validation import require_alike, require_number
-
-Outputs = Float[Array, "*N K"]
-Losses = Float[Array, "*N"]
+from jaxnn.ops._common.validation import require_number
 
 
 class FocalResiduals(NamedTuple):
     """Both arguments: each gradient is a function of the one and of the other."""
 
-    logits: Outputs
-    target: Outputs
+    logits: Classes
+    target: Answers
 
 
 @op
 def focal_loss(
-    logits: Outputs, target: Outputs, *, gamma: float = 2.0, alpha: float | None = None
+    logits: Classes, target: Answers, *, gamma: float = 2.0, alpha: float | None = None
 ) -> Losses:
     """Focal loss of σ(logits), one value per example: easy outputs count little.
 
@@ -32,7 +29,8 @@ def focal_loss(
 
     Shapes:
         N batch, any number of axes or none; K independent yes-or-no outputs
-        logits x, target t and their gradients: (N, K)
+        logits x, target t and their gradients: (N, K); t may hold integers or booleans, and then
+            has no gradient
         L, dL: (N,)
 
     A target between 0 and 1 weights the loss of a yes and that of a no, as in a cross-entropy.
@@ -58,7 +56,7 @@ def focal_loss(
         alpha: the weight α of a yes, 0 … 1; that of a no is 1 − α.
 
     Raises:
-        TypeError: an argument is not floating point, or the dtypes differ.
+        TypeError: logits are not floating point, or the target is complex.
         ValueError: the shapes differ (nothing is broadcast), there is no axis of outputs, or an
             option is out of range.
 
@@ -69,6 +67,7 @@ def focal_loss(
         >>> print(jaxnn.focal_loss(logits, target).round(4))
         [0.1733 0.    ]
     """
+    target = jnp.asarray(target, logits.dtype)
     log_p, log_q = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
     of_yes = target * -jnp.exp(gamma * log_q) * log_p
     of_no = (1 - target) * -jnp.exp(gamma * log_p) * log_q
@@ -82,28 +81,31 @@ def _(logits, target, *, gamma, alpha):
     require_number("gamma", gamma, at_least=0)
     if alpha is not None:
         require_number("alpha", alpha, at_least=0, at_most=1)
-    require_alike(logits=logits, target=target)
+    require_answers(target, logits=logits)
 
 
 @focal_loss.forward
 @wide
 def focal_loss_fwd(logits, target, *, gamma=2.0, alpha=None):
     """L = Σₖ α·tₖ·f(xₖ) + (1 − α)·(1 − tₖ)·f(−xₖ)."""
-    x, t = logits, target
+    x, t = logits, as_floats(target, logits)
     yes, no = _weighted(t, 1 - t, alpha)
     right, wrong = _losses(x, gamma)
     terms = jnp.where(x > 0, yes * right + no * wrong, no * right + yes * wrong)
-    return jnp.sum(terms, axis=-1), FocalResiduals(x, t)
+    return jnp.sum(terms, axis=-1), FocalResiduals(x, target)
 
 
 @focal_loss.backward
 def focal_loss_bwd(residuals, dy, *, gamma=2.0, alpha=None):
     """dx = (α·t·f'(x) − (1 − α)·(1 − t)·f'(−x))·dL, dt = (α·f(x) − (1 − α)·f(−x))·dL."""
-    x, t = map(at_least_float32, recomputed(residuals))
+    x, target = recomputed(residuals)
+    x, t = at_least_float32(x), at_least_float32(as_floats(target, x))
     dloss = at_least_float32(dy)[..., None]
     yes, no = _weighted(t, 1 - t, alpha)
     right, wrong = _slopes(x, gamma)
     dx = jnp.where(x > 0, no * wrong + yes * right, -no * right - yes * wrong) * dloss
+    if not jnp.issubdtype(target.dtype, jnp.floating):
+        return dx, None
     yes, no = _weighted(1, 1, alpha)
     right, wrong = _losses(x, gamma)
     dt = jnp.where(x > 0, yes * right - no * wrong, yes * wrong - no * right) * dloss

@@ -14,13 +14,21 @@ from jaxnn.op import op
 from jaxnn.ops._common.labels import (
     Labels,
     Losses,
+    added_at_labels,
+    as_labels,
     is_labels,
     nan_out_of_range,
+    places_of,
+    require_class_weights,
+    row_weights,
+    weights_of_labels,
     without_ignored,
 )
 from jaxnn.ops._common.numerics import accumulator, at_least_float32, contract, wide
+from jaxnn.ops._common.softcap import softcap_slope, softcapped
 from jaxnn.ops._common.tuning import CHUNK_LOGITS, SHORTEST_CHUNK
-from jaxnn.ops._common.validation import describe, require_floating, require_labels, require_number
+from jaxnn.ops._common.validation import describe, require_labels, require_number
+from jaxnn.ops.activations.softmax import logsumexp
 from jaxnn.ops.linear import Params, linear, require_linear
 
 Weights = Float[Array, "K"]
@@ -28,7 +36,10 @@ Row = Float[Array, "*N"]
 
 
 class LinearSoftmaxResiduals(NamedTuple):
-    """The arguments, and the sums of each row that give back the probabilities."""
+    """The arguments, and three numbers of each row that give back the probabilities.
+
+    They are the maximum of z, the sum R of exponentials measured from it, and the label's logit.
+    """
 
     params: Params
     x: Float[Array, "*N I"]
@@ -36,8 +47,7 @@ class LinearSoftmaxResiduals(NamedTuple):
     class_weights: Weights | None
     maximum: Row
     others: Row
-    total: Row
-    cross_entropy: Row | None
+    of_label: Row
 
 
 @op
@@ -55,35 +65,38 @@ def linear_softmax_cross_entropy(
 ) -> Losses:
     """Softmax cross-entropy of a linear layer, one value per example, in chunks of classes.
 
-    L = v_c·(log Σₖ e^zₖ − Σₖ tₖ·zₖ) + ζ·(log Σₖ e^zₖ)² with the logits z = x·W + b, the label c and
-    t = (1 − s)·δ_c + s/K; no 1/K, no 1/N. With a softcap a, z is replaced by a·tanh(z/a).
+    L = Σₖ vₖ·tₖ·(ℓ − zₖ) + ζ·ℓ² with the logits z = x·W + b, ℓ = log Σₖ e^zₖ, the label c,
+    t = (1 − s)·δ_c + s/K and the weights v of the classes; no 1/K, no 1/N. With a softcap a, z is
+    replaced by a·tanh(z/a). It is `softmax_cross_entropy` of z, and weights and smoothing act
+    together as there: −(1 − s)·v_c·log p_c − (s/K)·Σₖ vₖ·log pₖ.
 
     Shapes:
         N batch, any number of axes or none; I inputs; K classes
         params: {"w": (I, K), "b": (K,)}; "b" is optional
         x, dx:  (N, I)
         labels: integers (N,)
-        class_weights v, dv: (K,); by default every class weighs 1
+        class_weights v, dv: (K,), 1 by default
         L, dL:  (N,)
 
-    A row whose label is `ignore_label` has loss 0 and gradient 0, whatever x holds there; it still
-    counts in a later mean over the batch.
+    A row whose label is `ignore_label` has loss 0 and gradient 0, whatever x holds there; a mean
+    over the rows that count leaves it out. A class with logit −∞ and weight 0, or no share in t, is
+    omitted from the sum.
 
-    Backward, from ∂/∂zⱼ log Σₖ e^zₖ = pⱼ, with ℓ = log Σₖ e^zₖ:
-        dzⱼ = (v_c·(pⱼ − tⱼ) + 2·ζ·ℓ·pⱼ)·dL,   with a softcap times 1 − (zⱼ/a)²
+    Backward, from ∂ℓ/∂zⱼ = pⱼ, with q = v ⊙ t:
+        dzⱼ = (pⱼ·Σₖ qₖ − qⱼ + 2·ζ·ℓ·pⱼ)·dL,   with a softcap times 1 − tanh²(z/a)
         dW  = xᵀ·dz                            ⟨dz, x·Ẇ⟩ = ⟨xᵀ·dz, Ẇ⟩
         db  = Σₙ dz                            every row n has the same b
         dx  = dz·Wᵀ                            ⟨dz, ẋ·W⟩ = ⟨dz·Wᵀ, ẋ⟩
-        dv_c = Σₙ (ℓ − Σₖ tₖ·zₖ)·dL            over the rows with label c
+        dvⱼ = Σₙ tⱼ·(ℓ − zⱼ)·dL
     As in `softmax_cross_entropy`, with R the sum over the classes other than the label,
     1 − p_c = R/(R + e_c) is never computed by a subtraction.
 
     Tangent, with the dz that belongs to dL = 1:
-        L̇ = ⟨dz, ẋ·W + x·Ẇ + ḃ⟩ + v̇_c·(ℓ − Σₖ tₖ·zₖ)
+        L̇ = ⟨dz, ẋ·W + x·Ẇ + ḃ⟩ + Σₖ v̇ₖ·tₖ·(ℓ − zₖ)
 
-    Saves its arguments and the maximum, R and R + e_c of each row, in at least float32, and with
-    class weights the unweighted loss, for dv. Recomputing the logits is a fourth matrix product
-    where autodiff has three; it costs less than writing and reading N·K numbers.
+    Saves its arguments and the maximum, R and the label's logit of each row, in at least float32.
+    Recomputing the logits is a fourth matrix product where autodiff has three; it costs less than
+    writing and reading N·K numbers.
 
     Implementation notes:
         Each class has its own column of W, so N·K logits are never held at once: the forward pass
@@ -106,32 +119,41 @@ def linear_softmax_cross_entropy(
             512 classes.
 
     Raises:
-        TypeError: an array is not floating point, the dtypes differ, or labels are not integers.
+        TypeError: an array is not floating point, or labels are not integers.
         ValueError: the shapes do not fit; an option or a label is out of range (under `jit`, where
             labels are not known, such a row gives NaN).
 
     Reference: E. Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", 2025,
     section 4; A. Chowdhery et al., "PaLM", 2022, section 5, for z_loss; Gemma Team, "Gemma 2",
-    2024, section 2, for softcap.
+    2024, section 2, for softcap. Weights and smoothing follow `torch.nn.CrossEntropyLoss`.
 
     Example:
         >>> params = {"w": jnp.zeros((3, 4)), "b": jnp.array([0.0, 0.0, 0.0, 1e4])}
         >>> print(jaxnn.linear_softmax_cross_entropy(params, jnp.ones((2, 3)), jnp.array([3, 0])))
         [    0. 10000.]
     """
-    n_classes = params["w"].shape[1]
-    labels = jnp.asarray(labels, int)
+    n_classes, s = params["w"].shape[1], label_smoothing
+    labels = as_labels(labels)
     ignored = jnp.zeros(labels.shape, bool) if ignore_label is None else labels == ignore_label
     z = linear.definition(params, jnp.where(ignored[..., None], 0, x))
     if softcap is not None:
-        z = softcap * jnp.tanh(z / softcap)
-    log_total = jax.nn.logsumexp(z, axis=-1)
-    losses = log_total - jnp.take_along_axis(z, labels[..., None], axis=-1, mode="clip")[..., 0]
-    if label_smoothing:
-        uniform = log_total - jnp.mean(z, axis=-1)
-        losses = (1 - label_smoothing) * losses + label_smoothing * uniform
+        info = jnp.finfo(z.dtype)
+        a = min(max(softcap, float(info.tiny)), float(info.max))
+        reach = min(100 * a, float(info.max))
+        z = a * jnp.tanh(jnp.clip(z, -reach, reach) / a)
+    log_total = logsumexp.definition(z)
+    log_total = jnp.where(jnp.isneginf(log_total), 0, log_total)
+    of_label = jnp.take_along_axis(z, labels[..., None], axis=-1, mode="clip")[..., 0]
+    losses = (1 - s) * (log_total - of_label)
+    weights = jnp.ones(n_classes, z.dtype) if class_weights is None else class_weights
     if class_weights is not None:
-        losses = class_weights.at[labels].get(mode="clip") * losses
+        losses = weights.at[labels].get(mode="clip") * losses
+    if s:
+        minus_log_p = log_total[..., None] - z
+        weights = jnp.broadcast_to(weights, z.shape)
+        omitted = (weights == 0) & jnp.isposinf(minus_log_p)
+        shares = s / n_classes * weights * jnp.where(omitted, 0, minus_log_p)
+        losses = losses + jnp.sum(shares, axis=-1)
     if z_loss:
         losses = losses + z_loss * log_total**2
     valid = (labels >= 0) & (labels < n_classes)
@@ -156,13 +178,15 @@ def _(params, x, labels, class_weights, *, label_smoothing, ignore_label, z_loss
     if not is_labels(labels):
         raise TypeError(f"labels must be integers, got {describe(labels)}")
     require_labels(labels, x.shape[:-1], n_classes, ignore_label)
-    if class_weights is not None:
-        require_floating(x=x, class_weights=class_weights)
-        if class_weights.shape != (n_classes,):
-            raise ValueError(
-                f"class_weights has shape {class_weights.shape}; with {n_classes} classes "
-                f"it must be ({n_classes},)"
-            )
+    require_class_weights(class_weights, n_classes)
+
+
+@linear_softmax_cross_entropy.row_weights
+def linear_softmax_cross_entropy_row_weights(
+    params, x, labels, class_weights=None, *, ignore_label=None, **_
+):
+    """PyTorch's divisor."""
+    return row_weights(labels, x, class_weights, ignore_label)
 
 
 @linear_softmax_cross_entropy.forward
@@ -178,43 +202,51 @@ def linear_softmax_cross_entropy_fwd(
     softcap=None,
     chunk=None,
 ):
-    """L = v_c·(ℓ − Σₖ tₖ·zₖ) + ζ·ℓ², from sums that are carried over the chunks of classes."""
+    """L = (1 − s)·v_c·(ℓ − z_c) + (s/K)·Σ v·(ℓ − z) + ζ·ℓ², from sums carried over the chunks."""
     s, n_classes = label_smoothing, params["w"].shape[1]
-    rows, places = _unignored(x, labels[..., None], ignore_label), _places(labels, n_classes)
+    rows, places = _unignored(x, labels[..., None], ignore_label), places_of(labels, n_classes)
+    uniform = _uniform(s, class_weights, n_classes)
 
     def add(sums, start, size):
-        maximum, others, of_label, shifted = sums
-        z = _capped(_logits(rows, _columns(params, start, size)), softcap)
+        old, others, of_label, below = sums
+        z = _logits(rows, _columns(params, start, size))
         place = places - start
-        old, maximum = maximum, lax.stop_gradient(jnp.maximum(maximum, jnp.max(z, axis=-1)))
-        of_others = jnp.where(_is_at(place, size), 0, jnp.exp(z - maximum[..., None]))
-        others = others * jnp.exp(old - maximum) + jnp.sum(of_others, axis=-1)
+        maximum = lax.stop_gradient(jnp.maximum(old, jnp.max(z, axis=-1)))
+        grown = _capped(old, softcap) - _capped(maximum, softcap)
+        shifted = _capped(z, softcap) - _capped(maximum, softcap)[..., None]
+        of_others = jnp.where(_is_at(place, size), 0, jnp.exp(shifted))
+        others = others * jnp.exp(grown) + jnp.sum(of_others, axis=-1)
         at_place = jnp.take_along_axis(z, place[..., None], axis=-1, mode="clip")[..., 0]
         of_label = jnp.where((place >= 0) & (place < size), at_place, of_label)
         if s:
-            before = jnp.asarray(start, z.dtype)
-            shifted = shifted + before * (old - maximum) + jnp.sum(z - maximum[..., None], axis=-1)
-        return maximum, others, of_label, shifted
+            before = _sum_before(start, uniform, z)
+            u = _of_chunk(uniform, start, size, z.ndim)
+            below = below + jnp.where(before == 0, 0, before * grown)
+            below = below + jnp.sum(u * jnp.where(u == 0, 0, shifted), axis=-1)
+        return maximum, others, of_label, below
 
     zeros = jnp.zeros_like(x, accumulator(x.dtype), shape=labels.shape)
     lowest = jnp.full_like(zeros, jnp.finfo(zeros.dtype).min)
-    maximum, others, of_label, shifted = _over_chunks(
+    largest, others, of_label, below = _over_chunks(
         add, (lowest, zeros, zeros, zeros), n_classes, _chunk_size(chunk, x, n_classes)
     )
-    of_label = of_label - maximum
-    total = others + jnp.exp(of_label)
-    log_total = jnp.log1p(others + jnp.expm1(of_label))
+    maximum = _capped(largest, softcap)
+    above = _capped(of_label, softcap) - maximum
+    of_label = above - lax.stop_gradient(jnp.where(of_label == largest, above, 0))
+    maximum = jnp.where(others + jnp.exp(of_label) == 0, 0, maximum)
+    log_total, _ = _totals(others, of_label)
     losses = log_total - of_label
-    if s:
-        losses = (1 - s) * losses + s * (log_total - shifted / n_classes)
-    unweighted = None
     if class_weights is not None:
-        unweighted, losses = losses, _at(places, class_weights) * losses
+        weights = weights_of_labels(class_weights, places)
+        losses = weights * _unless_excluded(losses, weights)
+    losses = (1 - s) * losses
+    if s:
+        losses = losses + (_sum_before(n_classes, uniform, below) * log_total - below)
     if z_loss:
         losses = losses + z_loss * (maximum + log_total) ** 2
     losses = _counted(losses, labels, n_classes=n_classes, ignore=ignore_label)
     return losses, LinearSoftmaxResiduals(
-        params, x, labels, class_weights, maximum, others, total, unweighted
+        params, x, labels, class_weights, maximum, others, of_label
     )
 
 
@@ -229,33 +261,36 @@ def linear_softmax_cross_entropy_bwd(
     softcap=None,
     chunk=None,
 ):
-    """dz = (v_c·(p − t) + 2·ζ·ℓ·p)·dL chunk by chunk; dW = xᵀ·dz, db = Σₙ dz, dx = dz·Wᵀ."""
-    params, x, labels, class_weights, *_, cross_entropy = residuals
-    n_classes = params["w"].shape[1]
-    rows, places = _unignored(x, labels[..., None], ignore_label), _places(labels, n_classes)
+    """dz = (p·Σq − q + 2·ζ·ℓ·p)·dL chunk by chunk; dW = xᵀ·dz, db = Σₙ dz, dx = dz·Wᵀ."""
+    params, x, labels, class_weights, *_ = residuals
+    s, n_classes = label_smoothing, params["w"].shape[1]
+    rows, places = _unignored(x, labels[..., None], ignore_label), places_of(labels, n_classes)
     dlosses = _counted(dy, labels, n_classes=n_classes, ignore=ignore_label)
-    gradients_of = _logit_gradients(residuals, dlosses, places, label_smoothing, z_loss, softcap)
+    gradients_of = _logit_gradients(residuals, dlosses, places, s, z_loss, softcap)
+    minus_log_p = _minus_log_p(residuals, softcap)
     batch = range(x.ndim - 1)
 
     def add(gradients, start, size):
-        dparams, dx = gradients
+        dparams, dx, dweights = gradients
         columns = _columns(params, start, size)
-        dz = gradients_of(_logits(rows, columns), start, size)
+        logits = _logits(rows, columns)
+        dz = gradients_of(logits, start, size)
         dcolumns = {"b": jnp.sum(dz, axis=batch)} if "b" in params else {}
         dz = dz.astype(x.dtype)
         dcolumns["w"] = contract(rows, dz, batch, batch)
-        dparams = {
-            name: lax.dynamic_update_slice_in_dim(dparams[name], d.astype(x.dtype), start, axis=-1)
-            for name, d in dcolumns.items()
-        }
-        return dparams, dx + contract(dz, columns["w"], [x.ndim - 1], [1])
+        dparams = {name: _put(dparams[name], d, start) for name, d in dcolumns.items()}
+        if dweights is not None and s:
+            shares = (s / n_classes) * minus_log_p(logits, start, size) * dlosses[..., None]
+            dweights = _put(dweights, jnp.sum(shares, axis=batch), start)
+        return dparams, dx + contract(dz, columns["w"], [x.ndim - 1], [1]), dweights
 
-    start = jax.tree.map(jnp.zeros_like, params), jnp.zeros_like(x, accumulator(x.dtype))
-    dparams, dx = _over_chunks(add, start, n_classes, _chunk_size(chunk, x, n_classes))
-    dweights = None
+    wide = accumulator(x.dtype)
+    dweights = None if class_weights is None else jnp.zeros_like(class_weights, wide)
+    start = jax.tree.map(jnp.zeros_like, params), jnp.zeros_like(x, wide), dweights
+    dparams, dx, dweights = _over_chunks(add, start, n_classes, _chunk_size(chunk, x, n_classes))
     if class_weights is not None:
-        dweights = jnp.zeros_like(class_weights, accumulator(x.dtype))
-        dweights = dweights.at[places].add(cross_entropy * dlosses, mode="drop")
+        of_rows = (1 - s) * _cross_entropy(residuals, places, labels, ignore_label) * dlosses
+        dweights = dweights + added_at_labels(of_rows, labels, n_classes)
     return dparams, dx, None, dweights
 
 
@@ -270,59 +305,106 @@ def linear_softmax_cross_entropy_tangent(
     softcap=None,
     chunk=None,
 ):
-    """L̇ = ⟨dz, ẋ·W + x·Ẇ + ḃ⟩ + v̇_c·(ℓ − Σₖ tₖ·zₖ) chunk by chunk, with the dz of dL = 1."""
-    params, x, labels, *_, cross_entropy = residuals
+    """L̇ = ⟨dz, ẋ·W + x·Ẇ + ḃ⟩ + Σₖ v̇ₖ·tₖ·(ℓ − zₖ) chunk by chunk, with the dz of dL = 1."""
+    params, x, labels, *_ = residuals
     params_dot, x_dot, _, weights_dot = tangents
     params_dot = {name: array for name, array in params_dot.items() if array is not None}
-    n_classes = params["w"].shape[1]
-    rows, places = _unignored(x, labels[..., None], ignore_label), _places(labels, n_classes)
-    ones = jnp.ones_like(residuals.total)
-    gradients_of = _logit_gradients(residuals, ones, places, label_smoothing, z_loss, softcap)
+    s, n_classes = label_smoothing, params["w"].shape[1]
+    rows, places = _unignored(x, labels[..., None], ignore_label), places_of(labels, n_classes)
+    ones = jnp.ones_like(residuals.others)
+    gradients_of = _logit_gradients(residuals, ones, places, s, z_loss, softcap)
+    minus_log_p = _minus_log_p(residuals, softcap)
     if x_dot is not None:
         x_dot = _unignored(x_dot, labels[..., None], ignore_label)
 
     def add(losses_dot, start, size):
         columns = _columns(params, start, size)
-        dz = gradients_of(_logits(rows, columns), start, size)
-        z_dot = _logits(rows, _columns(params_dot, start, size))
-        if x_dot is not None:
-            z_dot = z_dot + _logits(x_dot, {"w": columns["w"]})
-        return losses_dot + jnp.sum(dz * z_dot, axis=-1)
+        logits = _logits(rows, columns)
+        dz = gradients_of(logits, start, size)
+        if params_dot or x_dot is not None:
+            z_dot = _logits(rows, _columns(params_dot, start, size))
+            if x_dot is not None:
+                z_dot = z_dot + _logits(x_dot, {"w": columns["w"]})
+            losses_dot = losses_dot + jnp.sum(dz * z_dot, axis=-1)
+        if weights_dot is not None and s:
+            shares = _of_chunk(_uniform(s, weights_dot, n_classes), start, size, logits.ndim)
+            losses_dot = losses_dot + jnp.sum(shares * minus_log_p(logits, start, size), axis=-1)
+        return losses_dot
 
     losses_dot = jnp.zeros_like(ones)
-    if params_dot or x_dot is not None:
+    if params_dot or x_dot is not None or (s and weights_dot is not None):
         size = _chunk_size(chunk, x, n_classes)
         losses_dot = _over_chunks(add, losses_dot, n_classes, size)
     if weights_dot is not None:
-        losses_dot = losses_dot + _at(places, weights_dot) * cross_entropy
+        of_rows = (1 - s) * _cross_entropy(residuals, places, labels, ignore_label)
+        losses_dot = losses_dot + weights_of_labels(weights_dot, places) * of_rows
     return _counted(losses_dot, labels, n_classes=n_classes, ignore=ignore_label)
 
 
 def _logit_gradients(residuals, dlosses, places, s, z_loss, softcap) -> Callable[..., Array]:
     """dz of a chunk of classes, from their logits before a softcap."""
-    params, _, _, class_weights, maximum, others, total, _ = residuals
-    weighted = dlosses if class_weights is None else _at(places, class_weights) * dlosses
-    squared = 2 * z_loss * (maximum + jnp.log(total)) * dlosses
-    of_class = (weighted + squared) / total
-    of_label = (weighted * (s * total - others) + squared * (total - others)) / total
-    of_all = (s / params["w"].shape[1]) * weighted
+    params, _, _, class_weights, maximum, others, of_label = residuals
+    log_total, total = _totals(others, of_label)
+    n_classes = params["w"].shape[1]
+    uniform = _uniform(s, class_weights, n_classes)
+    squared = 2 * z_loss * (maximum + log_total)
+    sum_u = _sum_before(n_classes, uniform, total)
+    weights = 1 if class_weights is None else weights_of_labels(class_weights, places)
+    sum_q = (1 - s) * weights + sum_u
+    of_class = (sum_q + squared) * (dlosses / total)
+    in_place = (sum_u * total - sum_q * others + squared * jnp.exp(of_label)) * (dlosses / total)
 
     def gradients_of(logits, start, size):
         z = _capped(logits, softcap)
         of_others = jnp.exp(z - maximum[..., None]) * of_class[..., None]
-        dz = jnp.where(_is_at(places - start, size), of_label[..., None], of_others)
+        dz = jnp.where(_is_at(places - start, size), in_place[..., None], of_others)
         if s:
-            dz = dz - of_all[..., None]
-        if softcap is not None:
-            dz = dz * (1 - z / softcap) * (1 + z / softcap)
-        return dz
+            dz = dz - _of_chunk(uniform, start, size, z.ndim) * dlosses[..., None]
+        return dz if softcap is None else dz * softcap_slope(logits, softcap)
 
     return gradients_of
 
 
+def _minus_log_p(residuals, softcap) -> Callable[..., Array]:
+    """ℓ − z of a chunk of classes, 0 where z = −∞ and the weight is 0; from logits uncapped."""
+    maximum, others, of_label = residuals[-3:]
+    log_total, _ = _totals(others, of_label)
+
+    def of_logits(logits, start, size):
+        above = log_total[..., None] - (_capped(logits, softcap) - maximum[..., None])
+        v = _of_chunk(residuals.class_weights, start, size, logits.ndim)
+        return _unless_excluded(above, v)
+
+    return of_logits
+
+
+def _cross_entropy(residuals, places, labels, ignore_label) -> Row:
+    """ℓ − z_c of each row, 0 where it is ignored."""
+    log_total, _ = _totals(residuals.others, residuals.of_label)
+    weights = weights_of_labels(residuals.class_weights, places)
+    losses = _unless_excluded(log_total - residuals.of_label, weights)
+    return _unignored(losses, labels, ignore_label)
+
+
+def _unless_excluded(minus_log_p, weights):
+    """−log p, 0 for a class that z = −∞ excludes and that weighs nothing."""
+    infinite = minus_log_p > jnp.finfo(minus_log_p.dtype).max
+    return jnp.where((weights == 0) & infinite, 0, minus_log_p)
+
+
+def _totals(others, of_label) -> tuple[Row, Row]:
+    """log(R + e_c) and R + e_c; 0 and 1 for a row of nothing but −∞."""
+    rest, total = others + jnp.expm1(of_label), others + jnp.exp(of_label)
+    return jnp.log1p(jnp.where(rest < 0, 0, rest)), jnp.where(total < 1, 1, total)
+
+
 def _over_chunks(add, carry, n_classes, size):
     """`add(carry, start, size)` over chunks of this size and, at the end, a shorter one."""
+    if n_classes == 0:
+        return carry
     whole, rest = divmod(n_classes, size)
+    if whole == 1 and not rest:
+        return add(carry, 0, size)
     starts = jnp.arange(0, whole * size, size, dtype=jnp.int32)
     carry, _ = lax.scan(lambda carry, start: (add(carry, start, size), None), carry, starts)
     return add(carry, whole * size, rest) if rest else carry
@@ -337,41 +419,67 @@ def _chunk_size(chunk, x, n_classes) -> int:
 
 def _columns(params, start, size):
     """The parameters of the classes start … start + size − 1."""
-    return {
-        name: lax.dynamic_slice_in_dim(array, start, size, axis=-1)
-        for name, array in params.items()
-    }
+    return {name: _slice(array, start, size) for name, array in params.items()}
+
+
+def _slice(array, start, size):
+    """Some of the last axis; all of it as it is."""
+    if size == array.shape[-1]:
+        return array
+    return lax.dynamic_slice_in_dim(array, start, size, axis=-1)
 
 
 def _logits(rows, params):
     """x·W + b, or as much of it as params has, in at least float32."""
-    z = contract(rows, params["w"], [rows.ndim - 1], [0]) if "w" in params else 0
+    terms = []
+    if "w" in params:
+        terms.append(contract(rows, params["w"], [rows.ndim - 1], [0]))
     if "b" in params:
-        z = z + at_least_float32(jnp.expand_dims(params["b"], range(rows.ndim - 1)))
-    return z
+        terms.append(jnp.expand_dims(params["b"], range(rows.ndim - 1)))
+    return _sum(*terms)
+
+
+@wide
+def _sum(*terms):
+    return sum(terms)
 
 
 def _capped(z, softcap):
-    return z if softcap is None else softcap * jnp.tanh(z / softcap)
+    return z if softcap is None else softcapped(z, softcap)
 
 
-def _places(labels, n_classes):
-    """The labels; for one that is out of range, the place after the last class."""
-    labels = jnp.asarray(labels, int)
-    valid = (labels >= 0) & (labels < n_classes)
-    return jnp.asarray(jnp.where(valid, labels, n_classes), jnp.int32)
+def _put(array, columns, start):
+    """The array with these columns from `start` on."""
+    columns = columns.astype(array.dtype)
+    if columns.shape == array.shape:
+        return columns
+    return lax.dynamic_update_slice_in_dim(array, columns, start, axis=-1)
+
+
+def _uniform(s, class_weights, n_classes):
+    """(s/K)·v, one for each class or for all."""
+    share = s / n_classes if s else 0.0
+    return share if class_weights is None else share * at_least_float32(class_weights)
+
+
+def _sum_before(start, uniform, like):
+    """The sum of (s/K)·v over the classes 0 … start − 1, in the dtype of `like`."""
+    if isinstance(uniform, float):
+        return uniform * jnp.asarray(start, like.dtype) if uniform else 0.0
+    return jnp.sum(jnp.where(jnp.arange(uniform.size, dtype=jnp.int32) < start, uniform, 0))
+
+
+def _of_chunk(of_classes, start, size, ndim):
+    """One number for each class of a chunk, or for all, beside the chunk's logits."""
+    if isinstance(of_classes, float):
+        return of_classes
+    return jnp.expand_dims(_slice(of_classes, start, size), range(ndim - 1))
 
 
 def _is_at(place, size: int):
     """Where, among the classes of a chunk, the label of each row is."""
     classes = jnp.arange(size, dtype=place.dtype)
     return place[..., None] == jnp.expand_dims(classes, range(place.ndim))
-
-
-@wide
-def _at(places, class_weights):
-    """The weight of each row's class."""
-    return class_weights.at[places].get(mode="clip")
 
 
 @wide

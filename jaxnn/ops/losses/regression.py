@@ -4,13 +4,19 @@ import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Integer
 
 from jaxnn.op import op
-from jaxnn.ops._common.numerics import at_least_float32, wide
-from jaxnn.ops._common.validation import require_alike, require_number
+from jaxnn.ops._common.numerics import at_least_float32, representable, wide
+from jaxnn.ops._common.validation import (
+    require_equal_shapes,
+    require_floating,
+    require_last_axis,
+    require_number,
+)
 
 Components = Float[Array, "*N K"]
+Target = Components | Integer[Array, "*N K"] | Bool[Array, "*N K"]
 Losses = Float[Array, "*N"]
 
 
@@ -20,13 +26,20 @@ class ErrorResiduals(NamedTuple):
     error: Components
 
 
+class FixedTargetResiduals(ErrorResiduals):
+    """The same where y holds integers or booleans, and so has no gradient."""
+
+    __slots__ = ()
+
+
 @op
-def squared_error(prediction: Components, target: Components) -> Losses:
+def squared_error(prediction: Components, target: Target) -> Losses:
     """Squared error of each example, L = Σₖ (ŷₖ − yₖ)²: no ½, no 1/K, no 1/N.
 
     Shapes:
         N batch, any number of axes or none; K components of one example
-        prediction ŷ, target y and their gradients: (N, K)
+        prediction ŷ, target y and their gradients: (N, K); y may be integer or boolean, and then
+            has no gradient
         L, dL: (N,)
 
     Backward, from ⟨dL, L̇⟩ with e = ŷ − y and L̇ = Σₖ 2·eₖ·ėₖ:
@@ -36,7 +49,7 @@ def squared_error(prediction: Components, target: Components) -> Losses:
     Saves e: one array instead of the two from which it is computed.
 
     Raises:
-        TypeError: an argument is not floating point, or the dtypes differ.
+        TypeError: the prediction is not floating point, or the target is complex.
         ValueError: the shapes differ (nothing is broadcast), or there is no axis of components.
 
     Reference: R. B. Aeen's summary, equation 8; R. Kumar, "Homework 1: Backprop", 2022.
@@ -45,19 +58,19 @@ def squared_error(prediction: Components, target: Components) -> Losses:
         >>> print(jaxnn.squared_error(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 4.0]])))
         [5.]
     """
-    return jnp.sum((prediction - target) ** 2, axis=-1)
+    return jnp.sum(_difference(prediction, target) ** 2, axis=-1)
 
 
 @squared_error.validate
 def _(prediction, target):
-    require_alike(prediction=prediction, target=target)
+    require_target(prediction, target)
 
 
 @squared_error.forward
 def squared_error_fwd(prediction, target):
     """L = Σₖ eₖ²."""
-    e = prediction - target
-    return _sum_of(jnp.square, e), ErrorResiduals(e)
+    e = error_of(prediction, target)
+    return _sum_of(jnp.square, e), _residuals(e, target)
 
 
 @squared_error.backward
@@ -65,16 +78,17 @@ def squared_error_fwd(prediction, target):
 def squared_error_bwd(residuals, dy):
     """dŷ = 2·e·dL, and its negative for the target."""
     dprediction = 2 * residuals.error * dy[..., None]
-    return dprediction, -dprediction
+    return _gradients(residuals, dprediction)
 
 
 @op
-def half_squared_error(prediction: Components, target: Components) -> Losses:
+def half_squared_error(prediction: Components, target: Target) -> Losses:
     """Half the squared error of each example, L = ½·Σₖ (ŷₖ − yₖ)²: no 1/K, no 1/N.
 
     Shapes:
         N batch, any number of axes or none; K components of one example
-        prediction ŷ, target y and their gradients: (N, K)
+        prediction ŷ, target y and their gradients: (N, K); y may be integer or boolean, and then
+            has no gradient
         L, dL: (N,)
 
     Backward, from ⟨dL, L̇⟩ with e = ŷ − y and L̇ = Σₖ eₖ·ėₖ:
@@ -84,7 +98,7 @@ def half_squared_error(prediction: Components, target: Components) -> Losses:
     Saves e: one array instead of the two from which it is computed.
 
     Raises:
-        TypeError: an argument is not floating point, or the dtypes differ.
+        TypeError: the prediction is not floating point, or the target is complex.
         ValueError: the shapes differ (nothing is broadcast), or there is no axis of components.
 
     Reference: the handwritten derivation of the 2-2-1 network, equation 1, with its factor ½.
@@ -93,19 +107,19 @@ def half_squared_error(prediction: Components, target: Components) -> Losses:
         >>> print(jaxnn.half_squared_error(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 4.0]])))
         [2.5]
     """
-    return 0.5 * jnp.sum((prediction - target) ** 2, axis=-1)
+    return 0.5 * jnp.sum(_difference(prediction, target) ** 2, axis=-1)
 
 
 @half_squared_error.validate
 def _(prediction, target):
-    require_alike(prediction=prediction, target=target)
+    require_target(prediction, target)
 
 
 @half_squared_error.forward
 def half_squared_error_fwd(prediction, target):
     """L = ½·Σₖ eₖ²."""
-    e = prediction - target
-    return 0.5 * _sum_of(jnp.square, e), ErrorResiduals(e)
+    e = error_of(prediction, target)
+    return 0.5 * _sum_of(jnp.square, e), _residuals(e, target)
 
 
 @half_squared_error.backward
@@ -113,16 +127,17 @@ def half_squared_error_fwd(prediction, target):
 def half_squared_error_bwd(residuals, dy):
     """dŷ = e·dL, and its negative for the target."""
     dprediction = residuals.error * dy[..., None]
-    return dprediction, -dprediction
+    return _gradients(residuals, dprediction)
 
 
 @op
-def absolute_error(prediction: Components, target: Components) -> Losses:
+def absolute_error(prediction: Components, target: Target) -> Losses:
     """Absolute error of each example, L = Σₖ |ŷₖ − yₖ|: no 1/K, no 1/N.
 
     Shapes:
         N batch, any number of axes or none; K components of one example
-        prediction ŷ, target y and their gradients: (N, K)
+        prediction ŷ, target y and their gradients: (N, K); y may be integer or boolean, and then
+            has no gradient
         L, dL: (N,)
 
     Backward, from ⟨dL, L̇⟩ with e = ŷ − y, |·|'(0) = 0 by convention and L̇ = Σₖ sign(eₖ)·ėₖ:
@@ -132,7 +147,7 @@ def absolute_error(prediction: Components, target: Components) -> Losses:
     Saves e rather than its sign, so that a NaN in the prediction stays one in the gradient.
 
     Raises:
-        TypeError: an argument is not floating point, or the dtypes differ.
+        TypeError: the prediction is not floating point, or the target is complex.
         ValueError: the shapes differ (nothing is broadcast), or there is no axis of components.
 
     Reference: P.-S. Laplace's least absolute deviations; T. Hastie, R. Tibshirani and J. Friedman,
@@ -142,20 +157,20 @@ def absolute_error(prediction: Components, target: Components) -> Losses:
         >>> print(jaxnn.absolute_error(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 4.0]])))
         [3.]
     """
-    e = prediction - target
+    e = _difference(prediction, target)
     return jnp.sum(jnp.sign(e) * e, axis=-1)  # jnp.abs has the slope 1 at 0
 
 
 @absolute_error.validate
 def _(prediction, target):
-    require_alike(prediction=prediction, target=target)
+    require_target(prediction, target)
 
 
 @absolute_error.forward
 def absolute_error_fwd(prediction, target):
     """L = Σₖ |eₖ|."""
-    e = prediction - target
-    return _sum_of(jnp.abs, e), ErrorResiduals(e)
+    e = error_of(prediction, target)
+    return _sum_of(jnp.abs, e), _residuals(e, target)
 
 
 @absolute_error.backward
@@ -163,18 +178,19 @@ def absolute_error_fwd(prediction, target):
 def absolute_error_bwd(residuals, dy):
     """dŷ = sign(e)·dL, and its negative for the target."""
     dprediction = jnp.sign(residuals.error) * dy[..., None]
-    return dprediction, -dprediction
+    return _gradients(residuals, dprediction)
 
 
 @op
-def huber_loss(prediction: Components, target: Components, *, delta: float = 1.0) -> Losses:
+def huber_loss(prediction: Components, target: Target, *, delta: float = 1.0) -> Losses:
     """Huber loss of each example: squared where the error is small, absolute where it is large.
 
     L = Σₖ h(ŷₖ − yₖ) with h(e) = ½·e² where |e| ≤ δ, else δ·(|e| − ½·δ); no 1/K, no 1/N.
 
     Shapes:
         N batch, any number of axes or none; K components of one example
-        prediction ŷ, target y and their gradients: (N, K)
+        prediction ŷ, target y and their gradients: (N, K); y may be integer or boolean, and then
+            has no gradient
         L, dL: (N,)
 
     Backward, from ⟨dL, L̇⟩ with e = ŷ − y and L̇ = Σₖ h'(eₖ)·ėₖ:
@@ -195,7 +211,7 @@ def huber_loss(prediction: Components, target: Components, *, delta: float = 1.0
         delta: δ, where the parabola becomes a line, above 0.
 
     Raises:
-        TypeError: an argument is not floating point, or the dtypes differ.
+        TypeError: the prediction is not floating point, or the target is complex.
         ValueError: the shapes differ (nothing is broadcast), there is no axis of components, or
             delta is not positive.
 
@@ -205,7 +221,7 @@ def huber_loss(prediction: Components, target: Components, *, delta: float = 1.0
         >>> print(jaxnn.huber_loss(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 4.0]])))
         [2.]
     """
-    e = prediction - target
+    e = _difference(prediction, target)
     near = (-delta <= e) & (e <= delta)
     parabola = 0.5 * jnp.where(near, e, 0) ** 2
     line = delta * (jnp.sign(e) * e - 0.5 * delta)
@@ -214,41 +230,196 @@ def huber_loss(prediction: Components, target: Components, *, delta: float = 1.0
 
 @huber_loss.validate
 def _(prediction, target, *, delta):
-    require_alike(prediction=prediction, target=target)
+    require_target(prediction, target)
     require_number("delta", delta, above=0)
 
 
 @huber_loss.forward
 def huber_loss_fwd(prediction, target, *, delta=1.0):
     """L = Σₖ ½·eₖ² where |eₖ| ≤ δ, else δ·(|eₖ| − ½·δ)."""
+    delta = representable(delta, prediction.dtype)
 
     def h(e):
         size = jnp.abs(e)
         near = jnp.minimum(size, delta)
         return jnp.where(size <= delta, 0.5 * near * near, delta * (size - 0.5 * delta))
 
-    e = prediction - target
-    return _sum_of(h, e), ErrorResiduals(e)
+    e = error_of(prediction, target)
+    return _sum_of(h, e), _residuals(e, target)
 
 
 @huber_loss.backward
 @wide
 def huber_loss_bwd(residuals, dy, *, delta=1.0):
     """dŷ = e·dL inside ±δ, ±δ·dL outside, and its negative for the target."""
-    e, dloss = residuals.error, dy[..., None]
+    e, dloss, delta = residuals.error, dy[..., None], representable(delta, dy.dtype)
     dprediction = jnp.where(e > delta, delta * dloss, jnp.maximum(e, -delta) * dloss)
-    return dprediction, -dprediction
+    return _gradients(residuals, dprediction)
 
 
 @op
-def log_cosh(prediction: Components, target: Components) -> Losses:
+def smooth_l1(prediction: Components, target: Target, *, beta: float = 1.0) -> Losses:
+    """Smooth L1 loss of each example: squared where the error is small, absolute beyond.
+
+    L = Σₖ h(ŷₖ − yₖ) with h(e) = ½·e²/β where |e| < β, else |e| − ½·β; no 1/K, no 1/N. With β = 0
+    it is the absolute error; with β > 0 it is `huber_loss` with δ = β, divided by β.
+
+    Shapes:
+        N batch, any number of axes or none; K components of one example
+        prediction ŷ, target y and their gradients: (N, K); y may be integer or boolean, and then
+            has no gradient
+        L, dL: (N,)
+
+    Backward, from ⟨dL, L̇⟩ with e = ŷ − y and L̇ = Σₖ h'(eₖ)·ėₖ:
+        h'(e) = e/β where |e| < β, else sign e, so
+        dŷ = e/β·dL where |e| < β, sign(e)·dL beyond
+        dy = −dŷ            e falls as y rises
+
+    Saves e: one array instead of the two from which it is computed.
+
+    Implementation notes:
+        As in `huber_loss`, the parabola is computed from min(|e|, β), and the choice of a piece is
+        the last step.
+
+    Args:
+        prediction: ŷ.
+        target: y.
+        beta: β, where the parabola becomes a line, at least 0.
+
+    Raises:
+        TypeError: the prediction is not floating point, or the target is complex.
+        ValueError: the shapes differ (nothing is broadcast), there is no axis of components, or
+            beta is negative.
+
+    Reference: R. Girshick, "Fast R-CNN", 2015, equation 3, with β as in PyTorch's smooth_l1_loss,
+    whose default divides by N·K.
+
+    Example:
+        >>> print(jaxnn.smooth_l1(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 1.75]]), beta=0.5))
+        [0.8125]
+    """
+    e = _difference(prediction, target)
+    line = jnp.sign(e) * e - 0.5 * beta
+    if beta == 0:
+        return jnp.sum(line, axis=-1)
+    beta = max(beta, float(jnp.finfo(e.dtype).tiny))
+    near = (-beta < e) & (e < beta)
+    return jnp.sum(jnp.where(near, 0.5 * jnp.where(near, e, 0) ** 2 / beta, line), axis=-1)
+
+
+@smooth_l1.validate
+def _(prediction, target, *, beta):
+    require_target(prediction, target)
+    require_number("beta", beta, at_least=0)
+
+
+@smooth_l1.forward
+def smooth_l1_fwd(prediction, target, *, beta=1.0):
+    """L = Σₖ ½·eₖ²/β where |eₖ| < β, else |eₖ| − ½·β."""
+    e = error_of(prediction, target)
+    if beta == 0:
+        return _sum_of(jnp.abs, e), _residuals(e, target)
+    beta = representable(beta, prediction.dtype)
+
+    def h(e):
+        size = jnp.abs(e)
+        near = jnp.minimum(size, beta)
+        return jnp.where(size < beta, 0.5 * near * (near / beta), size - 0.5 * beta)
+
+    return _sum_of(h, e), _residuals(e, target)
+
+
+@smooth_l1.backward
+@wide
+def smooth_l1_bwd(residuals, dy, *, beta=1.0):
+    """dŷ = e/β·dL inside ±β, ±dL outside, and its negative for the target."""
+    e, dloss = residuals.error, dy[..., None]
+    if beta == 0:
+        return _gradients(residuals, jnp.sign(e) * dloss)
+    beta = representable(beta, dy.dtype)
+    inside = jnp.maximum(e, -beta) / beta * dloss
+    return _gradients(residuals, jnp.where(e >= beta, dloss, inside))
+
+
+@op
+def quantile_loss(prediction: Components, target: Target, *, quantile: float = 0.5) -> Losses:
+    """Quantile (pinball) loss of each example, whose minimum is at a quantile of the target.
+
+    L = Σₖ h(ŷₖ − yₖ) with h(e) = (1 − q)·e where e > 0, else −q·e; no 1/K, no 1/N. With q = ½ it is
+    half the absolute error.
+
+    Shapes:
+        N batch, any number of axes or none; K components of one example
+        prediction ŷ, target y and their gradients: (N, K); y may be integer or boolean, and then
+            has no gradient
+        L, dL: (N,)
+
+    Backward, from ⟨dL, L̇⟩ with e = ŷ − y and L̇ = Σₖ h'(eₖ)·ėₖ:
+        h'(e) = 1 − q where e > 0, −q where e < 0, and 0 at 0 by convention, so
+        dŷ = (1 − q)·dL where e > 0, −q·dL where e < 0
+        dy = −dŷ            e falls as y rises
+
+    Saves e: one array instead of the two from which it is computed.
+
+    Args:
+        prediction: ŷ.
+        target: y.
+        quantile: q, from 0 to 1.
+
+    Raises:
+        TypeError: the prediction is not floating point, or the target is complex.
+        ValueError: the shapes differ (nothing is broadcast), there is no axis of components, or
+            quantile is not in 0 … 1.
+
+    Reference: R. Koenker and G. Bassett, "Regression Quantiles", 1978.
+
+    Example:
+        >>> prediction, target = jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 4.0]])
+        >>> print(jaxnn.quantile_loss(prediction, target, quantile=0.75))
+        [1.75]
+    """
+    e = _difference(prediction, target)
+    return jnp.sum(
+        jnp.where(e > 0, (1 - quantile) * e, jnp.where(e == 0, 0, -quantile * e)), axis=-1
+    )
+
+
+@quantile_loss.validate
+def _(prediction, target, *, quantile):
+    require_target(prediction, target)
+    require_number("quantile", quantile, at_least=0, at_most=1)
+
+
+@quantile_loss.forward
+def quantile_loss_fwd(prediction, target, *, quantile=0.5):
+    """L = Σₖ (1 − q)·eₖ where eₖ > 0, else −q·eₖ."""
+
+    def h(e):
+        return jnp.where(e > 0, (1 - quantile) * e, -quantile * e)
+
+    e = error_of(prediction, target)
+    return _sum_of(h, e), _residuals(e, target)
+
+
+@quantile_loss.backward
+@wide
+def quantile_loss_bwd(residuals, dy, *, quantile=0.5):
+    """dŷ = (1 − q)·dL where e > 0, −q·dL where e < 0, and its negative for the target."""
+    e, dloss = residuals.error, dy[..., None]
+    below = jnp.where(e < 0, -quantile * dloss, e * dloss)  # 0 at 0, NaN where e is
+    return _gradients(residuals, jnp.where(e > 0, (1 - quantile) * dloss, below))
+
+
+@op
+def log_cosh(prediction: Components, target: Target) -> Losses:
     """Log-cosh loss of each example: about ½·e² for a small error, |e| − log 2 for a large one.
 
     L = Σₖ log cosh(ŷₖ − yₖ); no 1/K, no 1/N.
 
     Shapes:
         N batch, any number of axes or none; K components of one example
-        prediction ŷ, target y and their gradients: (N, K)
+        prediction ŷ, target y and their gradients: (N, K); y may be integer or boolean, and then
+            has no gradient
         L, dL: (N,)
 
     Backward, from ⟨dL, L̇⟩ with e = ŷ − y and (log cosh)'(e) = sinh e/cosh e, L̇ = Σₖ tanh(eₖ)·ėₖ:
@@ -266,7 +437,7 @@ def log_cosh(prediction: Components, target: Components) -> Losses:
         tanh(e), 33.6 MB of temporary memory instead of 16.8 MB.
 
     Raises:
-        TypeError: an argument is not floating point, or the dtypes differ.
+        TypeError: the prediction is not floating point, or the target is complex.
         ValueError: the shapes differ (nothing is broadcast), or there is no axis of components.
 
     Reference: P. Chen et al., "Log Hyperbolic Cosine Loss Improves Variational Auto-Encoder", 2019.
@@ -275,13 +446,13 @@ def log_cosh(prediction: Components, target: Components) -> Losses:
         >>> print(jaxnn.log_cosh(jnp.array([[1.0, 1e4]]), jnp.array([[1.0, 0.0]])))
         [9999.307]
     """
-    e = prediction - target
+    e = _difference(prediction, target)
     return jnp.sum(jnp.logaddexp(e, -e) - math.log(2), axis=-1)
 
 
 @log_cosh.validate
 def _(prediction, target):
-    require_alike(prediction=prediction, target=target)
+    require_target(prediction, target)
 
 
 @log_cosh.forward
@@ -295,8 +466,8 @@ def log_cosh_fwd(prediction, target):
         logarithm = jnp.log1p(numerator / jnp.where(near, 1 - t * t, (1 + t) ** 2))
         return jnp.where(near, logarithm, size - math.log(2) + logarithm)
 
-    e = prediction - target
-    return _sum_of(h, e), ErrorResiduals(e)
+    e = error_of(prediction, target)
+    return _sum_of(h, e), _residuals(e, target)
 
 
 @log_cosh.backward
@@ -304,7 +475,45 @@ def log_cosh_bwd(residuals, dy):
     """dŷ = tanh(e)·dL, and its negative for the target."""
     size = jnp.tanh(jnp.abs(residuals.error)) * dy[..., None]
     dprediction = jnp.where(residuals.error < 0, -size, size)
-    return dprediction, -dprediction
+    return _gradients(residuals, dprediction)
+
+
+def require_target(prediction, target) -> None:
+    """Raise unless the prediction is floating point and the target holds as many real numbers."""
+    require_floating(prediction=prediction)
+    if not is_fixed(target):
+        require_floating(target=target)
+    require_equal_shapes(prediction=prediction, target=target)
+    require_last_axis(prediction=prediction)
+
+
+def is_fixed(target: Target) -> bool:
+    """Whether a target holds integers or booleans, which have no gradient."""
+    return jnp.issubdtype(target.dtype, jnp.integer) or target.dtype == bool
+
+
+def _difference(prediction, target):
+    """ŷ − y, for definitions alone."""
+    return prediction - target.astype(prediction.dtype)
+
+
+def error_of(prediction: Components, target: Target) -> Components:
+    """e = ŷ − y, rounded once: half precision does not hold every integer."""
+    if not is_fixed(target):
+        return prediction - target
+    minuend = at_least_float32(prediction)
+    return (minuend - target.astype(minuend.dtype)).astype(prediction.dtype)
+
+
+def _residuals(e, target):
+    """The error, and whether the target has a gradient."""
+    return FixedTargetResiduals(e) if is_fixed(target) else ErrorResiduals(e)
+
+
+def _gradients(residuals, dprediction):
+    """dŷ, and its negative for the target if that has a gradient."""
+    fixed = isinstance(residuals, FixedTargetResiduals)
+    return dprediction, None if fixed else -dprediction
 
 
 def _sum_of(h, e):

@@ -16,6 +16,7 @@ from jaxnn.ops.recurrent.sweep import (
     initial,
     input_gradient,
     input_params_gradient,
+    plus_bias,
     require_recurrence,
     sweep,
     sweep_back,
@@ -36,7 +37,7 @@ def gru(
         r = σ(r' + r"),  z = σ(z' + z"),  m = n" + b_u,  n = tanh(n' + r ⊙ m)
         hₜ = (1 − z) ⊙ n + z ⊙ hₜ₋₁
     This is the variant of cuDNN, PyTorch, Keras and Flax: r is applied after the product with U.
-    The output is yₜ = hₜ of every step, and the final state.
+    The output is yₜ = hₜ of every step, and the final state. `gru_cell` is one step.
 
     In the padding, past the end of a sequence, its state stays as it is and y is 0. So the final
     state is the state at the sequence's own end. The gradient of the padding is 0, and x may hold
@@ -44,7 +45,7 @@ def gru(
 
     Shapes:
         T steps, N sequences, I inputs, H hidden units
-        params: {"w": (I, 3H), "u": (H, 3H), "b": (3H,), "b_u": (H,)}
+        params: {"w": (I, 3H), "u": (H, 3H), "b": (3H,), "b_u": (H,)}; "b" and "b_u" are optional
         x, dx:  (T, N, I)
         state:  h₀ (N, H); optional, zeros by default
         lengths: integers (N,), 0 … T; optional, T by default
@@ -75,7 +76,7 @@ def gru(
         lengths: the number of steps in each sequence.
 
     Raises:
-        TypeError: an array is not floating point, or the dtypes differ; lengths are not integers.
+        TypeError: an array is not floating point; lengths are not integers.
         ValueError: the shapes do not fit; a length is out of range. Under `jit`, where lengths are
             unknown, a length beyond T counts as T.
 
@@ -89,13 +90,14 @@ def gru(
         >>> y.shape, h.shape
         ((5, 4, 2), (4, 2))
     """
+    b, b_u = (params[name][None, :] if name in params else 0 for name in ("b", "b_u"))
 
     def cell(x, state):
         (h,) = state
-        r, z, n = jnp.split(x @ params["w"] + params["b"][None, :], 3, axis=-1)
+        r, z, n = jnp.split(x @ params["w"] + b, 3, axis=-1)
         r_h, z_h, n_h = jnp.split(h @ params["u"], 3, axis=-1)
         r, z = jax.nn.sigmoid(r + r_h), jax.nn.sigmoid(z + z_h)
-        n = jnp.tanh(n + r * (n_h + params["b_u"][None, :]))
+        n = jnp.tanh(n + r * (n_h + b_u))
         return ((1 - z) * n + z * h,)
 
     if state is None:
@@ -114,7 +116,7 @@ def _(params, x, state, lengths):
 def gru_fwd(params, x, state=None, lengths=None):
     """One product x·W for all steps, then the loop, which saves r, z, n and m."""
     x = without_padding(x, lengths)
-    y, (h,), saved = sweep(_cell_fwd, params, x, (initial(params, x, state),), lengths)
+    y, (h,), saved = sweep(gru_step, params, x, (initial(params, x, state),), lengths)
     return (y, h), RecurrenceResiduals(params, x, state, lengths, y, saved)
 
 
@@ -131,7 +133,7 @@ def gru_bwd_input(residuals, dy):
     params, x, state, _, _, saved = residuals
     dy, dfinal = dy
     start = initial(params, x, state)
-    (dstart,), (da, dm) = sweep_back(_cell_bwd, residuals, saved, dy, (dfinal,), (3, 1), start)
+    (dstart,), (da, dm) = sweep_back(gru_step_bwd, residuals, saved, dy, (dfinal,), (3, 1), start)
     dx = input_gradient(residuals, da)
     return (da, dm), dx, None if state is None else dstart, None
 
@@ -144,21 +146,25 @@ def gru_bwd_params(residuals, deltas):
     before = hidden_before(y, initial(params, x, state), dm)
     through_u = da[:, :, : 2 * y.shape[-1]], dm
     du = jnp.concatenate([contract(before, d, (0, 1), (0, 1)) for d in through_u], axis=-1)
-    db_u = jnp.sum(at_least_float32(dm), axis=(0, 1))
-    return input_params_gradient(residuals, da) | {"u": du, "b_u": db_u}
+    dparams = input_params_gradient(residuals, da) | {"u": du}
+    if "b_u" in params:
+        dparams["b_u"] = jnp.sum(at_least_float32(dm), axis=(0, 1))
+    return dparams
 
 
-def _cell_fwd(params, projected, state):
+def gru_step(params, projected, state):
+    """The state after a step, and r, z, n and m."""
     (h,) = state
-    r, z, n = jnp.split(projected + params["b"][None, :], 3, axis=-1)
+    r, z, n = jnp.split(plus_bias(projected, params), 3, axis=-1)
     r_h, z_h, m = jnp.split(times(h, params["u"]), 3, axis=-1)
     r, z = jax.nn.sigmoid(r + r_h), jax.nn.sigmoid(z + z_h)
-    m = m + params["b_u"][None, :]
+    m = plus_bias(m, params, "b_u")
     n = jnp.tanh(n + r * m)
     return ((1 - z) * n + z * h,), (r, z, n, m)
 
 
-def _cell_bwd(params, saved, dstate):
+def gru_step_bwd(params, saved, dstate):
+    """The gradient of the state before the step, (dr', dz', dn') and dm."""
     r, z, n, m, h = saved
     (dh,) = dstate
     dn = dh * (1 - z) * (1 - n) * (1 + n)

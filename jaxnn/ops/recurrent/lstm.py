@@ -15,6 +15,7 @@ from jaxnn.ops.recurrent.sweep import (
     hidden_before,
     initial,
     input_gradient,
+    plus_bias,
     require_recurrence,
     sweep,
     sweep_back,
@@ -36,7 +37,7 @@ def lstm(
         aₜ = xₜ·W + hₜ₋₁·U + b = (i', f', g', o'), in this order
         i, f, g, o = σ(i'), σ(f'), tanh(g'), σ(o')
         cₜ = f ⊙ cₜ₋₁ + i ⊙ g,    hₜ = o ⊙ tanh(cₜ)
-    The output is yₜ = hₜ of every step, and the final state (h, c).
+    The output is yₜ = hₜ of every step, and the final state (h, c). `lstm_cell` is one step.
 
     In the padding, past the end of a sequence, its state stays as it is and y is 0. So the final
     state is the state at the sequence's own end. The gradient of the padding is 0, and x may hold
@@ -44,7 +45,7 @@ def lstm(
 
     Shapes:
         T steps, N sequences, I inputs, H hidden units
-        params: {"w": (I, 4H), "u": (H, 4H), "b": (4H,)}
+        params: {"w": (I, 4H), "u": (H, 4H), "b": (4H,)}; "b" is optional
         x, dx:  (T, N, I)
         state:  (h₀, c₀), both (N, H); optional, zeros by default
         lengths: integers (N,), 0 … T; optional, T by default
@@ -77,7 +78,7 @@ def lstm(
         lengths: the number of steps in each sequence.
 
     Raises:
-        TypeError: an array is not floating point, or the dtypes differ; lengths are not integers.
+        TypeError: an array is not floating point; lengths are not integers.
         ValueError: the shapes do not fit; a length is out of range. Under `jit`, where lengths are
             unknown, a length beyond T counts as T.
 
@@ -90,10 +91,11 @@ def lstm(
         >>> y.shape, h.shape, c.shape
         ((5, 4, 2), (4, 2), (4, 2))
     """
+    b = params["b"][None, :] if "b" in params else 0
 
     def cell(x, state):
         h, c = state
-        gates = x @ params["w"] + h @ params["u"] + params["b"][None, :]
+        gates = x @ params["w"] + h @ params["u"] + b
         i, f, g, o = jnp.split(gates, 4, axis=-1)
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
         return jax.nn.sigmoid(o) * jnp.tanh(c), c
@@ -115,7 +117,7 @@ def _(params, x, state, lengths):
 def lstm_fwd(params, x, state=None, lengths=None):
     """One product x·W for all steps, then the loop, which saves the gates and cₜ₋₁."""
     x = without_padding(x, lengths)
-    y, final, saved = sweep(_cell_fwd, params, x, _start(params, x, state), lengths)
+    y, final, saved = sweep(lstm_step, params, x, _start(params, x, state), lengths)
     return (y, final), RecurrenceResiduals(params, x, state, lengths, y, saved)
 
 
@@ -130,7 +132,7 @@ def lstm_bwd(residuals, dy):
 def lstm_bwd_input(residuals, dy):
     """daₜ = (di', df', dg', do'), dxₜ = daₜ·Wᵀ, and (dh₀, dc₀)."""
     dy, dfinal = dy
-    dstart, (da,) = sweep_back(_cell_bwd, residuals, residuals.saved, dy, dfinal, (4,))
+    dstart, (da,) = sweep_back(lstm_step_bwd, residuals, residuals.saved, dy, dfinal, (4,))
     dx = input_gradient(residuals, da)
     return da, dx, None if residuals.state is None else dstart, None
 
@@ -142,19 +144,24 @@ def lstm_bwd_params(residuals, da):
     h, _ = _start(params, x, state)
     both = hidden_before(y, h, da, beside=x)
     du, dw = jnp.split(contract(both, da, (0, 1), (0, 1)), [y.shape[-1]])
-    return {"w": dw, "u": du, "b": jnp.sum(at_least_float32(da), axis=(0, 1))}
+    dparams = {"w": dw, "u": du}
+    if "b" in params:
+        dparams["b"] = jnp.sum(at_least_float32(da), axis=(0, 1))
+    return dparams
 
 
-def _cell_fwd(params, projected, state):
+def lstm_step(params, projected, state):
+    """The state after a step, and the four gates and c before it."""
     h, c = state
-    gates = projected + times(h, params["u"]) + params["b"][None, :]
+    gates = plus_bias(projected + times(h, params["u"]), params)
     i, f, g, o = jnp.split(gates, 4, axis=-1)
     i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
     after = f * c + i * g
     return (o * jnp.tanh(after), after), (i, f, g, o, c)
 
 
-def _cell_bwd(params, saved, dstate):
+def lstm_step_bwd(params, saved, dstate):
+    """The gradient of the state before the step, and (di', df', dg', do')."""
     i, f, g, o, c = saved
     dh, dc = dstate
     tanh_c = jnp.tanh(f * c + i * g)

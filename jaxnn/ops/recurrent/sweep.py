@@ -79,13 +79,13 @@ def sweep(cell: Callable, params: Params, x: Sequences, start: tuple, lengths: L
         y, the tuple of the final state, and what the cell saves, stacked.
     """
     projected, _ = linear_fwd({"w": params["w"]}, x)
-    params = {name: at_least_float32(p) if p.ndim == 1 else p for name, p in params.items()}
+    params = with_wide_biases(params)
 
     def step(before, inputs):
         projected, valid = inputs
         after, saved = cell(params, projected, before)
         stacked = _zero_beyond(valid, after[0]), saved
-        return _held_beyond(valid, after, before), _rounded(stacked, x.dtype)
+        return _held_beyond(valid, after, before), rounded(stacked, x.dtype)
 
     start = tuple(map(at_least_float32, start))
     final, (y, saved) = lax.scan(step, start, (projected, valid_steps(x, lengths)))
@@ -124,7 +124,7 @@ def sweep_back(
             saved = *saved, jnp.where(index > 0, before, start)
         saved = tuple(map(at_least_float32, saved))
         dbefore, deltas = cell_bwd(params, saved, (dafter[0] + dy, *dafter[1:]))
-        deltas = _rounded(tuple(_zero_beyond(valid, d) for d in deltas), y.dtype)
+        deltas = rounded(tuple(_zero_beyond(valid, d) for d in deltas), y.dtype)
         stacks = tuple(
             lax.dynamic_update_index_in_dim(stack, d, index, 0)
             for stack, d in zip(stacks, deltas, strict=True)
@@ -142,12 +142,12 @@ def sweep_back(
     return dstart, deltas
 
 
-def input_gradient(residuals, deltas: Deltas) -> Sequences:
+def input_gradient(residuals, deltas: Float[Array, "*N GH"]) -> Float[Array, "*N I"]:
     """dxₜ = dₜ·Wᵀ, over all steps at once."""
     return linear_bwd_input(LinearResiduals(residuals.params, residuals.x), deltas)[1]
 
 
-def input_params_gradient(residuals, deltas: Deltas) -> Params:
+def input_params_gradient(residuals, deltas: Float[Array, "*N GH"]) -> Params:
     """dW = Σₜ xₜᵀ·dₜ and db = Σₜₙ dₜ, over all steps at once."""
     return linear_bwd_params(LinearResiduals(residuals.params, residuals.x), deltas)
 
@@ -171,14 +171,24 @@ def hidden_before(
     return before if beside is None else before.at[:, :, h:].set(beside)
 
 
-def times(h: Hidden, u: Float[Array, "H GH"]) -> Float[Array, "N GH"]:
+def with_wide_biases(params: Params) -> Params:
+    """The params, the biases in at least float32 and the matrices as they are."""
+    return {name: at_least_float32(p) if p.ndim == 1 else p for name, p in params.items()}
+
+
+def plus_bias(a: Float[Array, "*N GH"], params: Params, name: str = "b") -> Float[Array, "*N GH"]:
+    """a + b, if there is a bias of this name."""
+    return a + jnp.broadcast_to(params[name], a.shape) if name in params else a
+
+
+def times(h: Float[Array, "*N H"], u: Float[Array, "H GH"]) -> Float[Array, "*N GH"]:
     """h·U."""
-    return contract(_rounded(h, u.dtype), u, [1], [0])
+    return contract(rounded(h, u.dtype), u, [h.ndim - 1], [0])
 
 
-def times_transposed(delta: Float[Array, "N GH"], u: Float[Array, "H GH"]) -> Hidden:
+def times_transposed(delta: Float[Array, "*N GH"], u: Float[Array, "H GH"]):
     """d·Uᵀ."""
-    return contract(_rounded(delta, u.dtype), u, [1], [1])
+    return contract(rounded(delta, u.dtype), u, [delta.ndim - 1], [1])
 
 
 def initial(params: Params, x: Sequences, state: Hidden | None) -> Hidden:
@@ -210,7 +220,8 @@ def _held_beyond(valid, after, before):
     return tuple(jnp.where(valid, a, b) for a, b in zip(after, before, strict=True))
 
 
-def _rounded(tree, dtype):
+def rounded(tree, dtype):
+    """Every array of a tree in this dtype."""
     return jax.tree.map(lambda a: a.astype(dtype), tree)
 
 
@@ -218,30 +229,18 @@ def require_recurrence(params, x, states: dict, lengths, gates: int, extra=()) -
     """Raise unless params, sequences, states and lengths fit together.
 
     Args:
-        params: {"w": (I, G·H), "u": (H, G·H), "b": (G·H,)} and vectors of H.
+        params: {"w": (I, G·H), "u": (H, G·H), "b": (G·H,)} and vectors of H; vectors are optional.
         x: (T, N, I).
         states: the initial state, by name; empty if none is given.
         lengths: (N,) or `None`.
         gates: G.
         extra: the names of the vectors of H.
     """
-    require_keys(params, ["w", "u", "b", *extra])
-    named = {f"params[{name!r}]": array for name, array in params.items()}
-    require_floating(**named, x=x, **states)
+    require_floating_gates(params, x, states, extra)
     if x.ndim != 3:
         raise ValueError(f"x must be (steps, batch, inputs), got shape {x.shape}")
-    _, n, n_in = x.shape
-    u_shape = params["u"].shape
-    n_hidden = u_shape[0] if u_shape else 0
-    columns = gates * n_hidden
-    expected = {"u": (n_hidden, columns), "w": (n_in, columns), "b": (columns,)}
-    expected |= dict.fromkeys(extra, (n_hidden,))
-    for name, shape in expected.items():
-        if params[name].shape != shape:
-            raise ValueError(
-                f"params[{name!r}] has shape {params[name].shape}; with {n_in} inputs in x "
-                f"and {n_hidden} hidden units in params['u'] it must be {shape}"
-            )
+    _, n, _ = x.shape
+    n_hidden = require_sizes_of_gates(params, x.shape[-1], gates, extra)
     for name, state in states.items():
         if state.shape != (n, n_hidden):
             raise ValueError(
@@ -249,3 +248,48 @@ def require_recurrence(params, x, states: dict, lengths, gates: int, extra=()) -
                 f"units it must be {(n, n_hidden)}"
             )
     require_lengths("lengths", lengths, (n,), x.shape[0])
+
+
+def require_step(params, x, states: dict, gates: int, extra=()) -> None:
+    """Raise unless params, inputs and states fit together in one step.
+
+    Args:
+        params: as of `require_recurrence`.
+        x: (N, I).
+        states: (N, H) each, by name.
+        gates: G.
+        extra: the names of the vectors of H.
+    """
+    require_floating_gates(params, x, states, extra)
+    if x.ndim == 0:
+        raise ValueError("x is a single number; its last axis must hold the inputs")
+    n_hidden = require_sizes_of_gates(params, x.shape[-1], gates, extra)
+    for name, state in states.items():
+        if state.shape != (*x.shape[:-1], n_hidden):
+            raise ValueError(
+                f"{name} has shape {state.shape}; with x of shape {x.shape} and {n_hidden} hidden "
+                f"units it must be {(*x.shape[:-1], n_hidden)}"
+            )
+
+
+def require_floating_gates(params, x, states: dict, extra) -> None:
+    """Raise unless the params have the right keys and everything is floating point."""
+    require_keys(params, ["w", "u"], ["b", *extra])
+    named = {f"params[{name!r}]": array for name, array in params.items()}
+    require_floating(**named, x=x, **states)
+
+
+def require_sizes_of_gates(params, n_in: int, gates: int, extra) -> int:
+    """The number of hidden units; raise unless the shapes of the params fit it."""
+    u_shape = params["u"].shape
+    n_hidden = u_shape[0] if u_shape else 0
+    columns = gates * n_hidden
+    expected = {"u": (n_hidden, columns), "w": (n_in, columns), "b": (columns,)}
+    expected |= dict.fromkeys(extra, (n_hidden,))
+    for name, shape in expected.items():
+        if name in params and params[name].shape != shape:
+            raise ValueError(
+                f"params[{name!r}] has shape {params[name].shape}; with {n_in} inputs in x "
+                f"and {n_hidden} hidden units in params['u'] it must be {shape}"
+            )
+    return n_hidden

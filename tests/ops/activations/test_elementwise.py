@@ -9,8 +9,29 @@ import pytest
 
 import jaxnn
 from jaxnn.catalogue.activations.elementwise import ENTRIES
-from jaxnn.ops.activations.piecewise import celu, hard_sigmoid, hard_swish, relu6, selu
-from jaxnn.ops.activations.smooth import mish
+from jaxnn.ops.activations.piecewise import (
+    celu,
+    elu,
+    hard_shrink,
+    hard_sigmoid,
+    hard_swish,
+    hard_tanh,
+    leaky_relu,
+    relu6,
+    relu_squared,
+    selu,
+    soft_shrink,
+    threshold,
+)
+from jaxnn.ops.activations.smooth import (
+    log_sigmoid,
+    mish,
+    quick_gelu,
+    softplus,
+    softsign,
+    squareplus,
+    tanh_shrink,
+)
 
 OPS = [entry.op.bind(**case.options) for entry in ENTRIES for case in entry.cases]
 X = jnp.asarray(np.random.default_rng(0).normal(scale=4, size=(7, 5)))
@@ -25,6 +46,20 @@ X = jnp.asarray(np.random.default_rng(0).normal(scale=4, size=(7, 5)))
         (relu6, jax.nn.relu6),
         (hard_sigmoid, jax.nn.hard_sigmoid),
         (hard_swish, jax.nn.hard_swish),
+        (log_sigmoid, jax.nn.log_sigmoid),
+        (softplus.bind(beta=2.5), lambda x: jax.nn.softplus(2.5 * x) / 2.5),
+        (softsign, jax.nn.soft_sign),
+        (squareplus, jax.nn.squareplus),
+        (squareplus.bind(b=0.25), lambda x: jax.nn.squareplus(x, 0.25)),
+        (hard_tanh, jax.nn.hard_tanh),
+        (quick_gelu, lambda x: x * jax.nn.sigmoid(1.702 * x)),
+        (relu_squared, lambda x: jax.nn.relu(x) ** 2),
+        (soft_shrink, lambda x: x - jnp.clip(x, -0.5, 0.5)),
+        (hard_shrink, lambda x: jnp.where(jnp.abs(x) > 0.5, x, 0)),
+        (
+            threshold.bind(threshold=0.5, value=20.0),
+            lambda x: jnp.where(x > 0.5, x, 20),
+        ),
         (jaxnn.gelu, jax.nn.gelu),
         (jaxnn.gelu.bind(approximate=False), lambda x: jax.nn.gelu(x, approximate=False)),
     ],
@@ -69,6 +104,8 @@ def test_what_is_known_of_the_derivative_follows_the_bound_options():
 def test_no_intermediate_overflows(op):
     largest = float(jnp.finfo(jnp.float32).max) / 4
     x = jnp.array([-largest, -1e30, -1e13, -50.0, 50.0, 1e13, 1e30, largest], jnp.float32)
+    if op == relu_squared:
+        x = x[:6]  # its values overflow
     with jax.debug_infs(True), jax.debug_nans(True):
         y, residuals = op.fwd(x)
         op.bwd(residuals, jnp.ones_like(y))
@@ -120,6 +157,77 @@ def test_selu_keeps_mean_0_and_variance_1():
     x = jax.random.normal(jax.random.key(0), (400, 1000))
     y = selu(x)
     np.testing.assert_allclose([y.mean(), y.var()], [0, 1], atol=0.01)
+
+
+EDGES = [
+    (hard_tanh, [-1.0, 1.0], [1, 1]),
+    (soft_shrink, [-0.5, 0.0, 0.5], [0, 0, 0]),
+    (hard_shrink, [-0.5, 0.0, 0.5], [0, 0, 0]),
+    (threshold.bind(threshold=0.5, value=2.0), [0.5], [0]),
+    (relu_squared, [0.0], [0]),
+    (squareplus, [0.0], [0.5]),
+]
+
+
+@pytest.mark.parametrize(("op", "x", "slope"), EDGES, ids=[str(edge[0]) for edge in EDGES])
+def test_the_slope_on_an_edge(op, x, slope):
+    for function in (op, op.definition):
+        assert jax.jit(jax.vmap(jax.grad(function)))(jnp.array(x)).tolist() == slope
+
+
+def test_an_option_that_vanishes_in_the_dtype():
+    """1e-50 is 0 in float32: celu was NaN."""
+    x = jnp.array([-1e30, -2.0, -0.0, 0.0, 1e-3, 1e30], jnp.float32)
+    ops = [
+        celu.bind(alpha=1e-50),
+        elu.bind(alpha=1e-50),
+        leaky_relu.bind(slope=1e-50),
+        softplus.bind(beta=1e-50),
+        squareplus.bind(b=1e-100),
+        soft_shrink.bind(threshold=1e-50),
+    ]
+
+    @jax.jit
+    def values_and_slopes(x):
+        functions = [function for op in ops for function in (op, op.definition)]
+        return [jax.vmap(jax.value_and_grad(function))(x) for function in functions]
+
+    finite = [np.isfinite(found).all() for found in values_and_slopes(x)]
+    assert all(finite), list(zip(np.repeat([str(op) for op in ops], 2), finite, strict=True))
+    np.testing.assert_allclose(celu(x, alpha=1e-50), jax.nn.relu(x), atol=1e-37)
+    slope = jax.vmap(jax.grad(celu.bind(alpha=1e-50)))(x[1:3].astype(jnp.float16))
+    assert slope.tolist() == [0, 1]
+
+
+def test_differences_lose_no_digits():
+    """x − tanh x and x + √(x² + b) cancel in float32."""
+    numbers = np.concatenate([np.logspace(-9, 1, 60), -np.logspace(-9, 3, 60)]).astype(np.float32)
+    x = numbers.astype(float)
+    square = x * x
+    series = 1 / 3 - square * (2 / 15 - square * (17 / 315 - square * 62 / 2835))
+    shrunk = np.where(np.abs(x) < 0.02, x * square * series, x - np.tanh(x))
+    np.testing.assert_allclose(jax.jit(tanh_shrink)(numbers), shrunk, rtol=1e-6)
+    r = np.sqrt(square + 4)
+    plus = np.where(x < 0, 2 / (r + np.abs(x)), (x + r) / 2)
+    y, slope = jax.jit(jax.vmap(jax.value_and_grad(squareplus)))(numbers)
+    np.testing.assert_allclose(y, plus, rtol=1e-6)
+    np.testing.assert_allclose(slope, plus / r, rtol=1e-6)
+
+
+BAD = [
+    (lambda: hard_tanh(X, low=1.0), ValueError, "high must be above 1.0"),
+    (lambda: softplus(X, beta=0), ValueError, "beta must be above 0"),
+    (lambda: squareplus(X, b=0.0), ValueError, "b must be above 0"),
+    (lambda: soft_shrink(X, threshold=-1), ValueError, "threshold must be at least 0"),
+    (lambda: threshold(X, threshold=0.0, value="0"), TypeError, "value must be a number"),
+    (lambda: threshold(X), TypeError, "threshold"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "words"), BAD)
+def test_bad_options_are_refused(call, error, words, unannotated):
+    with pytest.raises(error, match=words):
+        call()
 
 
 @pytest.mark.parametrize("alpha", [0, -1.0, True, "1"])

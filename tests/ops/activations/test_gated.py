@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jaxnn.gradcheck.memory import temporary_bytes
-from jaxnn.ops.activations.gated import geglu, glu, swiglu
+from jaxnn.ops.activations.gated import geglu, glu, reglu, swiglu
 
-OPS = [glu, swiglu, geglu]
+OPS = [glu, swiglu, geglu, reglu]
 X = jnp.asarray(np.random.default_rng(0).normal(scale=4, size=(7, 3, 10)))
 
 
@@ -18,9 +18,10 @@ X = jnp.asarray(np.random.default_rng(0).normal(scale=4, size=(7, 3, 10)))
         (glu, jax.nn.glu),
         (swiglu, lambda x: jax.nn.silu(x[..., :5]) * x[..., 5:]),
         (geglu, lambda x: jax.nn.gelu(x[..., :5]) * x[..., 5:]),
+        (reglu, lambda x: jax.nn.relu(x[..., :5]) * x[..., 5:]),
         (geglu.bind(approximate=False), lambda x: jax.nn.gelu(x[..., :5], False) * x[..., 5:]),
     ],
-    ids=["glu", "swiglu", "geglu", "exact geglu"],
+    ids=["glu", "swiglu", "geglu", "reglu", "exact geglu"],
 )
 def test_value_and_derivative_are_those_of_jax(op, twin):
     mine, theirs = (jax.jit(jax.value_and_grad(lambda x, f=f: f(x).sum())) for f in (op, twin))
@@ -38,11 +39,30 @@ def test_one_product_with_two_matrices_side_by_side_makes_both_halves(op):
 
 
 @pytest.mark.parametrize("op", OPS, ids=str)
+def test_a_gate_of_its_own_is_the_half_that_is_the_gate(op):
+    first, second = X[..., :5], X[..., 5:]
+    value, gate = (first, second) if op == glu else (second, first)
+    y, residuals = op.fwd(value, gate)
+    together, halves = op.fwd(X)
+    np.testing.assert_array_equal(y, together)
+    dx, none = op.bwd(halves, y)
+    assert none is None
+    apart = op.bwd(residuals, y)
+    in_order = apart if op == glu else apart[::-1]
+    np.testing.assert_array_equal(jnp.concatenate(in_order, axis=-1), dx)
+
+
+def test_a_gate_of_another_shape(unannotated):
+    with pytest.raises(ValueError, match=r"swiglu: x has shape .*they must be equal"):
+        swiglu(X, X[..., :5])
+
+
+@pytest.mark.parametrize("op", OPS, ids=str)
 def test_nothing_is_stored_between_forward_and_backward(op):
     """Neither the gate nor the two halves of dx take memory of their own."""
     ours, theirs = temporary_bytes(op, jax.ShapeDtypeStruct((64, 96), jnp.float32))
     assert ours == 0
-    assert theirs > 0
+    assert theirs > 0 or op == reglu
 
 
 @pytest.mark.parametrize("op", OPS, ids=str)

@@ -154,6 +154,71 @@ def test_under_jit_what_is_out_of_range_gives_nan(labels, n_frames, n_labels):
     assert jnp.isnan(dx).all()
 
 
+def test_padding_may_hold_anything():
+    """A NaN in a frame of padding used to make the gradient NaN, although the loss was finite."""
+    frames, lengths = np.array([3, 4, 0]), np.array([1, 2, 0])
+    nowhere = (np.arange(4) >= frames[:, None])[..., None]
+    labels = np.where(np.arange(2) >= lengths[:, None], [[-7, 99]], LABELS)
+    clean = losses_and_gradient(ctc_loss, LOGITS, LABELS, frames, lengths)
+    for garbage in (jnp.nan, jnp.inf, -jnp.inf):
+        logits = jnp.where(nowhere, garbage, LOGITS)
+        for function in (ctc_loss, ctc_loss.definition):
+            losses, dx = losses_and_gradient(function, logits, labels, frames, lengths)
+            np.testing.assert_allclose(losses, clean[0], rtol=1e-12)
+            np.testing.assert_allclose(dx, clean[1], rtol=1e-9, atol=1e-15)
+            assert not jnp.where(nowhere, dx, 0).any()
+
+
+def test_narrow_integers_are_compared_in_full():
+    """300 frames and 300 classes are beyond the range of 8 bits."""
+    random = np.random.default_rng(1)
+    logits = jnp.asarray(random.normal(size=(2, 300, 300)))
+    arrays = np.array([[1, 44], [120, 1]]), np.array([100, 120]), np.array([2, 1])
+    losses, dx = losses_and_gradient(ctc_loss.definition, logits, *arrays, blank_id=299)
+    narrow = (jnp.int8, jnp.uint8, jnp.int16, jnp.uint16, jnp.int32, jnp.uint32)
+    for function, dtype in [*product([ctc_loss], narrow), (ctc_loss.definition, jnp.int8)]:
+        given = [jnp.asarray(a, dtype) for a in arrays]
+        found = losses_and_gradient(function, logits, *given, blank_id=299)
+        np.testing.assert_allclose(found[0], losses, rtol=1e-12)
+        np.testing.assert_allclose(found[1], dx, atol=1e-13)
+    too_wide = jnp.array([[2**32 + 1, 1]] * 2)  # as 32 bits it would be 1
+    assert jnp.isnan(losses_and_gradient(ctc_loss, logits, too_wide)[0]).all()
+
+
+@pytest.mark.parametrize("function", [ctc_loss, ctc_loss.definition])
+def test_zero_infinity_drops_what_cannot_be_aligned(function):
+    labels, frames = jnp.array([[1, 2], [1, 1], [2, 1]]), jnp.array([4, 2, 3])
+    dropping = partial(function, zero_infinity=True)
+    losses, dx = losses_and_gradient(dropping, LOGITS, labels, frames)
+    plain, plain_dx = losses_and_gradient(function, LOGITS, labels, frames)
+    assert jnp.isposinf(plain).tolist() == [False, True, False]
+    assert jnp.array_equal(losses, jnp.where(jnp.isposinf(plain), 0, plain))
+    assert jnp.array_equal(dx, plain_dx)
+    assert not dx[1].any()
+
+
+def test_given_log_probabilities_the_gradient_is_minus_the_occupancy():
+    """−γ by enumeration; with PyTorch's p − γ it agrees only through a log_softmax."""
+    log_p = jax.nn.log_softmax(LOGITS)
+    given = partial(ctc_loss, log_probabilities=True)
+    losses, d_log_p = losses_and_gradient(given, log_p, LABELS)
+    np.testing.assert_allclose(losses, ctc_loss(LOGITS, LABELS), rtol=1e-12)
+    p = np.exp(log_p[0])
+    weights = {
+        a: np.prod(p[range(4), a])
+        for a in product(range(3), repeat=4)
+        if collapsed(a, 0) == tuple(LABELS[0].tolist())
+    }
+    gamma = np.zeros((4, 3))
+    for alignment, weight in weights.items():
+        gamma[range(4), alignment] += weight / sum(weights.values())
+    np.testing.assert_allclose(d_log_p[0], -gamma, rtol=1e-11)
+    through = losses_and_gradient(lambda x: given(jax.nn.log_softmax(x), LABELS), LOGITS)[1]
+    of_logits = losses_and_gradient(ctc_loss, LOGITS, LABELS)[1]
+    np.testing.assert_allclose(through, of_logits, atol=1e-14)
+    np.testing.assert_allclose(of_logits, jnp.exp(log_p) + d_log_p, atol=1e-14)
+
+
 BAD = [
     (lambda: ctc_loss(LABELS, LABELS), TypeError, "logits must be floating point"),
     (lambda: ctc_loss(LOGITS[0, 0], LABELS[0]), ValueError, "logits must be"),
@@ -170,6 +235,7 @@ BAD = [
         "label_lengths holds -1",
     ),
     (lambda: ctc_loss(LOGITS, LABELS, blank_id=3), ValueError, "blank_id is 3"),
+    (lambda: ctc_loss(LOGITS, LABELS, zero_infinity=1), TypeError, "zero_infinity must be True or"),
     (lambda: ctc_loss(LOGITS, LABELS, blank_id=0.0), TypeError, "blank_id must be an integer"),
 ]
 

@@ -25,12 +25,13 @@ def params_and_x(dtype="float64"):
     )
 
 
-def unfused(params, x, labels, class_weights, *, z_loss, softcap, **options):
-    logits = softcap * jaxnn.tanh(jaxnn.linear(params, x) / softcap)
-    losses = jaxnn.softmax_cross_entropy(logits, labels, **options)
-    squared = jax.nn.logsumexp(logits, axis=-1) ** 2
-    counted = labels != options["ignore_label"]
-    return class_weights[labels] * losses + z_loss * jnp.where(counted, squared, 0)
+def unfused(params, x, labels, class_weights, *, z_loss, softcap, label_smoothing, ignore_label):
+    """The formula, as PyTorch puts weights and smoothing together."""
+    logits = softcap * jnp.tanh(jaxnn.linear(params, x) / softcap)
+    log_total = jax.nn.logsumexp(logits, axis=-1)
+    t = (1 - label_smoothing) * jax.nn.one_hot(labels, K) + label_smoothing / K
+    losses = jnp.sum(t * class_weights[None] * (log_total[:, None] - logits), -1)
+    return jnp.where(labels == ignore_label, 0, losses + z_loss * log_total**2)
 
 
 def gradients(loss, dy, params, x, labels, *weights, **options):
@@ -197,6 +198,39 @@ def test_ignored_rows_have_no_loss_and_no_gradient_whatever_they_hold():
     assert_close((losses[kept], (dparams, dx[kept])), without)
 
 
+def test_huge_logits_with_smoothing():
+    """It was NaN: the least finite number, where the maximum starts, minus 1e32 overflowed."""
+    w, x, labels = jnp.array([[1e32, 0, -1e32]], jnp.float32), jnp.ones((1, 1), jnp.float32), [0]
+    for chunk in (None, 2):
+        loss = fused({"w": w}, x, jnp.array(labels), label_smoothing=0.1, chunk=chunk)
+        np.testing.assert_allclose(loss, [1e31], rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [fused, fused.definition], ids=["op", "definition"])
+def test_the_gradient_of_weights_is_finite_where_an_excluded_class_weighs_nothing(loss):
+    """The gradient was NaN, and so was the loss: 0·∞."""
+    params = {"w": jnp.zeros((1, 3)), "b": jnp.array([0.0, -jnp.inf, 1.0])}
+    args = params, jnp.ones((2, 1)), jnp.array([0, 2])
+    run = jax.value_and_grad(lambda v: loss(*args, v, label_smoothing=0.3).sum())
+    value, dv = run(jnp.array([1.0, 0.0, 2.0]))
+    of_0, of_2 = np.log1p(np.exp(1.0)), np.log1p(np.exp(-1.0))
+    np.testing.assert_allclose(
+        dv, [0.8 * of_0 + 0.1 * of_0, 0, 0.8 * of_2 + 0.1 * of_2], rtol=1e-12
+    )
+    np.testing.assert_allclose(value, dv @ jnp.array([1.0, 0.0, 2.0]), rtol=1e-12)
+
+
+def test_nothing_but_minus_infinity():
+    """Such a row has p = 0: an infinite loss, and no gradient; 0 if its class weighs nothing."""
+    params = {"w": jnp.ones((1, 3)), "b": jnp.full(3, -jnp.inf)}
+    args = params, jnp.ones((1, 1)), jnp.array([1])
+    assert fused(*args) == jnp.inf
+    assert not jax.grad(lambda x: fused(params, x, args[2]).sum())(args[1]).any()
+    value, dv = jax.value_and_grad(lambda v: fused(*args, v, z_loss=1.0).sum())(jnp.zeros(3))
+    assert value == 0
+    assert not dv.any()
+
+
 def test_a_class_with_logit_minus_infinity_takes_no_part():
     params, x = params_and_x()
     excluded = [0, 1, 2, 5]  # a whole chunk of them
@@ -228,7 +262,6 @@ def test_a_label_out_of_range_is_refused_or_under_jit_nan(wrong):
     ("change", "options", "words"),
     [
         ({"x": jnp.ones((N, 4))}, {}, "last axis of x must be 5"),
-        ({"x": jnp.ones((N, N_IN), jnp.float32)}, {}, "convert them to one dtype"),
         ({"labels": jnp.ones(N)}, {}, r"labels must be integers, got float64\[7\]"),
         ({"labels": LABELS[:3]}, {}, r"labels have shape \(3,\)"),
         ({"params": {"w": jnp.ones((N_IN, 0))}}, {}, "without any class"),

@@ -9,6 +9,7 @@ from jaxnn.combinators import serial
 from jaxnn.gradcheck import check
 from jaxnn.interop import recurrent as formats
 from jaxnn.layers.recurrent import GRU, LSTM, RNN, Bidirectional
+from jaxnn.ops.recurrent.cells import gru_cell, lstm_cell, rnn_cell
 from jaxnn.ops.recurrent.gru import gru
 from jaxnn.ops.recurrent.lstm import lstm
 from jaxnn.ops.recurrent.reverse import reverse_sequences
@@ -16,6 +17,7 @@ from jaxnn.ops.recurrent.rnn import rnn
 
 STEPS, BATCH, INPUTS, H = 4, 5, 3, 2
 GATES = {rnn: 1, gru: 3, lstm: 4}
+CELLS = {rnn: rnn_cell, gru: gru_cell, lstm: lstm_cell}
 OPS = pytest.mark.parametrize("op", list(GATES), ids=lambda op: op.__name__)
 LENGTHS = jnp.array([4, 0, 3, 1, 2])
 
@@ -89,12 +91,63 @@ def test_padding_may_hold_anything(op):
         y, _ = op(params, x, None, LENGTHS)
         return jnp.sum(y**2)
 
-    spoilt = jnp.where(beyond, jnp.nan, x)
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
-    (dparams, dx), (clean, _) = gradient(params, spoilt), gradient(params, x)
-    jax.tree.map(np.testing.assert_array_equal, dparams, clean)
-    assert not jnp.where(beyond, dx, 0).any()
-    assert jnp.isfinite(dx).all()
+    clean = gradient(params, x)
+    for anything in (jnp.nan, jnp.inf):
+        found = gradient(params, jnp.where(beyond, anything, x))
+        jax.tree.map(np.testing.assert_array_equal, found, clean)
+        assert not jnp.where(beyond, found[1], 0).any()
+
+    (y, final), residuals = op.fwd(params, x, None, LENGTHS)
+    spoilt = jnp.where(beyond, jnp.nan, y)  # y is 0 there, a constant, so dy goes nowhere
+    by_hand = jax.jit(op.bwd)
+    expected = by_hand(residuals, (y, final))
+    jax.tree.map(np.testing.assert_array_equal, by_hand(residuals, (spoilt, final)), expected)
+
+
+@OPS
+def test_steps_of_the_cell_are_the_sequence(op):
+    params, x, start = params_of(op), random(7, STEPS, BATCH, INPUTS), state_of(op)
+
+    def by_cells(params, x, state):
+        outputs = []
+        for t in range(STEPS):
+            state = CELLS[op](params, x[t], state)
+            outputs.append(state[0] if op is lstm else state)
+        return jnp.stack(outputs), state
+
+    results = [
+        jax.jit(lambda *args, f=f: jax.vjp(f, *args))(params, x, start) for f in (op, by_cells)
+    ]
+    dy, _ = results[0]
+    values, gradients = zip(*((y, pullback(dy)) for y, pullback in results), strict=True)
+    for found, expected in (values, gradients):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), found, expected)
+
+
+@OPS
+def test_biases_are_optional(op):
+    params, x, start = params_of(op), random(7, STEPS, BATCH, INPUTS), state_of(op)
+    without = {name: p for name, p in params.items() if p.ndim > 1}
+    zeros = params | {name: jnp.zeros_like(p) for name, p in params.items() if p.ndim == 1}
+    for one, args in ((op, (x, start)), (CELLS[op], (x[0], start))):
+        y, residuals = one.fwd(without, *args)
+        expected, _ = one.fwd(zeros, *args)
+        jax.tree.map(np.testing.assert_array_equal, y, expected)
+        assert one.bwd(residuals, y)[0].keys() == {"w", "u"}
+
+
+def test_rnn_with_relu():
+    params, x = {"w": jnp.eye(2), "u": jnp.eye(2)}, jnp.array([[[1.0, -1.0]], [[2.0, 3.0]]])
+    y, h = rnn(params, x, activation="relu")
+    np.testing.assert_array_equal(y[:, 0], [[1, 0], [3, 3]])
+    _, residuals = rnn.fwd(params, x, activation="relu")
+    _, dx, _, _ = rnn.bwd(residuals, (jnp.ones_like(y), jnp.zeros_like(h)))
+    np.testing.assert_array_equal(dx[:, 0], [[2, 0], [1, 1]])
+    with pytest.raises(ValueError, match="activation must be 'tanh' or 'relu', got 'gelu'"):
+        rnn(params, x, activation="gelu")
+    with pytest.raises(ValueError, match=r"state has shape \(3,\); with x of shape \(2,\)"):
+        rnn_cell(params, x[0, 0], jnp.ones(3))
 
 
 @OPS
@@ -153,13 +206,19 @@ def test_reverse_keeps_padding_in_its_place():
 
 
 def test_lengths_of_a_dtype_that_cannot_count_the_steps():
-    steps, lengths = 300, jnp.array([100, 127], "int8")
+    steps, params, wanted = 300, params_of(rnn), jnp.array([100, 127])
     x = random(7, steps, 2, INPUTS)
-    y = reverse_sequences(x, lengths)
-    np.testing.assert_array_equal(y, reverse_sequences(x, lengths.astype(int)))
-    params = params_of(rnn)
-    y, _ = rnn(params, x, None, lengths)
-    np.testing.assert_array_equal(y, rnn(params, x, None, lengths.astype(int))[0])
+
+    @jax.jit
+    def everything(lengths):
+        (y, final), residuals = rnn.fwd(params, x, None, lengths)
+        flipped, of_reverse = reverse_sequences.fwd(x, lengths)
+        return y, flipped, rnn.bwd(residuals, (y, final)), reverse_sequences.bwd(of_reverse, x)
+
+    expected = everything(wanted)
+    for dtype in ("int8", "uint8", "int16", "uint16", "int32", "uint32"):
+        found = everything(wanted.astype(dtype))
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 @pytest.mark.usefixtures("unannotated")
@@ -179,7 +238,7 @@ def test_lengths_of_a_dtype_that_cannot_count_the_steps():
             ValueError,
             r"state\[1\] has shape",
         ),
-        ({"params": {"w": jnp.ones((INPUTS, 8))}}, ValueError, "params has no 'b'"),
+        ({"params": {"w": jnp.ones((INPUTS, 8))}}, ValueError, "params has no 'u'"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_words(change, error, words):

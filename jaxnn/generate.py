@@ -1,0 +1,111 @@
+"""Sequences that a network continues, one position at a time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Integer
+
+from jaxnn.layer import Layer, Params
+
+
+def generate(
+    net: Layer,
+    params: Params,
+    prompt: ArrayLike,
+    n: int,
+    *,
+    key: jax.Array | None = None,
+    temperature: ArrayLike = 1.0,
+    top_k: int | None = None,
+    context=None,
+) -> Integer[Array, "N n"]:
+    """The tokens that follow a prompt, each drawn from the network's own prediction.
+
+    The prompt goes through the network once; after that each step computes one position, from the
+    keys and values (or the recurrent states) that the layers remember: `Layer.extend`. It may be
+    compiled: `jax.jit(jaxnn.generate, static_argnums=(0, 3), static_argnames=…)`.
+
+    Shapes:
+        N batch; T length of the prompt; K tokens
+        prompt: integers (N, T), T at least 1
+        result: integers (N, n)
+
+    Args:
+        net: from tokens (N, T) to logits (N, T, K), every layer with `extend`.
+        params: its parameters.
+        prompt: the tokens to continue.
+        n: how many tokens to add.
+        key: of the draws; without one, each token is the most likely.
+        temperature: what the logits are divided by before a draw.
+        top_k: optional; a draw is among this many most likely tokens.
+        context: optional second input, for a net of (tokens, context) whose output is the logits.
+
+    Raises:
+        TypeError: prompt is no array of integers.
+        ValueError: prompt is not (N, T) with at least one token, n is negative, temperature is not
+            positive, or top_k is out of range.
+        NotImplementedError: a layer has no `extend`.
+
+    Example:
+        >>> net = jaxnn.serial(
+        ...     jaxnn.Embedding(7, 8), jaxnn.TransformerBlock(8, 2, causal=True), jaxnn.Linear(8, 7)
+        ... )
+        >>> params = net.init(jax.random.key(0))
+        >>> prompt = jnp.array([[3, 1, 4]])
+        >>> jaxnn.generate(net, params, prompt, 5).shape
+        (1, 5)
+    """
+    prompt = jnp.asarray(prompt)
+    if not jnp.issubdtype(prompt.dtype, jnp.integer):
+        raise TypeError(f"generate: prompt must be integers, got {prompt.dtype}")
+    if prompt.ndim != 2 or prompt.shape[1] == 0:
+        raise ValueError(
+            f"generate: prompt must be (N, T) with at least one token, got {prompt.shape}"
+        )
+    if type(n) is not int or n < 0:
+        raise ValueError(f"generate: n must be an integer of at least 0, got {n!r}")
+    if not isinstance(temperature, jax.core.Tracer) and not np.all(np.asarray(temperature) > 0):
+        raise ValueError(f"generate: temperature must be above 0, got {temperature!r}")
+    if n == 0:
+        return prompt[:, :0]
+
+    def extend(tokens, cache):
+        x = tokens if context is None else (tokens, context)
+        logits, cache = net.extend(params, x, cache)
+        return logits[:, -1], cache
+
+    def drawn(logits, i):
+        if key is None:
+            return jnp.argmax(logits, axis=-1).astype(prompt.dtype)
+        logits = _among(top_k, logits) / jnp.asarray(temperature, logits.dtype)
+        return jax.random.categorical(jax.random.fold_in(key, i), logits).astype(prompt.dtype)
+
+    def step(carry, i):
+        token, cache = carry
+        logits, cache = extend(token[:, None], cache)
+        return (drawn(logits, i), cache), token
+
+    batch, length = prompt.shape
+    logits, cache = extend(prompt, net.init_cache(batch, length + n, _dtype(params)))
+    carry, tokens = lax.scan(step, (drawn(logits, 0), cache), jnp.arange(1, n))
+    return jnp.concatenate([tokens.T, carry[0][:, None]], axis=1)
+
+
+def _among(top_k: int | None, logits):
+    """The logits, −∞ but for the k largest."""
+    if top_k is None:
+        return logits
+    if type(top_k) is not int or not 1 <= top_k <= logits.shape[-1]:
+        raise ValueError(
+            f"generate: top_k must be an integer from 1 to {logits.shape[-1]}, got {top_k!r}"
+        )
+    least = lax.top_k(logits, top_k)[0][..., -1:]
+    return jnp.where(logits < least, -jnp.inf, logits)
+
+
+def _dtype(params) -> jnp.dtype:
+    """The dtype of the parameters."""
+    found = [p.dtype for p in jax.tree.leaves(params) if jnp.issubdtype(p.dtype, jnp.floating)]
+    return found[0] if found else jnp.dtype(jnp.float32)

@@ -1,0 +1,66 @@
+"""Sequences of different lengths in one array."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Integer
+
+
+class Padded(NamedTuple):
+    """Sequences that are padded to one length, which layers take in place of an array.
+
+        net.apply(params, jaxnn.Padded(values, lengths))
+
+    Layers over time (`RNN`, `GRU`, `LSTM`, `Bidirectional`, `MultiHeadAttention`,
+    `TransformerBlock`) leave out the padding, whatever it holds. All others work on the values and
+    hand on the lengths, so the output is `Padded` too. The gradient of a `Padded` is that of its
+    values, an array.
+
+    Shapes:
+        N batch; T the longest length
+        values:  (N, T, …); inside `batch_first`, (T, N, …)
+        lengths: (N,), optional
+        mask:    optional, which keys each query sees: (T, T), (N, 1, 1, T), or another shape that
+                 `attention` takes; recurrent layers refuse it
+
+    Example:
+        >>> layer = jaxnn.batch_first(jaxnn.LSTM(4, 3))
+        >>> x = jaxnn.Padded(jnp.ones((2, 5, 4)), lengths=jnp.array([5, 2]))
+        >>> y = layer.apply(layer.init(jax.random.key(0)), x)
+        >>> y.values.shape, y.lengths.tolist(), bool((y.values[1, 2:] == 0).all())
+        ((2, 5, 3), [5, 2], True)
+    """
+
+    values: Any
+    lengths: Integer[Array, "*N"] | None = None
+    mask: Bool[Array, "..."] | None = None
+
+    @property
+    def valid(self) -> Bool[Array, "N T"]:
+        """Which positions are before the end of their sequence."""
+        positions = jnp.arange(self.values.shape[1])[None]
+        return positions < jnp.asarray(self.lengths).astype(int)[:, None]
+
+
+def zero_padding(x):
+    """A `Padded` whose values are 0 beyond the lengths, whatever they were; else x itself."""
+    if not isinstance(x, Padded) or x.lengths is None:
+        return x
+    valid = x.valid.reshape(x.valid.shape + (1,) * (x.values.ndim - 2))
+    return x._replace(values=jnp.where(valid, x.values, 0))
+
+
+def values_of(x):
+    """The values of a `Padded`, or the array itself."""
+    return x.values if isinstance(x, Padded) else x
+
+
+def with_values(x, values):
+    """These values, with the lengths and the mask of x if it has them."""
+    return x._replace(values=values) if isinstance(x, Padded) else values
+
+
+def on_values(function: Callable) -> Callable:
+    """A function of an array that also takes a `Padded`, and works on its values."""
+    return lambda x: with_values(x, function(values_of(x)))
