@@ -18,7 +18,7 @@ from jaxnn.catalogue.activations import elementwise as catalogue
 tabulate = common.require("tabulate").tabulate
 plt = common.pyplot()
 
-OPS = tuple(entry.op for entry in catalogue.ENTRIES)
+OPS = tuple(entry.op.bind(**entry.benchmark.options) for entry in catalogue.ENTRIES)
 X = np.linspace(-10, 10, 1281)  # steps of 1/64: every kink lies on a point
 BESIDE = 1e-6  # how far from a point its sides are looked at
 COLUMNS = 3

@@ -27,7 +27,7 @@ from jaxnn.layers.embedding import Embedding
 from jaxnn.layers.gaussian import GaussianSample
 from jaxnn.layers.linear import Linear
 from jaxnn.layers.mlp import mlp
-from jaxnn.layers.normalisation import GroupNorm, LayerNorm, RMSNorm
+from jaxnn.layers.normalisation import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from jaxnn.layers.recurrent import GRU, LSTM, RNN, Bidirectional
 from jaxnn.op import Op, op
 from jaxnn.padded import Padded
@@ -61,6 +61,7 @@ __all__ = [
     "GaussianSample",
     "GroupNorm",
     "History",
+    "InstanceNorm",
     "Layer",
     "LayerNorm",
     "Linear",

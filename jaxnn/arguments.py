@@ -1,6 +1,7 @@
 """The arguments of a call: arrays where arrays belong, and options that are known when tracing."""
 
 import inspect
+import types
 import typing
 
 import jax
@@ -16,6 +17,8 @@ PLAIN = (int, float, bool, str, type(None))
 def bind(op, args: tuple, options: dict) -> tuple[tuple, dict]:
     """The positional arguments as arrays or trees of arrays, and all the options, valid.
 
+    Optional arguments after the last one that is given, in the call or by `bind`, are omitted.
+
     Args:
         op: the op.
         args: as they were given.
@@ -29,10 +32,11 @@ def bind(op, args: tuple, options: dict) -> tuple[tuple, dict]:
     name, signature = op.__name__, op.__signature__
     try:
         bound = signature.bind(*args, **options)
+        given = set(bound.arguments)
         bound.apply_defaults()
     except TypeError as error:
         raise TypeError(f"{name}: {error}; it is {name}{without_annotations(signature)}") from None
-    arrays, static = [], {}
+    arrays, static, n_given = [], {}, 0
     try:
         for argument, value in bound.arguments.items():
             parameter = signature.parameters[argument]
@@ -48,14 +52,17 @@ def bind(op, args: tuple, options: dict) -> tuple[tuple, dict]:
                 arrays.append(value)
             elif isinstance(value, Constant):
                 arrays.append(jnp.asarray(value.array))
+                given.add(argument)
             else:
                 arrays.append(_converted(argument, value, parameter.annotation))
+            if argument in given and parameter.kind is not KEYWORD_ONLY:
+                n_given = len(arrays)
         op.rules.validate(*arrays, **static)
     except (TypeError, ValueError) as error:
         if type(error) not in (TypeError, ValueError):
             raise
         raise type(error)(f"{name}: {error}") from None
-    return tuple(arrays), static
+    return tuple(arrays[:n_given]), static
 
 
 def without_annotations(signature: inspect.Signature) -> inspect.Signature:
@@ -148,9 +155,14 @@ def _is_array_like(value) -> bool:
     return hasattr(value, "__jax_array__") and not isinstance(value, jax.Array)
 
 
+def _is_choice(annotation) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+
+
 def _takes_one_array(annotation) -> bool:
     """Whether an annotation is a jaxtyping array, or a choice of such arrays."""
-    kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+    choices = typing.get_args(annotation) if _is_choice(annotation) else ()
+    kinds = [kind for kind in choices if kind is not type(None)]
     return all(
         isinstance(kind, type) and issubclass(kind, jaxtyping.AbstractArray)
         for kind in kinds or [annotation]

@@ -5,9 +5,10 @@ the dtype, the sharding and the devices of its argument. All of that is static, 
 class of the residuals: `fwd` returns the op's own `NamedTuple` in a subclass made for the call.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -45,6 +46,11 @@ class Call(NamedTuple):
     output: Any
     shapes: tuple
 
+    @property
+    def n_given(self) -> int:
+        """The number of positional arguments that were given."""
+        return len(self.arguments.children())
+
     def of(self, rule: Callable) -> Callable:
         """A rule of the op, with the options of this call and the dtype that it computes in."""
         if self.computed_in is not None:
@@ -65,6 +71,12 @@ class Rules:
     backward_params: Any = None
     tangent: Any = None
     row_weights: Any = None
+
+    @cached_property
+    def n_arguments(self) -> int:
+        """The number of positional arguments, optional ones too."""
+        parameters = inspect.signature(self.definition).parameters.values()
+        return sum(p.kind is not p.KEYWORD_ONLY for p in parameters)
 
     def fwd(self, args: tuple, options: dict) -> tuple[Any, tuple]:
         """`y`, in the dtype of the activations, and residuals that know the call.
@@ -117,7 +129,7 @@ class Rules:
         return jax.tree.map(lambda leaf: leaf.astype(dtypes.of_output(args)), y)
 
     def bwd(self, residuals, dy, **options) -> tuple:
-        """The gradient with respect to each positional argument, as a tuple.
+        """The gradient with respect to each positional argument that was given, as a tuple.
 
         Args:
             residuals: those of `fwd`, which remember its options.
@@ -135,9 +147,13 @@ class Rules:
             raise self._wrong_cotangent(call, dy)
         run = call.of(self.backward)
         if call.placements is None:
-            gradients = run(residuals, dy)
+            gradients = run(residuals, dy)[: call.n_given]
         else:
-            gradients = meshes.with_types_of(_placed(call), run, residuals, dy)
+
+            def of_given(residuals, dy):
+                return run(residuals, dy)[: call.n_given]
+
+            gradients = meshes.with_types_of(_placed(call), of_given, residuals, dy)
         if set(map(_dtype, jax.tree.leaves(gradients))) != call.gradient_dtypes:
             gradients = _rounded(gradients, call.arguments, call.dtypes)
         return gradients
@@ -158,10 +174,14 @@ class Rules:
             raise self._wrong_cotangent(call, dy)
         run = call.of(self.backward_input)
         if call.placements is None:
-            deltas, *gradients = run(residuals, dy)
+            deltas, *gradients = run(residuals, dy)[: call.n_given]
         else:
+
+            def of_given(residuals, dy):
+                return run(residuals, dy)[: call.n_given]
+
             kinds = (None, *_placed(call)[1:])
-            deltas, *gradients = meshes.with_types_of(kinds, run, residuals, dy)
+            deltas, *gradients = meshes.with_types_of(kinds, of_given, residuals, dy)
         return deltas, *_rounded((None, *gradients), call.arguments, call.dtypes)[1:]
 
     def bwd_params(self, residuals, deltas):

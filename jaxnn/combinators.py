@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxnn.layer import Layer, OpLayer, State, as_layer
 from jaxnn.op import Op
-from jaxnn.padded import on_values, values_of, with_values
+from jaxnn.padded import swap_batch_and_time, values_of, with_values
 
 
 class Composed(Layer):
@@ -595,26 +595,28 @@ class BatchFirst(Around):
 
     def apply(self, params, x, state=None):
         """The output with its first two axes swapped."""
-        return on_values(_swapped)(self.layer.apply(params, self.input_of_layer(x), state))
+        return swap_batch_and_time(self.layer.apply(params, self.input_of_layer(x), state))
 
     def input_of_layer(self, x):
         """x with its first two axes swapped."""
-        return on_values(_swapped)(x)
+        if values_of(x).ndim < 2:
+            raise ValueError(f"batch_first: x has shape {values_of(x).shape}; it must be (N, T, …)")
+        return swap_batch_and_time(x)
 
     def fwd(self, params, x, key=None):
         """The output with its first two axes swapped, and the residuals of the layer."""
         y, saved = self.layer.fwd(params, self.input_of_layer(x), key)
-        return on_values(_swapped)(y), saved
+        return swap_batch_and_time(y), saved
 
     def extend(self, params, x, cache):
         """The output for the next positions, with its first two axes swapped."""
         y, cache = self.layer.extend(params, self.input_of_layer(x), cache)
-        return on_values(_swapped)(y), cache
+        return swap_batch_and_time(y), cache
 
     def bwd_input(self, residuals, dy):
         """dx and dy have their first two axes swapped as x and y have."""
-        deltas, dx = self.layer.bwd_input(residuals, _swapped(dy))
-        return deltas, None if dx is None else _swapped(dx)
+        deltas, dx = self.layer.bwd_input(residuals, swap_batch_and_time(dy))
+        return deltas, None if dx is None else swap_batch_and_time(dx)
 
 
 def batch_first(layer: Layer | Op) -> BatchFirst:
@@ -689,9 +691,3 @@ class Widths:
         """The part of dy that belongs to each."""
         starts = [sum(self.sizes[: i + 1]) for i in range(len(self.sizes) - 1)]
         return jnp.split(dy, starts, axis=-1)
-
-
-def _swapped(x):
-    if x.ndim < 2:
-        raise ValueError(f"batch_first: x has shape {x.shape}; it must be (N, T, …)")
-    return jnp.swapaxes(x, 0, 1)

@@ -33,7 +33,8 @@ class Op(Generic[P, T]):
         d_arg0, d_arg1, … = op.bwd(residuals, dy)
         y                 = op.definition(*args, **options)
 
-    Positional arguments are arrays or pytrees of arrays; one with the default `None` is optional.
+    Positional arguments are arrays or pytrees of arrays; one with the default `None` is optional,
+    and has an entry in the gradients only if it or one after it is given.
     One annotated with a jaxtyping array takes exactly one array. Options are keyword-only, static
     and hashable. Reverse mode runs `backward`; forward mode runs its transpose, or `tangent`. An op
     whose first argument is its parameters may have its backward in two halves, `bwd_input` and

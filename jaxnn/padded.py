@@ -43,6 +43,25 @@ class Padded(NamedTuple):
         return positions < jnp.asarray(self.lengths).astype(int)[:, None]
 
 
+class TimeFirst(Padded):
+    """A `Padded` inside `batch_first`, with values (T, N, …)."""
+
+    @property
+    def valid(self) -> Bool[Array, "T N"]:
+        """Which positions are before the end of their sequence."""
+        positions = jnp.arange(self.values.shape[0])[:, None]
+        return positions < jnp.asarray(self.lengths).astype(int)[None]
+
+
+def swap_batch_and_time(x):
+    """The first two axes swapped, of an array or of the values of a `Padded`."""
+    values = jnp.swapaxes(values_of(x), 0, 1)
+    if not isinstance(x, Padded):
+        return values
+    kind = Padded if isinstance(x, TimeFirst) else TimeFirst
+    return kind(values, x.lengths, x.mask)
+
+
 def zero_padding(x):
     """A `Padded` whose values are 0 beyond the lengths, whatever they were; else x itself."""
     if not isinstance(x, Padded) or x.lengths is None:

@@ -156,6 +156,7 @@ class TangentMap(NamedTuple):
         for position, tangent in zip(self.inputs, tangents, strict=True):
             given[position] = tangent
         given = jax.tree.unflatten(residuals.call.arguments, given)
+        given += (None,) * (self.rules.n_arguments - len(given))
         dy = residuals.call.of(self.rules.tangent)(residuals, given)
         return [
             d.astype(kind.dtype) for d, kind in zip(jax.tree.leaves(dy), self.outputs, strict=True)

@@ -1,11 +1,15 @@
 """Every test runs strictly: float64 allowed, no silent promotion, annotated shapes checked."""
 
 import itertools
+import os
 
 import jax
 import jaxtyping
 import pytest
 
+# Compiling takes most of the time of the suite. The thorough suite sets the flags to nothing, so
+# that it tries the code that users get.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

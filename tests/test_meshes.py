@@ -9,16 +9,23 @@ import sys
 
 import pytest
 
-DEVICES = (2, 4)
+from tests.thorough import OF_EVERY_KIND
+
+THOROUGH = pytest.mark.thorough
+CASES = [
+    pytest.param(2, sorted(OF_EVERY_KIND), id="2-ops of every kind"),
+    pytest.param(2, [], id="2-every op", marks=THOROUGH),
+    pytest.param(4, [], id="4-every op", marks=THOROUGH),
+]
 
 
-@pytest.mark.parametrize("devices", DEVICES)
-def test_ops_on_devices(devices):
-    """Every op, equal to one device to 1e-12; the child prints one line for each that is not."""
+@pytest.mark.parametrize(("devices", "ops"), CASES)
+def test_ops_on_devices(devices, ops):
+    """Equal to one device to 1e-12; the child prints one line for each op that is not."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     child = subprocess.run(
-        [sys.executable, "-m", "tests.on_devices"],
+        [sys.executable, "-m", "tests.on_devices", *ops],
         env=environment,
         capture_output=True,
         text=True,

@@ -295,7 +295,6 @@ BAD = [
     (lambda: jaxnn.gelu(X, approximate=1), TypeError, "approximate must be True or False"),
     (lambda: jaxnn.softmax(X, axis=2), ValueError, r"axis is 2 but x has shape \(7, 5\)"),
     (lambda: jaxnn.softmax(X, axis=None), TypeError, "axis must be an integer"),
-    (lambda: jaxnn.softmax(X[:, :0]), ValueError, "axis -1 of x is empty"),
     (lambda: jaxnn.linear({"w": W}, X[:, :4]), ValueError, "last axis of x must be 5"),
     (lambda: jaxnn.linear({"w": W, "b": X}, X), ValueError, r"b must be \(6,\)"),
     (lambda: jaxnn.linear({"b": B}, X), ValueError, "params has no 'w'"),
@@ -318,7 +317,7 @@ BAD = [
         r"prediction has shape \(7, 1\), target has shape \(7,\).*nothing is broadcast",
     ),
     (lambda: jaxnn.squared_error(1.0, 1.0), ValueError, "prediction is a single number"),
-    (lambda: jaxnn.squared_error(X, jnp.ones((7, 5), int)), TypeError, "target must be floating"),
+    (lambda: jaxnn.squared_error(X, X * 1j), TypeError, "target must be"),
     (lambda: jaxnn.huber_loss(X, X, delta=0), ValueError, "option delta must be above 0"),
     (
         lambda: jaxnn.softmax_cross_entropy(X, jnp.array([0, 1, 2, 3, 4, 5, 0])),

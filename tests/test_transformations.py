@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxnn.catalogue import ENTRIES
+from tests.thorough import every_op
 
 TOLERANCE = 1e-9
 DUALITY = 1e-13
@@ -86,7 +87,7 @@ def first(tree):
     return jax.tree.map(lambda a: a[0], tree)
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.op.__name__)
+@pytest.mark.parametrize("entry", every_op())
 def test_every_transformation(entry):
     case = entry.cases[0]
     op, args = entry.op.bind(**case.options), case.arguments(1, jnp.float64)
@@ -172,7 +173,7 @@ def symbolic(op, args):
 
 
 @pytest.mark.usefixtures("unannotated")  # a symbolic size is no `int`
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.op.__name__)
+@pytest.mark.parametrize("entry", every_op())
 def test_export_with_a_symbolic_batch_and_length(entry):
     case = entry.cases[0]
     op, args = entry.op.bind(**case.options), case.arguments(1, jnp.float64)
@@ -189,7 +190,7 @@ def test_export_with_a_symbolic_batch_and_length(entry):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.op.__name__)
+@pytest.mark.parametrize("entry", every_op())
 def test_debug_flags_are_quiet_where_the_result_is_finite(entry):
     """Each operation on its own, in audit cases and hard ones, under debug_nans and debug_infs."""
     for case in entry.cases[:1] + entry.hard:

@@ -17,7 +17,19 @@ except ModuleNotFoundError:  # an extra; its counterparts are then omitted
 def native(op: jaxnn.Op) -> Callable | None:
     """The counterpart of an op in `jax.nn`, optax or Flax; `None` if none is known or installed."""
     name = op.__name__
-    return _OF_JAX.get(name) or _OF_OPTAX.get(name) or (_OF_FLAX.get(name) if nn else None)
+    found = _OF_JAX.get(name) or _OF_OPTAX.get(name) or (_OF_FLAX.get(name) if nn else None)
+    return None if found is None else _without_omitted(found)
+
+
+def _without_omitted(function: Callable) -> Callable:
+    """A function that is not handed the optional arguments at the end that are `None`."""
+
+    def called(*args, **options):
+        while args and args[-1] is None:
+            args = args[:-1]
+        return function(*args, **options)
+
+    return called
 
 
 def _attention(q, k, v, *omitted, causal):

@@ -234,9 +234,11 @@ def attention(
         seen &= j >= t - before
     if after is not None:
         seen &= j <= t + after
-    # whatever a query or a key holds that takes no part, it has no influence
-    row_seen, column_seen = (jnp.swapaxes(seen.any(a), 1, 2)[..., None] for a in (3, 2))
-    q, k, v = jnp.where(row_seen, q, 0), jnp.where(column_seen, k, 0), jnp.where(column_seen, v, 0)
+    hides = any(a is not None for a in (bias, mask, q_lengths, kv_lengths, q_start))
+    if hides:  # whatever a query or a key holds that takes no part, it has no influence
+        row_seen, column_seen = (jnp.swapaxes(seen.any(a), 1, 2)[..., None] for a in (3, 2))
+        q = jnp.where(row_seen, q, 0)
+        k, v = jnp.where(column_seen, k, 0), jnp.where(column_seen, v, 0)
     s = jnp.einsum("bthd,bshd->bhts", q, k) * (d**-0.5 if scale is None else scale)
     if softcap is not None:
         dtype = jnp.float32 if s.dtype.itemsize < 4 else s.dtype
@@ -265,7 +267,8 @@ def attention(
         dropped = round(dropout_rate * 2**32)
         kept = jax.random.key_data(drawn)[..., -1] >= jnp.uint32(min(dropped, 2**32 - 1))
         p = jnp.where(kept, p / (1 - min(dropped, 2**32 - 1) / 2**32), 0)
-    return jnp.where(row_seen, jnp.einsum("bhts,bshd->bthd", p, v), 0)
+    y = jnp.einsum("bhts,bshd->bthd", p, v)
+    return jnp.where(row_seen, y, 0) if hides else y
 
 
 @attention.validate
@@ -442,15 +445,16 @@ def _backward(residuals, dy, options):
     q, k, v, bias = arguments[:4]
     scores = _Scores(arguments, options)
     tiles, visible = scores.tiles, scores.visible
+    by_key = [tiles.pad_keys(a) for a in (k, v)]
     delta = jnp.where(total == 0, 0, _row_products(dy, y))
     of_sink = scores.sink_probabilities(maximum, total)
     if scores.rows_are_whole:
         leading = of_sink * delta
     else:
-        leading = jnp.where(total == 1, _row_products(dy, scores.leading_value(leader) - y), 0)
+        leading = _row_products(dy, scores.leading_value(by_key[1], leader) - y)
+        leading = jnp.where(total == 1, leading, 0)
     of_rows = q, dy, maximum, _inverse(total), delta, leading
     by_query = [tiles.pad_queries(a) for a in of_rows]
-    by_key = [tiles.pad_keys(a) for a in (k, v)]
     by_pair = None if bias is None else tiles.pad_pairs(_of_pairs(bias))
 
     def step(carry, place):
@@ -505,7 +509,7 @@ def attention_tangent(residuals, tangents, **options):
         qi, largest = (tiles.queries(a, i) for a in by_query)
         kj, vj, vj_dot = (None if a is None else tiles.keys(a, j) for a in by_key)
         s, slope, where_seen = scores(i, j, qi, kj)
-        e = where_seen(jnp.exp(s - largest))  # l·p: the sums are divided by l in the end
+        e = jnp.exp(s - largest)  # l·p: the sums are divided by l in the end
         if vj_dot is not None:
             vj_dot = scores.where_a_query_sees(vj_dot, i, j)
             weighted = weighted + _weighted(scores.dropped(e, i, j), vj_dot, 3)
@@ -543,7 +547,7 @@ class _Scores:
     """The tiles of some arguments under some options, and what each pass needs of one."""
 
     def __init__(self, arguments: AttentionArguments, options: dict, **size):
-        q, k, self.values, bias, mask, q_lengths, kv_lengths, q_start, self.sinks, key = arguments
+        q, k, _, bias, mask, q_lengths, kv_lengths, q_start, self.sinks, key = arguments
         self.options = AttentionOptions(**options)
         band = _band(self.options, q, k, q_start)
         self.tiles = tiles_of(q, k, band=band, block=self.options.block, **size)
@@ -626,13 +630,13 @@ class _Scores:
             return 0
         return jnp.exp(_of_heads(self.sinks) - maximum) * _inverse(total)
 
-    def leading_value(self, leader):
+    def leading_value(self, values, leader):
         """The value of the leading key of each query, times its mask, (batch, T, heads, E)."""
         batch, n_queries, heads, _ = leader.shape
         groups = batch, n_queries, self.tiles.kv_heads, heads // self.tiles.kv_heads, 1
         places = leader.reshape(groups)
-        values = jnp.take_along_axis(self.values[:, :, :, None], places, 1, mode="clip")
-        values = values.reshape(batch, n_queries, heads, self.values.shape[3])
+        values = jnp.take_along_axis(values[:, :, :, None], places, 1, mode="clip")
+        values = values.reshape(batch, n_queries, heads, values.shape[-1])
         if not self.options.dropout_rate:
             return values
         fold = jax.random.fold_in

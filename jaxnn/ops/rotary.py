@@ -16,7 +16,7 @@ from jaxnn.ops._common.validation import (
 )
 
 Heads = Float[Array, "B T H D"]
-Positions = Integer[Array, "T"] | Integer[Array, "B T"] | Float[Array, "T"] | Float[Array, "B T"]
+Positions = Integer[Array, "N"] | Integer[Array, "B N"] | Float[Array, "N"] | Float[Array, "B N"]
 Scaling = float | tuple[float, float, float, int]
 
 

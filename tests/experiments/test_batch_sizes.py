@@ -8,6 +8,8 @@ import jaxnn
 from experiments import batch_sizes
 from experiments.digits import load
 
+pytestmark = pytest.mark.thorough
+
 EPOCHS = 6
 
 

@@ -23,6 +23,8 @@ from experiments.benchmark.processes import measured_process
 from experiments.digits import load
 from jaxnn.catalogue import ENTRIES
 
+pytestmark = pytest.mark.thorough
+
 NATIVES = [entry for entry in ENTRIES if native(entry.op)]
 
 

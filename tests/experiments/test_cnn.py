@@ -6,6 +6,8 @@ import pytest
 import jaxnn
 from experiments import cnn, digits
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory):

@@ -8,6 +8,8 @@ import pytest
 
 from experiments import char_gpt, char_lstm, text
 
+pytestmark = pytest.mark.thorough
+
 PROSE = "the cat sat on the mat, and the dog sat on the cat. " * 60
 SMALL = ("--context", "16", "--batch-size", "8", "--steps", "60", "--sample", "20")
 MODELS = {

@@ -9,6 +9,8 @@ from PIL import Image
 import jaxnn
 from experiments import spiral
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory):

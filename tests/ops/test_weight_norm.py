@@ -38,17 +38,27 @@ def test_squares_neither_overflow_nor_vanish(scale):
 
 def test_a_zero_vector():
     params = {"v": jnp.zeros((3, 2)), "g": jnp.ones(2)}
-    for function in (weight_norm, weight_norm.definition):
-        w, pullback = jax.vjp(function, params)
-        assert not any(a.any() for a in jax.tree.leaves((w, pullback(jnp.ones((3, 2))))))
-    for eps in (0.5, 1e-50):  # 1e-50 is 0 in float32
+    zeros, ones = jnp.zeros(3, jnp.float32), jnp.ones(3, jnp.float32)
+
+    def each(params, zeros):
+        for function in (weight_norm, weight_norm.definition):
+            w, pullback = jax.vjp(function, params)
+            yield w, pullback(jnp.ones((3, 2)))
         for function in (l2_normalize, l2_normalize.definition):
-            y, pullback = jax.vjp(
-                lambda x, f=function, e=eps: f(x, eps=e), jnp.zeros(3, jnp.float32)
-            )
-            (dx,) = pullback(jnp.ones(3, jnp.float32))
-            assert not y.any()
-            assert dx[0] == 2 if eps == 0.5 else jnp.isfinite(dx).all()
+            for eps in (0.5, 1e-50):  # 1e-50 is 0 in float32
+                y, pullback = jax.vjp(lambda x, f=function, e=eps: f(x, eps=e), zeros)
+                yield y, pullback(ones)
+
+    *of_weights, half, tiny, half_again, tiny_again = jax.jit(lambda *args: list(each(*args)))(
+        params, zeros
+    )
+    assert not any(a.any() for a in jax.tree.leaves(of_weights))
+    for y, (dx,) in (half, half_again):
+        assert not y.any()
+        assert dx.tolist() == [2, 2, 2]
+    for y, (dx,) in (tiny, tiny_again):
+        assert not y.any()
+        assert jnp.isfinite(dx).all()
 
 
 def test_short_vectors_are_divided_by_eps():

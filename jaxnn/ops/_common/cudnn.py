@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import jvp, lax  # `jvp` is for second order alone, see `on_cuda`
+from jax import lax
 from jax.export import is_symbolic_dim
 
 LARGEST_HEAD = 128
@@ -87,7 +87,7 @@ def on_cuda(ours, tiles, *args):
 
     @of_args.defjvp
     def _(primals, tangents):
-        return jvp(tiles, primals, tangents)
+        return jax.jvp(tiles, primals, tangents)
 
     return of_args(*args)
 

@@ -57,13 +57,14 @@ def one_hot(
     """
     sizes = sizes if isinstance(sizes, tuple) else (sizes,)
     labels = jnp.expand_dims(as_index(labels), axes)
-    numbers, stride = None, 1
+    terms: list[Array] = []
+    stride = 1
     for axis, size in reversed(list(zip(class_axes(axes, labels.ndim), sizes, strict=True))):
         others = [a for a in range(labels.ndim) if a != axis]
         along = jnp.expand_dims(jnp.arange(size, dtype=labels.dtype), others)
-        numbers = along if numbers is None else numbers + stride * along
+        terms.append(along if not terms else stride * along)
         stride *= size
-    return labels == numbers
+    return jnp.equal(labels, sum(terms[1:], terms[0]))
 
 
 def at_label(

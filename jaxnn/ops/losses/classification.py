@@ -211,8 +211,8 @@ def negative_log_likelihood(
         class_weights v, dv: (K,), 1 by default
         L, dL:  (N,)
 
-    A row whose label is `ignore_label` has loss 0 and gradient 0, whatever it holds; a mean over
-    the rows that count leaves it out. A class with l = −∞ and no share in the target, or with
+    A row whose label is `ignore_label` has loss 0 and gradient 0, whatever it holds; the
+    reduction "weighted_mean" omits it. A class with l = −∞ and no share in the target, or with
     weight 0, is omitted from the sum.
 
     Backward, from ⟨dL, L̇⟩ with L̇ = −Σₖ (vₖ·tₖ·l̇ₖ + vₖ·lₖ·ṫₖ + tₖ·lₖ·v̇ₖ):

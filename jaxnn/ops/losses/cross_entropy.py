@@ -58,8 +58,8 @@ def cross_entropy(
             booleans
         L, dL:  (N,)
 
-    A row whose label is `ignore_label` has loss 0 and gradient 0, whatever it holds; a mean over
-    the rows that count leaves it out.
+    A row whose label is `ignore_label` has loss 0 and gradient 0, whatever it holds; the
+    reduction "weighted_mean" omits it.
 
     Below ε, the smallest normal number of float32 (1.2e-38; 6.1e-5 in float16), log is continued
     by its tangent, log ε + p/ε − 1, so that a probability of exactly 0 has a finite loss and the

@@ -78,8 +78,8 @@ def linear_softmax_cross_entropy(
         class_weights v, dv: (K,), 1 by default
         L, dL:  (N,)
 
-    A row whose label is `ignore_label` has loss 0 and gradient 0, whatever x holds there; a mean
-    over the rows that count leaves it out. A class with logit −∞ and weight 0, or no share in t, is
+    A row whose label is `ignore_label` has loss 0 and gradient 0, whatever x holds there; the
+    reduction "weighted_mean" omits it. A class with logit −∞ and weight 0, or no share in t, is
     omitted from the sum.
 
     Backward, from ∂ℓ/∂zⱼ = pⱼ, with q = v ⊙ t:

@@ -487,7 +487,7 @@ def require_target(prediction, target) -> None:
     require_last_axis(prediction=prediction)
 
 
-def is_fixed(target: Target) -> bool:
+def is_fixed(target: Array) -> bool:
     """Whether a target holds integers or booleans, which have no gradient."""
     return jnp.issubdtype(target.dtype, jnp.integer) or target.dtype == bool
 

@@ -96,7 +96,7 @@ def softmax_cross_entropy(
     With label smoothing s, t is replaced by (1 − s)·t + s/K. The weights act after it, as in
     PyTorch: the loss of a label c is −(1 − s)·v_c·log p_c − (s/K)·Σₖ vₖ·log pₖ. With a softcap a, x
     is replaced by a·tanh(x/a). A row whose label is `ignore_label` has loss 0 and gradient 0,
-    whatever it holds; a mean over the rows that count leaves it out. A class with logit −∞ and no
+    whatever it holds; the reduction "weighted_mean" omits it. A class with logit −∞ and no
     share in the target, or with weight 0, is omitted from the sum.
 
     Classes where the mask is false are dropped, as in optax: they take no part in p, in K or in the

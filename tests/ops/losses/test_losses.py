@@ -255,7 +255,8 @@ BAD = [
         ValueError,
         "alpha must be at least 0 and at most",
     ),
-    (lambda: focal_loss(SCORES, LABELS), TypeError, "target must be floating point"),
+    (lambda: focal_loss(SCORES, LABELS), ValueError, "nothing is broadcast"),
+    (lambda: focal_loss(SCORES, SCORES.astype(complex)), TypeError, "target must be real numbers"),
     (lambda: log_cosh(SCORES, OTHERS[0]), ValueError, "nothing is broadcast"),
 ]
 

@@ -142,7 +142,7 @@ def test_rnn_with_relu():
     y, h = rnn(params, x, activation="relu")
     np.testing.assert_array_equal(y[:, 0], [[1, 0], [3, 3]])
     _, residuals = rnn.fwd(params, x, activation="relu")
-    _, dx, _, _ = rnn.bwd(residuals, (jnp.ones_like(y), jnp.zeros_like(h)))
+    _, dx = rnn.bwd(residuals, (jnp.ones_like(y), jnp.zeros_like(h)))
     np.testing.assert_array_equal(dx[:, 0], [[2, 0], [1, 1]])
     with pytest.raises(ValueError, match="activation must be 'tanh' or 'relu', got 'gelu'"):
         rnn(params, x, activation="gelu")
@@ -162,7 +162,7 @@ def test_no_steps(op):
 def test_without_steps_the_gradient_passes_to_the_initial_state(op):
     params, start = params_of(op), state_of(op)
     (y, final), residuals = op.fwd(params, jnp.zeros((0, BATCH, INPUTS)), start)
-    dparams, dx, dstart, _ = op.bwd(residuals, (y, final))
+    dparams, dx, dstart = op.bwd(residuals, (y, final))
     assert all(not d.any() for d in jax.tree.leaves(dparams))
     assert dx.shape == (0, BATCH, INPUTS)
     jax.tree.map(np.testing.assert_array_equal, dstart, final)
