@@ -46,11 +46,6 @@ class Call(NamedTuple):
     output: Any
     shapes: tuple
 
-    @property
-    def n_given(self) -> int:
-        """The number of positional arguments that were given."""
-        return len(self.arguments.children())
-
     def of(self, rule: Callable) -> Callable:
         """A rule of the op, with the options of this call and the dtype that it computes in."""
         if self.computed_in is not None:
@@ -147,11 +142,11 @@ class Rules:
             raise self._wrong_cotangent(call, dy)
         run = call.of(self.backward)
         if call.placements is None:
-            gradients = run(residuals, dy)[: call.n_given]
+            gradients = run(residuals, dy)[: len(call.arguments.children())]
         else:
 
             def of_given(residuals, dy):
-                return run(residuals, dy)[: call.n_given]
+                return run(residuals, dy)[: len(call.arguments.children())]
 
             gradients = meshes.with_types_of(_placed(call), of_given, residuals, dy)
         if set(map(_dtype, jax.tree.leaves(gradients))) != call.gradient_dtypes:
@@ -174,11 +169,11 @@ class Rules:
             raise self._wrong_cotangent(call, dy)
         run = call.of(self.backward_input)
         if call.placements is None:
-            deltas, *gradients = run(residuals, dy)[: call.n_given]
+            deltas, *gradients = run(residuals, dy)[: len(call.arguments.children())]
         else:
 
             def of_given(residuals, dy):
-                return run(residuals, dy)[: call.n_given]
+                return run(residuals, dy)[: len(call.arguments.children())]
 
             kinds = (None, *_placed(call)[1:])
             deltas, *gradients = meshes.with_types_of(kinds, of_given, residuals, dy)

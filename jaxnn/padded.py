@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Integer
 
@@ -13,9 +14,9 @@ class Padded(NamedTuple):
         net.apply(params, jaxnn.Padded(values, lengths))
 
     Layers over time (`RNN`, `GRU`, `LSTM`, `Bidirectional`, `MultiHeadAttention`,
-    `TransformerBlock`) leave out the padding, whatever it holds. All others work on the values and
-    hand on the lengths, so the output is `Padded` too. The gradient of a `Padded` is that of its
-    values, an array.
+    `TransformerBlock`) ignore the padding, whatever it holds, and so does `BatchNorm`. All others
+    work on the values and pass the lengths on, so the output is `Padded` too. The gradient of a
+    `Padded` is that of its values, an array. Training replaces the padding of the input by 0.
 
     Shapes:
         N batch; T the longest length
@@ -63,11 +64,15 @@ def swap_batch_and_time(x):
 
 
 def zero_padding(x):
-    """A `Padded` whose values are 0 beyond the lengths, whatever they were; else x itself."""
-    if not isinstance(x, Padded) or x.lengths is None:
-        return x
-    valid = x.valid.reshape(x.valid.shape + (1,) * (x.values.ndim - 2))
-    return x._replace(values=jnp.where(valid, x.values, 0))
+    """The same array, or tree of them, with 0 beyond the lengths of each `Padded`."""
+
+    def zeroed(part):
+        if not isinstance(part, Padded) or part.lengths is None:
+            return part
+        valid = part.valid.reshape(part.valid.shape + (1,) * (part.values.ndim - 2))
+        return part._replace(values=jnp.where(valid, part.values, 0))
+
+    return jax.tree.map(zeroed, x, is_leaf=lambda part: isinstance(part, Padded))
 
 
 def values_of(x):

@@ -25,7 +25,8 @@ def cases(kind, *dtypes):
             *(entry, case, dtype),
             id=f"{entry.op.__name__}-{case.name}-{jnp.dtype(dtype)}".replace(" ", "_"),
             marks=()
-            if dtype == dtypes[0] or entry.op.__name__ in OF_EVERY_KIND
+            if dtype == dtypes[0]
+            or (entry.op.__name__ in OF_EVERY_KIND and case is getattr(entry, kind)[0])
             else pytest.mark.thorough,
         )
         for entry in ENTRIES
@@ -36,8 +37,9 @@ def cases(kind, *dtypes):
 
 def laws_of(entry, case, dtype):
     """Those about numbers in every dtype, the others where they cost least; all once."""
-    if dtype == jnp.float64:
-        return (*NUMERICAL, "halves", "second_order")  # duality: tests/test_transformations.py
+    if dtype == jnp.float64:  # duality: tests/test_transformations.py
+        once = ("second_order",) if case is entry.cases[0] else ()
+        return (*NUMERICAL, "halves", *once)
     if dtype == jnp.float32:
         return None if case is entry.cases[0] else (*NUMERICAL, "export", "vmap")
     return NUMERICAL
@@ -49,7 +51,8 @@ def laws_of(entry, case, dtype):
 )
 def test_laws(entry, case, dtype):
     op, args = entry.op, case.arguments(1, dtype)
-    second_order, laws = dtype == jnp.float64, laws_of(entry, case, dtype)
+    laws = laws_of(entry, case, dtype)
+    second_order = laws is not None and "second_order" in laws
     report = check(op, *args, second_order=second_order, laws=laws, **case.options)
     report.raise_if_failed()
     if dtype == jnp.float32:
@@ -57,6 +60,7 @@ def test_laws(entry, case, dtype):
 
 
 @pytest.mark.smoke
+@pytest.mark.thorough  # the laws above include it
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.op.__name__)
 def test_one_case_of_each_op(entry):
     case = entry.cases[0]

@@ -52,7 +52,7 @@ def activation_jacobian(
         [[1. 0.]
          [0. 0.]]
     """
-    if not isinstance(activation, Op) or len(activation.arguments) != 1:
+    if not isinstance(activation, Op) or len(activation.required) != 1:
         raise TypeError(
             f"activation_jacobian: activation must be an op of one argument such as jaxnn.relu, "
             f"got {activation!r}"
@@ -63,7 +63,7 @@ def activation_jacobian(
 
     def slope(z):
         a, residuals = activation.fwd(z)
-        (dz,) = activation.bwd(residuals, jnp.ones_like(a))
+        dz, *_ = activation.bwd(residuals, jnp.ones_like(a))
         return dz
 
     try:

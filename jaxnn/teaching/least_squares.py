@@ -99,6 +99,8 @@ def _epsilon(a):
 def _check(x, y):
     try:
         require_floating(x=x, y=y)
+        if x.dtype != y.dtype:
+            raise TypeError(f"x is {x.dtype}, y is {y.dtype}; convert them to one dtype")
     except TypeError as error:
         raise TypeError(f"least_squares: {error}") from None
     for name, array in (("x", x), ("y", y)):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxnn.autodiff import AutodiffOp
 from jaxnn.layer import Layer, Params, as_layer
 from jaxnn.op import Op
-from jaxnn.padded import Padded
+from jaxnn.padded import Padded, zero_padding
 from jaxnn.training.reduction import reduce, require_losses, require_reduction
 
 GradientFunction = Callable[..., tuple[jax.Array, Params]]
@@ -82,6 +82,8 @@ def fraction_and_grad(net, loss, reduction) -> Callable:
     stateful = net.stateful
 
     def gradient(params, state, x, target, key=None, weights=None):
+        if not isinstance(x, jax.Array):
+            x = zero_padding(x)
         y, net_residuals = net.fwd(params, x, key)
         prediction, weights = without_padding(y, weights)
         losses, loss_residuals = loss.fwd(prediction, target)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxnn.layer import Layer, Params, State, as_layer
 from jaxnn.op import Op
+from jaxnn.padded import zero_padding
 from jaxnn.training.data import Data, as_data, require_batch_size, require_examples
 from jaxnn.training.gradient import require_loss, without_padding
 from jaxnn.training.reduction import (
@@ -103,7 +104,7 @@ def evaluator(net, loss, metric, reduction, batch_size=4096):
 
     @jax.jit
     def sums(params, state, x, target, weights):
-        prediction, weights = without_padding(net.apply(params, x, state), weights)
+        prediction, weights = without_padding(net.apply(params, zero_padding(x), state), weights)
         losses = loss(prediction, target)
         require_losses(losses, x, loss.__name__)
         reduced = reduce(losses, prediction, target, weights, loss, reduction)

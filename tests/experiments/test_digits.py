@@ -69,11 +69,13 @@ def test_params_give_the_stated_accuracy(output):
     assert accuracy == read_result(output)["test_accuracy"]
 
 
+@pytest.mark.thorough
 def test_the_same_seed_gives_the_same_losses(output, train, tmp_path):
     assert train(tmp_path).returncode == 0
     assert read_result(tmp_path)["train_loss"] == read_result(output)["train_loss"]
 
 
+@pytest.mark.thorough
 def test_a_gradient_that_overflows_is_reported_in_one_line(train, tmp_path):
     finished = train(tmp_path, "--learning-rate", 1e30)
     assert finished.returncode == 1
@@ -102,6 +104,7 @@ def test_a_bad_option(leaves_with_one_line, tmp_path, option, value):
     assert str(value) in line
 
 
+@pytest.mark.thorough
 def test_a_downloaded_dataset(monkeypatch, tmp_path, capsys):
 
     def fetch_openml(openml_name, **options):

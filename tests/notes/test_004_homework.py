@@ -248,7 +248,7 @@ def test_004_9_the_last_activation_takes_what_linear_2_gave():
 def test_004_10_a_regression_is_compared_with_its_target():
     # Printed: the loss takes (Ŷ, c) with c a class. Right: (ŷ, y) gives ‖ŷ − y‖².
     *_, prediction = forward(WIDE, X[0])
-    with pytest.raises(TypeError, match="target"):
+    with pytest.raises(ValueError, match="target"):
         jaxnn.squared_error(jnp.array(prediction), jnp.array(2))
     loss = jaxnn.squared_error(jnp.array(prediction), jnp.array(Y[0]))
     assert_close(loss, np.linalg.norm(prediction - Y[0]) ** 2)

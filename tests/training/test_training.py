@@ -313,4 +313,4 @@ sys.setprofile(None)
 print(len(calls))
 """
     counted = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert int(counted.stdout) <= 60, counted.stderr
+    assert int(counted.stdout) <= 110, counted.stderr  # a third of them for the options of the loss

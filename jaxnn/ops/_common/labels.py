@@ -1,6 +1,7 @@
 """The target of a classification loss: integer labels, or a distribution for each row."""
 
 import math
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ def is_labels(target: Target) -> bool:
     return jnp.issubdtype(target.dtype, jnp.integer)
 
 
+@cache
 def class_axes(axis: int | tuple[int, ...], ndim: int) -> tuple[int, ...]:
     """The option `axis` as a tuple of numbers that are not negative, in its own order."""
     return tuple(a % ndim for a in (axis if isinstance(axis, tuple) else (axis,)))

@@ -210,7 +210,7 @@ def _(
         require_number("softcap", softcap, above=0)
     require_target(target, ignore=ignore_label, axis=axis, logits=logits)
     axes = class_axes(axis, logits.ndim)
-    require_class_weights(class_weights, tuple(logits.shape[a] for a in axes))
+    require_class_weights(class_weights, tuple(map(logits.shape.__getitem__, axes)))
     if where is not None:
         rows = tuple(size for a, size in enumerate(logits.shape) if a not in axes)
         if where.ndim != logits.ndim and where.shape != rows:
@@ -253,7 +253,7 @@ def softmax_cross_entropy_fwd(
         return _distribution_fwd(
             logits, target, class_weights, where, seen, axes, s, z_loss, softcap
         )
-    labels, sizes = target, tuple(logits.shape[a] for a in axes)
+    labels, sizes = target, tuple(map(logits.shape.__getitem__, axes))
     is_label = one_hot(labels, sizes, axes)
     maximum = lax.stop_gradient(_maximum(logits, seen, axes, softcap))
     shifted, top = _shifted(logits, maximum, seen, softcap)
@@ -302,7 +302,7 @@ def softmax_cross_entropy_bwd(
     seen = _seen(where, logits.shape, axes)
     if isinstance(residuals, DistributionResiduals):
         return _distribution_bwd(residuals, dy, seen, axes, s, z_loss, softcap)
-    labels, sizes = target, tuple(logits.shape[a] for a in axes)
+    labels, sizes = target, tuple(map(logits.shape.__getitem__, axes))
     maximum, others, of_label = residuals[4:]
     dloss = jnp.expand_dims(dy, axes)
     is_label = one_hot(labels, sizes, axes)

@@ -156,6 +156,7 @@ def test_every_constant_on_top_of_a_mistake_is_named_too():
     assert named >= 0.95 * planted
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "reduction"), [*zip(OTHERS, ["mean", "sum"] * 2, strict=True)])
 def test_planted_mistakes_in_deeper_networks(name, reduction):
     tape = recorded(name, 0, (7, 8, 6, 5, 3), reduction, None)
@@ -505,6 +506,7 @@ def test_one_linear_layer_is_a_network():
     assert ids(diagnose(net, jaxnn.half_squared_error, params, x, y, grads)) == ["C2"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("factor", [1.0, -1.0, 7.0])
 def test_half_precision(dtype, factor):
@@ -518,6 +520,7 @@ def test_half_precision(dtype, factor):
     assert ids(diagnose(net, loss, *half, wrong)) == {1.0: [], -1.0: ["C1"], 7.0: ["C2"]}[factor]
 
 
+@pytest.mark.thorough
 def test_saturated_single_precision_is_judged_by_what_its_dtype_can_do():
     random = np.random.default_rng(0)
     net = jaxnn.mlp((20, 30, 10), jaxnn.sigmoid, jaxnn.sigmoid)
