@@ -19,20 +19,25 @@ NUMERICAL = ("finite", "value", "gradient", "linearity", "one_entry")
 
 
 def cases(kind, *dtypes):
-    """Each case in each dtype; beyond the first, most ops are left to the thorough suite."""
+    """Each case in each dtype, most of them for the thorough suite only; see `in_the_suite`."""
     return [
         pytest.param(
             *(entry, case, dtype),
             id=f"{entry.op.__name__}-{case.name}-{jnp.dtype(dtype)}".replace(" ", "_"),
-            marks=()
-            if dtype == dtypes[0]
-            or (entry.op.__name__ in OF_EVERY_KIND and case is getattr(entry, kind)[0])
-            else pytest.mark.thorough,
+            marks=() if in_the_suite(entry, kind, case, dtype) else pytest.mark.thorough,
         )
         for entry in ENTRIES
         for case in getattr(entry, kind)
         for dtype in dtypes
     ]
+
+
+def in_the_suite(entry, kind, case, dtype):
+    """All audit cases in float64, and the first case of each kind, of some ops in every dtype."""
+    if dtype == jnp.float64:
+        return True
+    first = case is getattr(entry, kind)[0]
+    return first and (dtype == jnp.float32 or entry.op.__name__ in OF_EVERY_KIND)
 
 
 def laws_of(entry, case, dtype):

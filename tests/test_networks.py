@@ -219,7 +219,7 @@ def test_gradients_are_those_of_the_definitions(network):
 
 
 @pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize("network", [tagger, variational_autoencoder, siamese])
+@pytest.mark.parametrize("network", [tagger, siamese])
 def test_fit_and_summary_take_them(network):
     net, loss, reduction, x, target, _ = network()
     params = net.init(jax.random.key(0))
@@ -393,7 +393,9 @@ def test_bad_input_gets_one_clear_sentence(call, error, words):
 
 
 @pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize("network", [variational_autoencoder, siamese, tagger, gpt])
+@pytest.mark.parametrize(
+    "network", [variational_autoencoder, pytest.param(gpt, marks=pytest.mark.thorough)]
+)
 def test_diagnose_takes_them(network):
     """Right gradients are right; of wrong ones it names the leaf and what happened to it."""
     net, loss, reduction, x, target, _ = network()
