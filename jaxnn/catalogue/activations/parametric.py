@@ -7,7 +7,7 @@ from jaxnn.ops.activations.parametric import dynamic_tanh, prelu
 
 ROWS = [[x] * 3 for x in EXTREMES]
 SLOPES = params(slope=constant([0.25, -0.5, 0.0]))
-DYNAMIC = params(alpha=constant(0.5), scale=constant([1.0, -2.0, 0.0]), bias=constant([0.0] * 3))
+DYNAMIC = params(alpha=constant(0.05), scale=constant([1.0, -2.0, 0.0]), bias=constant([0.0] * 3))
 TIES = [[0.0, 0.0, -0.0, 1.0, 2.0, 2.0], [-1e30, 1e30, 1e30, 1e4, -1e4, 1e-30]]
 
 
