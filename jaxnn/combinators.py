@@ -75,6 +75,41 @@ class Composed(Layer):
         return f"{type(self).__name__}({', '.join(map(repr, self.layers))})"
 
 
+class SideBySide(Composed):
+    """What `Parallel` and `Each` share: a layer for each of several inputs."""
+
+    def apply_each(self, params, inputs, state) -> tuple:
+        """The output of each layer."""
+        self.require_one_for_each("params", params)
+        layers = zip(self.layers, params, inputs, self.states(state), strict=True)
+        return tuple(layer.apply(p, x, s) for layer, p, x, s in layers)
+
+    def fwd_each(self, params, inputs, key) -> tuple[tuple, tuple]:
+        """The output and the residuals of each layer."""
+        self.require_one_for_each("params", params)
+        outputs, saved = [], []
+        for i, (layer, p, x) in enumerate(zip(self.layers, params, inputs, strict=True)):
+            y, residuals = layer.fwd(p, x, None if key is None else jax.random.fold_in(key, i))
+            outputs.append(y)
+            saved.append(residuals)
+        return tuple(outputs), tuple(saved)
+
+    def bwd_each(self, residuals, dys) -> tuple[tuple, tuple]:
+        """The deltas and the gradient of the input of each layer."""
+        deltas, dxs = [], []
+        for layer, saved, dy in zip(self.layers, residuals, dys, strict=True):
+            delta, dx = layer.bwd_input(saved, dy)
+            deltas.append(delta)
+            dxs.append(dx)
+        return tuple(deltas), tuple(dxs)
+
+    def extend_each(self, params, inputs, cache) -> tuple[tuple, tuple]:
+        """The output of each layer for the next positions, and its cache."""
+        layers = zip(self.layers, params, inputs, cache, strict=True)
+        steps = [layer.extend(p, x, c) for layer, p, x, c in layers]
+        return tuple(y for y, _ in steps), tuple(c for _, c in steps)
+
+
 @dataclass(frozen=True, repr=False)
 class Serial(Composed):
     """Layers in sequence; see `serial`.
@@ -272,7 +307,7 @@ class ParallelResiduals(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class Parallel(Composed):
+class Parallel(SideBySide):
     """Layers on the same input; see `parallel`.
 
     Attributes:
@@ -293,52 +328,40 @@ class Parallel(Composed):
 
     def apply(self, params, x, state=None):
         """The outputs, combined."""
-        self.require_one_for_each("params", params)
-        states = self.states(state)
-        return self._combined(
-            [layer.apply(p, x, s) for layer, p, s in zip(self.layers, params, states, strict=True)]
-        )
+        return self._combined(self.apply_each(params, self._inputs(x), state))
 
     def fwd(self, params, x, key=None):
         """The outputs, combined, and the residuals of each layer."""
-        self.require_one_for_each("params", params)
-        outputs, saved = [], []
-        for i, (layer, p) in enumerate(zip(self.layers, params, strict=True)):
-            y, residuals = layer.fwd(p, x, None if key is None else jax.random.fold_in(key, i))
-            outputs.append(y)
-            saved.append(residuals)
+        outputs, saved = self.fwd_each(params, self._inputs(x), key)
         widths = None
         if self.combine == "concatenate":
             widths = Widths(tuple(y.shape[-1] if y.ndim else 1 for y in map(values_of, outputs)))
-        return self._combined(outputs), ParallelResiduals(tuple(saved), widths)
+        return self._combined(outputs), ParallelResiduals(saved, widths)
 
     def bwd_input(self, residuals, dy):
         """Each layer gets dy, or its own part of dy; dx is the sum of their dx."""
         saved, widths = residuals
-        parts = dy if self.combine is None else [dy] * len(self.layers)
+        parts = dy if self.combine is None else self._inputs(dy)
         if widths is not None:
             parts = widths.split(dy)
-        deltas, dxs = [], []
-        for layer, layer_residuals, part in zip(self.layers, saved, parts, strict=True):
-            delta, dx = layer.bwd_input(layer_residuals, part)
-            deltas.append(delta)
-            dxs.append(dx)
-        return tuple(deltas), sum_of_gradients(dxs)
+        deltas, dxs = self.bwd_each(saved, parts)
+        return deltas, sum_of_gradients(dxs)
 
     def extend(self, params, x, cache):
         """The outputs for the next positions, combined."""
-        steps = [
-            layer.extend(p, x, c) for layer, p, c in zip(self.layers, params, cache, strict=True)
-        ]
-        return self._combined([y for y, _ in steps]), tuple(c for _, c in steps)
+        outputs, cache = self.extend_each(params, self._inputs(x), cache)
+        return self._combined(outputs), cache
 
     def residuals_of_layers(self, residuals):
         """The residuals of each layer."""
         return residuals.layers
 
-    def _combined(self, outputs):
+    def _inputs(self, x) -> tuple:
+        return (x,) * len(self.layers)
+
+    def _combined(self, outputs: tuple):
         if self.combine is None:
-            return tuple(outputs)
+            return outputs
         values = list(map(values_of, outputs))
         compared = [y.shape if self.combine == "sum" else y.shape[:-1] for y in values]
         if len(set(compared)) > 1:
@@ -383,7 +406,7 @@ def parallel(*layers: Layer | Op, combine: str | None = "sum") -> Parallel:
 
 
 @dataclass(frozen=True, repr=False)
-class Each(Composed):
+class Each(SideBySide):
     """Layers on one input each; see `each`.
 
     Attributes:
@@ -394,41 +417,21 @@ class Each(Composed):
 
     def apply(self, params, x, state=None):
         """The tuple of the outputs."""
-        self.require_one_for_each("params", params)
         self.require_one_for_each("x", x)
-        states = self.states(state)
-        return tuple(
-            layer.apply(p, entry, s)
-            for layer, p, entry, s in zip(self.layers, params, x, states, strict=True)
-        )
+        return self.apply_each(params, x, state)
 
     def fwd(self, params, x, key=None):
         """The tuple of the outputs, and the residuals of each layer."""
-        self.require_one_for_each("params", params)
         self.require_one_for_each("x", x)
-        outputs, saved = [], []
-        for i, (layer, p, entry) in enumerate(zip(self.layers, params, x, strict=True)):
-            y, residuals = layer.fwd(p, entry, None if key is None else jax.random.fold_in(key, i))
-            outputs.append(y)
-            saved.append(residuals)
-        return tuple(outputs), tuple(saved)
+        return self.fwd_each(params, x, key)
 
     def bwd_input(self, residuals, dy):
         """Each layer gets its own entry of dy, and gives that of dx."""
-        deltas, dxs = [], []
-        for layer, saved, entry in zip(self.layers, residuals, dy, strict=True):
-            delta, dx = layer.bwd_input(saved, entry)
-            deltas.append(delta)
-            dxs.append(dx)
-        return tuple(deltas), tuple(dxs)
+        return self.bwd_each(residuals, dy)
 
     def extend(self, params, x, cache):
         """The tuple of the outputs for the next positions."""
-        steps = [
-            layer.extend(p, entry, c)
-            for layer, p, entry, c in zip(self.layers, params, x, cache, strict=True)
-        ]
-        return tuple(y for y, _ in steps), tuple(c for _, c in steps)
+        return self.extend_each(params, x, cache)
 
 
 def each(*layers: Layer | Op) -> Each:
@@ -642,7 +645,7 @@ def batch_first(layer: Layer | Op) -> BatchFirst:
     return BatchFirst(as_layer(layer))
 
 
-def sum_of_gradients(gradients: list):
+def sum_of_gradients(gradients):
     """The sum of gradients of one tree; `None` stands for no gradient."""
 
     def added(*parts):

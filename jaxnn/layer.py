@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.op import Op
-from jaxnn.padded import on_values, values_of, with_values
+from jaxnn.padded import values_of, with_values
 
 Params = Any
 Residuals = Any
@@ -146,7 +146,7 @@ class OpLayer(Layer):
 
     def apply(self, params, x, state=None):
         """`op(x)`."""
-        return on_values(self.op)(x)
+        return with_values(x, self.op(values_of(x)))
 
     def fwd(self, params, x, key=None):
         """`op.fwd(x)`."""

@@ -1,6 +1,5 @@
 """Sequences of different lengths in one array."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -83,8 +82,3 @@ def values_of(x):
 def with_values(x, values):
     """These values, with the lengths and the mask of x if it has them."""
     return x._replace(values=values) if isinstance(x, Padded) else values
-
-
-def on_values(function: Callable) -> Callable:
-    """A function of an array that also takes a `Padded`, and works on its values."""
-    return lambda x: with_values(x, function(values_of(x)))

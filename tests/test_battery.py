@@ -64,6 +64,21 @@ def test_laws(entry, case, dtype):
         assert all(row.error <= FLOAT32_TOLERANCE for row in report.rows if row.verdict == "right")
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("entry", "case"),
+    [
+        pytest.param(entry, case, id=f"{entry.op.__name__}-{case.name}".replace(" ", "_"))
+        for entry in ENTRIES
+        for case in entry.cases[1:]
+    ],
+)
+def test_second_order_of_the_other_cases(entry, case):
+    args = case.arguments(1, jnp.float64)
+    laws = ("second_order",)
+    check(entry.op, *args, second_order=True, laws=laws, **case.options).raise_if_failed()
+
+
 @pytest.mark.smoke
 @pytest.mark.thorough  # the laws above include it
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.op.__name__)
