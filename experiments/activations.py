@@ -22,6 +22,7 @@ OPS = tuple(entry.op.bind(**entry.benchmark.options) for entry in catalogue.ENTR
 X = np.linspace(-10, 10, 1281)  # steps of 1/64: every kink lies on a point
 BESIDE = 1e-6  # how far from a point its sides are looked at
 COLUMNS = 3
+STEEPEST = 3  # the largest slope that the axis of all derivatives makes room for
 
 
 class Kink(NamedTuple):
@@ -71,6 +72,7 @@ def draw(curves: dict[jaxnn.Op, Curve]):
         panel.set_axis_off()
     slopes = [curve.derivative for curve in curves.values()]
     slopes += [kink[1:] for curve in curves.values() for kink in curve.kinks]
+    slopes = [some for some in slopes if max(np.abs(some)) <= STEEPEST]  # others leave the picture
     limits = min(map(min, slopes)) - 0.4, max(map(max, slopes)) + 0.4
     pairs = zip(panels[::2].flat, panels[1::2].flat, strict=True)
     for (above, below), (op, curve) in zip(pairs, curves.items(), strict=False):
