@@ -3,6 +3,7 @@
 python -m experiments.benchmark SUITE
 """
 
+import sys
 from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
@@ -12,32 +13,48 @@ from tqdm import tqdm
 
 import experiments.benchmark
 from experiments import common
-from experiments.benchmark import ops, peers, report, scaling, startup, training
+from experiments.benchmark import attention, ops, peers, report, scaling, startup, training
 from experiments.benchmark.processes import NotInstalled
-from experiments.benchmark.timing import platforms
+from experiments.benchmark.timing import Row, compile_all, platforms
 
 SUITES = {
-    suite.__name__.rpartition(".")[2]: suite for suite in (ops, training, peers, scaling, startup)
+    suite.__name__.rpartition(".")[2]: suite
+    for suite in (ops, training, attention, peers, scaling, startup)
 }
 
 
-def run(args: Namespace, suite: ModuleType) -> None:
-    """Measure the rows asked for on every platform, print the table and write everything."""
-    measured, skipped = {}, {}
-    for name, measure in suite.rows(args.seed).items():
-        if args.only not in name:
-            continue
+def run(args: Namespace, suite: ModuleType) -> bool:
+    """Measure the rows asked for on every platform, print the table and write everything.
+
+    The results are written after each row, so that a run that ends early keeps what it has.
+
+    Returns:
+        Whether every row was measured, those aside whose libraries are not installed.
+    """
+    rows = {name: row for name, row in suite.rows(args.seed).items() if args.only in name}
+    compile_all([row for row in rows.values() if isinstance(row, Row)], args.platform)
+    measured, skipped, failed = {}, {}, {}
+    for name, measure in rows.items():
         try:
             measured[name] = {p: measure(p, args.pairs) for p in args.platform}
         except NotInstalled as reason:
             skipped[name] = str(reason)
             tqdm.write(f"skipped: {name}: {reason}")
-    common.write_result(args.output, args, {"rows": measured, "skipped": skipped})
-    if not measured:
-        return
-    text = _text(suite, measured, args.pairs)
-    print(text, end="")
-    (args.output / "table.md").write_text(text)
+        except Exception as error:
+            failed[name] = f"{type(error).__name__}: {error}"
+            tqdm.write(f"failed: {name}: {failed[name]}", file=sys.stderr)
+        result = {"rows": measured, "skipped": skipped, "failed": failed}
+        common.write_result(args.output, args, result)
+        if measured:
+            text = _text(suite, measured, args.pairs)
+            (args.output / "table.md").write_text(text)
+    if measured:
+        print(text, end="")
+        _draw(args, suite, measured)
+    return not failed
+
+
+def _draw(args, suite, measured):
     found = dict.fromkeys(platform for row in measured.values() for platform in row)
     common.save_pictures(
         args.output,
@@ -87,7 +104,8 @@ def main(arguments: list[str] | None = None) -> None:
     suite = SUITES[args.suite]
     if not any(args.only in name for name in suite.rows(args.seed)):
         parser.error(f"no row of {args.suite} has {args.only!r} in its name")
-    run(args, suite)
+    if not run(args, suite):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

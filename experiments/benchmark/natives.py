@@ -137,14 +137,14 @@ _OF_JAX = {
 _OF_OPTAX = {
     "squared_error": _summed(optax.squared_error),
     "half_squared_error": _summed(optax.l2_loss),
-    "huber": _summed(optax.huber_loss),
+    "huber_loss": _summed(optax.huber_loss),
     "log_cosh": _summed(optax.log_cosh),
     "sigmoid_cross_entropy": _summed(optax.sigmoid_binary_cross_entropy),
     "softmax_cross_entropy": optax.softmax_cross_entropy_with_integer_labels,
     "multiclass_hinge": optax.losses.multiclass_hinge_loss,
     "kl_divergence": optax.kl_divergence,
     "cosine_distance": optax.cosine_distance,
-    "ctc": _ctc,
+    "ctc_loss": _ctc,
 }
 
 _OF_FLAX = {

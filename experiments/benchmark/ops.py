@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import numpy as np
 
 from experiments.benchmark import report
 from experiments.benchmark.natives import native
-from experiments.benchmark.timing import compiled, contest, on
+from experiments.benchmark.timing import Row, contest, with_arguments
 from jaxnn.catalogue import ENTRIES, Case
 from jaxnn.gradcheck.memory import forward_and_backward, forward_and_backward_by_autodiff
 from jaxnn.op import Op
@@ -33,39 +32,52 @@ LEGEND = (
 )
 
 
-def rows(seed: int) -> dict[str, Callable[[str, int], dict[str, Any]]]:
+def rows(seed: int) -> dict[str, Row]:
     """For each op, what measures it on a platform for a number of rounds."""
     return {
-        f"{entry.op.__name__} {entry.benchmark.name}": partial(
-            _measure, entry.op, entry.benchmark, seed
+        f"{entry.op.__name__} {entry.benchmark.name}": Row(
+            partial(_compiled, entry.op, entry.benchmark, seed),
+            partial(_measured, entry.op, entry.benchmark, seed),
         )
         for entry in ENTRIES
     }
 
 
-def _measure(op, case, seed, platform, rounds):
-    with on(platform):
-        functions, arguments = both_ways(op, case, seed)
-        if counterpart := native(op):
-            functions["native"] = forward_and_backward_by_autodiff(
-                partial(counterpart, **case.options)
-            )
-        programs = {side: compiled(function, *arguments) for side, function in functions.items()}
-        return contest(programs, rounds, op.__name__)
+def _compiled(op, case, seed, platform):
+    """The programs without their arguments, which together take gigabytes."""
+    shapes = jax.eval_shape(lambda: _arguments(op, case, seed))
+    functions = _functions(op, case)
+    if counterpart := native(op):
+        functions["native"] = forward_and_backward_by_autodiff(partial(counterpart, **case.options))
+    return {side: jax.jit(f).lower(*shapes).compile() for side, f in functions.items()}
+
+
+def _measured(op, case, seed, programs, rounds):
+    arguments = _arguments(op, case, seed)
+    contestants = {side: with_arguments(p, *arguments) for side, p in programs.items()}
+    return contest(contestants, rounds, op.__name__)
 
 
 def both_ways(op: Op, case: Case, seed: int) -> tuple[dict[str, Callable], tuple]:
     """Forward and backward of an op by hand and by autodiff, and their arguments `(args, dy)`."""
-    bound, args = op.bind(**case.options), case.arguments(seed, jnp.float32)
-    dy = jax.tree.map(
-        lambda y: jax.random.normal(jax.random.key(seed), y.shape, y.dtype),
-        jax.eval_shape(bound.definition, *args),
-    )
-    functions = {
+    return _functions(op, case), _arguments(op, case, seed)
+
+
+def _functions(op, case):
+    bound = op.bind(**case.options)
+    return {
         "jaxnn": forward_and_backward(bound),
         "autodiff": forward_and_backward_by_autodiff(bound.definition),
     }
-    return functions, (args, dy)
+
+
+def _arguments(op, case, seed):
+    args, random = case.arguments(seed, jnp.float32), np.random.default_rng(seed + 1)
+    dy = jax.tree.map(
+        lambda y: jnp.asarray(random.standard_normal(y.shape, np.float32), y.dtype),
+        jax.eval_shape(op.bind(**case.options).definition, *args),
+    )
+    return args, dy
 
 
 def cells(name: str, figures: report.Figures) -> tuple:

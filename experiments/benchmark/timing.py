@@ -1,8 +1,10 @@
 """Contestants measured in turn, and the ratio of the first to each of the others."""
 
 import math
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,7 +12,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-LEAST_SECONDS = 0.05  # one measurement repeats a run until it lasts so long
+LEAST_SECONDS, MOST_RUNS = 0.05, 100  # one measurement repeats a run until it has one of them
 
 Measurement = TypeVar("Measurement")
 
@@ -27,9 +29,53 @@ class Contestant(NamedTuple):
     costs: dict[str, float]
 
 
+class Row:
+    """A row of a suite whose programs can be compiled before any of the suite is measured.
+
+    Args:
+        compiled: `platform -> programs`.
+        measured: `(programs, rounds) -> figures`.
+    """
+
+    def __init__(
+        self,
+        compiled: Callable[[str], Any],
+        measured: Callable[[Any, int], dict[str, Any]],
+    ):
+        self._compiled, self._measured = compiled, measured
+        self._programs: dict[str, Any] = {}
+
+    def compile(self, platform: str) -> None:
+        """Compile the programs and keep them until they are measured."""
+        with on(platform):
+            self._programs[platform] = self._compiled(platform)
+
+    def __call__(self, platform: str, rounds: int) -> dict[str, Any]:
+        """The figures on a platform."""
+        if platform not in self._programs:
+            self.compile(platform)
+        with on(platform):
+            return self._measured(self._programs.pop(platform), rounds)
+
+
+def compile_all(rows: Iterable[Row], platforms: list[str]) -> None:
+    """Compile the programs of these rows, as many at a time as there are processors.
+
+    A row that does not compile raises its error when it is measured.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        compiling = [pool.submit(row.compile, platform) for row in rows for platform in platforms]
+        done = as_completed(compiling)
+        list(tqdm(done, "compiling", len(compiling), unit="row", disable=None))
+
+
 def compiled(function: Callable, *args) -> Contestant:
     """A function of these arguments, compiled."""
-    program = jax.jit(function).lower(*args).compile()
+    return with_arguments(jax.jit(function).lower(*args).compile(), *args)
+
+
+def with_arguments(program: jax.stages.Compiled, *args) -> Contestant:
+    """A compiled program and its arguments."""
     return Contestant(lambda: jax.block_until_ready(program(*args)), costs(program))
 
 
@@ -58,7 +104,7 @@ def contest(contestants: dict[str, Contestant], rounds: int, name: str) -> dict[
     for contestant in contestants.values():
         contestant.run()
     slowest = max(_seconds(contestant, 1) for contestant in contestants.values())
-    repeats = math.ceil(LEAST_SECONDS / slowest)
+    repeats = min(math.ceil(LEAST_SECONDS / slowest), MOST_RUNS)
 
     def measurement(contestant):
         return lambda: _seconds(contestant, repeats)

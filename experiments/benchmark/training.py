@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jax.extend.core import Jaxpr
 import jaxnn
 from experiments import char_gpt, char_lstm, cnn, common
 from experiments.benchmark import report
-from experiments.benchmark.timing import Contestant, compiled, contest, costs, on
+from experiments.benchmark.timing import Contestant, Row, compiled, contest, costs
 
 SQUARE = 2048  # rows and columns of the matrices whose product is this machine's rate
 
@@ -84,33 +84,39 @@ CASES = {
 }
 
 
-def rows(seed: int) -> dict[str, Callable[[str, int], dict[str, Any]]]:
+def rows(seed: int) -> dict[str, Row]:
     """For each network, what measures it on a platform for a number of rounds."""
-    return {name: partial(_measure, name, case, seed) for name, case in CASES.items()}
+    return {
+        name: Row(partial(_compiled, case, seed), partial(_measured, name, case))
+        for name, case in CASES.items()
+    }
 
 
-def _measure(name, case, seed, platform, rounds):
-    with on(platform):
-        params_key, x_key, target_key, key = jax.random.split(jax.random.key(seed), 4)
-        params = case.net.init(params_key)
-        x, target = case.x(x_key, case.n), case.target(target_key, case.n)
-        loss = jaxnn.softmax_cross_entropy
-        ways = {"jaxnn": jaxnn.value_and_grad, "autodiff": common.autodiff}
-        contestants = {
-            side: _epoch(way(case.net, loss), case, params, x, target, key)
-            for side, way in ways.items()
-        }
-        square = jax.random.normal(key, (SQUARE, SQUARE))
-        figures = contest(
-            contestants | {"product": compiled(jnp.matmul, square, square)}, rounds, name
-        )
-        state = case.net.init_state() if case.net.stateful else None
+def _compiled(case, seed, platform):
+    """An epoch both ways and the product, and the operations of the epoch's products."""
+    params_key, x_key, target_key, key = jax.random.split(jax.random.key(seed), 4)
+    params = case.net.init(params_key)
+    x, target = case.x(x_key, case.n), case.target(target_key, case.n)
+    loss = jaxnn.softmax_cross_entropy
+    ways = {"jaxnn": jaxnn.value_and_grad, "autodiff": common.autodiff}
+    contestants = {
+        side: _epoch(way(case.net, loss), case, params, x, target, key)
+        for side, way in ways.items()
+    }
+    square = jax.random.normal(key, (SQUARE, SQUARE))
+    contestants["product"] = compiled(jnp.matmul, square, square)
+    state = case.net.init_state() if case.net.stateful else None
 
-        def objective(params):
-            with jaxnn.definitions():
-                return jnp.mean(loss(case.net.apply(params, x, state), target))
+    def objective(params):
+        with jaxnn.definitions():
+            return jnp.mean(loss(case.net.apply(params, x, state), target))
 
-        flops = product_flops(jax.make_jaxpr(jax.grad(objective))(params).jaxpr)
+    return contestants, product_flops(jax.make_jaxpr(jax.grad(objective))(params).jaxpr)
+
+
+def _measured(name, case, programs, rounds):
+    contestants, flops = programs
+    figures = contest(contestants, rounds, name)
     ratio = figures["ratio"].pop("product")  # a high one is a low share of the product's rate
     return figures | {
         "batch_size": case.batch_size,
@@ -133,9 +139,10 @@ def _epoch(gradient, case, params, x, target, key) -> Contestant:
 
     def run_epoch():
         nonlocal carry
-        *carry, value = program(*carry, x, target, key)
+        *carry, value = epoch(*carry, x, target, key)
         jax.block_until_ready((carry, value))
 
+    run_epoch()  # compiles what is called
     return Contestant(run_epoch, costs(program))
 
 

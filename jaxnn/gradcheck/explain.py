@@ -54,7 +54,7 @@ def _other_shape(mine, truth) -> str:
 def _scaled(factor, sizes) -> str:
     if _near(factor, -1):
         return "is the true gradient with the opposite sign: a difference is the wrong way round"
-    times = f"is {factor:.4g} × the true gradient everywhere"
+    times = f"is {factor:.3g} × the true gradient everywhere"
     for what, size in sizes.items():
         if size > 2 and _near(abs(factor), size):
             return f"{times}, and {size} is {what}: the 1/N of a mean is missing"

@@ -164,7 +164,8 @@ def attention(
         bfloat16 accumulate in float32. In a product whose weights are 0 where a key is not seen,
         0 takes the place of NaN and infinity, because 0·NaN is NaN.
         On a GPU, cuDNN's kernels compute float16 and bfloat16 without masks, lengths and options
-        beyond causal ones and their windows. A NaN reaches queries there that do not see it.
+        beyond causal ones and their windows. A NaN reaches queries there that do not see it, and
+        the last bits of dq differ between runs, unless XLA is told to be deterministic.
         The mask of dropout is drawn from the key with the example, the head, the query and the key
         folded in, so it does not depend on the tiles, and the backward draws it again.
 

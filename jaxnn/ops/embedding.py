@@ -8,8 +8,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
+from jaxnn.arrays import is_readable
 from jaxnn.op import op
 from jaxnn.ops._common.numerics import at_least_float32, wide
+from jaxnn.ops._common.tuning import BAG_UNROLL
 from jaxnn.ops._common.validation import (
     require_equal_shapes,
     require_floating,
@@ -235,7 +237,7 @@ def _(params, ids, weights, where, *, mode, padding_idx):
         require_equal_shapes(ids=ids, weights=weights)
         if mode == "mean":
             raise ValueError("weights need mode='sum': a mean of ids has no weights")
-    if not any(isinstance(a, jax.core.Tracer) for a in (ids, where)):
+    if is_readable(ids) and is_readable(where):
         counted = np.asarray(ids).astype(np.int64)
         if where is not None:
             counted = counted[np.broadcast_to(np.asarray(where), ids.shape)]
@@ -257,7 +259,7 @@ def embedding_bag_fwd(params, ids, weights=None, where=None, *, mode="sum", padd
         return y + _only(seen, picked if a is None else picked * a[..., None]), None
 
     zeros = jnp.zeros_like(at_least_float32(w[:1]), shape=(*ids.shape[:-1], w.shape[1]))
-    y, _ = lax.scan(add, zeros, positions)
+    y, _ = lax.scan(add, zeros, positions, unroll=BAG_UNROLL.here)
     return y / _number(y, ids, positions.seen) if mode == "mean" else y, residuals
 
 
@@ -298,7 +300,8 @@ def embedding_bag_bwd_params(residuals, dy, *, mode="sum", padding_idx=None):
         d = dy if a is None else dy * a[..., None]
         return dw.at[rows].add(d, mode="drop", wrap_negative_indices=False), None
 
-    dw, _ = lax.scan(add, jnp.zeros_like(dy, shape=w.sizes), positions)
+    empty = jnp.zeros_like(dy, shape=w.sizes)
+    dw, _ = lax.scan(add, empty, positions, unroll=BAG_UNROLL.here)
     return {"w": dw}
 
 
@@ -326,7 +329,7 @@ def require_padding_idx(padding_idx, n_rows: int) -> None:
 def require_ids(ids, n_rows: int) -> None:
     """Raise unless these are integers and, where they are known, rows of the table."""
     require_integers("ids", ids)
-    if isinstance(ids, jax.core.Tracer):
+    if not is_readable(ids):
         return  # not known yet: at run time an id out of range gives NaN
     ids = np.asarray(ids)
     wrong = (ids < 0) | (ids >= n_rows)

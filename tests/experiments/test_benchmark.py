@@ -4,13 +4,14 @@ import json
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmark import __main__ as benchmark, ops, peers, report, timing
+from experiments.benchmark import __main__ as benchmark, natives, ops, peers, report, timing
 from experiments.benchmark.processes import measured_process
 from jaxnn.catalogue import ENTRIES
 
@@ -67,6 +68,10 @@ def test_a_short_run_is_repeated(monkeypatch):
     figures = timing.contest(programs, 2, "naps")
     assert runs == {"jaxnn": 1 + 1 + 2 * 3, "other": 1 + 1 + 2 * 3}
     assert figures["ratio"]["other"]["median"] == pytest.approx(0.5)
+    runs.update(jaxnn=0, other=0)
+    monkeypatch.setattr(timing, "MOST_RUNS", 2)
+    timing.contest(programs, 2, "naps")
+    assert runs == {"jaxnn": 1 + 1 + 2 * 2, "other": 1 + 1 + 2 * 2}
 
 
 def test_platforms(monkeypatch):
@@ -100,8 +105,58 @@ def test_memory_ratio(ours, autodiff, ratio):
     assert report.memory_ratio({"costs": costs}) == ratio
 
 
-def test_every_op_has_a_row():
+def test_every_op_has_a_row_and_every_counterpart_an_op():
     assert len(ops.rows(0)) == len(ENTRIES)
+    counterparts = natives._OF_JAX | natives._OF_OPTAX | natives._OF_FLAX
+    assert counterparts.keys() <= {entry.op.__name__ for entry in ENTRIES}
+
+
+def test_rows_are_compiled_before_they_are_measured():
+    calls = []
+
+    def row(name):
+        return timing.Row(
+            lambda platform: calls.append(f"compile {name}") or f"{name} on {platform}",
+            lambda program, rounds: calls.append(f"measure {name}") or (program, rounds),
+        )
+
+    first, second, third = map(row, "ABC")
+    timing.compile_all([first, second], ["cpu"])
+    assert sorted(calls) == ["compile A", "compile B"]
+    assert [row("cpu", 15) for row in (first, second)] == [("A on cpu", 15), ("B on cpu", 15)]
+    assert third("cpu", 16) == ("C on cpu", 16)
+    assert calls[2:] == ["measure A", "measure B", "compile C", "measure C"]
+
+
+def test_a_row_that_fails_leaves_the_others_and_their_results(monkeypatch, tmp_path, capsys):
+    def compiled(platform):
+        raise ValueError("too bad")
+
+    figures = {"seconds": {"jaxnn": 0.5}}
+    rows = {
+        "good": timing.Row(lambda platform: None, lambda program, rounds: figures),
+        "bad": timing.Row(compiled, lambda program, rounds: figures),
+        "stopped": lambda platform, rounds: sys.exit(3),
+    }
+    suite = SimpleNamespace(
+        __doc__="A suite.",
+        HEADERS=("row", "ms"),
+        LEGEND="",
+        rows=lambda seed: rows,
+        cells=lambda name, figures: (name, report.milliseconds(figures["seconds"]["jaxnn"])),
+    )
+    monkeypatch.setitem(benchmark.SUITES, "ops", suite)
+    with pytest.raises(SystemExit):
+        benchmark.main(["ops", "--output", str(tmp_path)])
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["rows"] == {"good": {"cpu": figures}}
+    assert result["failed"] == {"bad": "ValueError: too bad"}
+    assert "500.00" in (tmp_path / "table.md").read_text()
+    del rows["good"], rows["stopped"]
+    with pytest.raises(SystemExit) as left:
+        benchmark.main(["ops", "--output", str(tmp_path)])
+    assert left.value.code == 1
+    assert "failed: bad: ValueError: too bad" in capsys.readouterr().err
 
 
 def test_a_suite_writes_result_table_and_picture(quick, monkeypatch, tmp_path, capsys):
@@ -116,6 +171,13 @@ def test_a_suite_writes_result_table_and_picture(quick, monkeypatch, tmp_path, c
     assert (tmp_path / "table.md").read_text() == printed
     assert "| `global_avg_pool` (64, 56, 56, 32) |" in printed
     assert (tmp_path / "ops_cpu.png").stat().st_size > 10_000
+
+
+def test_attention_by_cudnn_is_skipped_without_a_gpu(tmp_path):
+    benchmark.main(["attention", "--output", str(tmp_path)])
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["rows"] == result["failed"] == {}
+    assert set(result["skipped"].values()) == {"cuDNN computes on a GPU alone"}
 
 
 def test_what_is_not_installed_is_skipped_and_said_so(monkeypatch, tmp_path, capsys):

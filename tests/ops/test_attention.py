@@ -370,6 +370,65 @@ def test_cudnn_computes_forward_and_backward_on_a_gpu(monkeypatch):
     jax.eval_shape(jax.hessian(lambda q: op(q, *args[1:]).sum()), args[0])
 
 
+def errors_of(found, truth):
+    """‖found − truth‖/‖truth‖ of each array."""
+    norm = np.linalg.norm
+    wide = [np.asarray(a, np.float64) for a in found]
+    return np.array([norm(a - b) / norm(b) for a, b in zip(wide, truth, strict=True)])
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("t", "s", "kv_heads", "options"),
+    [
+        pytest.param(40, 40, 4, {}, id="all"),
+        pytest.param(24, 40, 2, {"scale": 0.3}, id="cross_grouped"),
+        pytest.param(40, 40, 2, {"causal": True}, id="causal_grouped"),
+        pytest.param(24, 40, 4, {"causal": True}, id="cross_causal"),
+        pytest.param(40, 40, 1, {"causal": True, "window": 5}, id="window_one_head"),
+    ],
+)
+def test_cudnn_is_as_exact_as_autodiff(standard_promotion, t, s, kv_heads, options, dtype):
+    """Value, gradients and tangent: at most twice the errors of JAX's attention in that dtype."""
+    if jax.default_backend() != "gpu":
+        pytest.skip("cuDNN's kernels run on a GPU")
+    shapes = (2, t, 4, 16), (2, s, kv_heads, 16), (2, s, kv_heads, 16)
+    args, dots = (
+        tuple(random(seed + i, *shape, dtype=dtype) for i, shape in enumerate(shapes))
+        for seed in (1, 11)
+    )
+
+    def run(function, args, dots, dy):
+        @jax.jit
+        def in_every_mode(args, dots, dy):
+            y, pullback = jax.vjp(function, *args)
+            return y, *pullback(dy), jax.jvp(function, args, dots)[1]
+
+        return in_every_mode(args, dots, dy)
+
+    def of_jax(*args):
+        return jax.nn.dot_product_attention(
+            *args,
+            scale=options.get("scale"),
+            is_causal=options.get("causal", False),
+            local_window_size=options.get("window"),
+        )
+
+    op, inputs = attention.bind(**options), (args, dots, random(9, *shapes[0], dtype=dtype))
+    wide = jax.tree.map(lambda a: a.astype(jnp.float64), inputs)
+    truth = [np.asarray(a) for a in run(op.definition, *wide)]
+    with jax.numpy_rank_promotion("allow"):
+        bound = 2 * errors_of(run(of_jax, *inputs), truth)
+    for implementation in ("cudnn", "tiles"):
+        found = run(op.bind(implementation=implementation), *inputs)
+        assert all(a.dtype == dtype for a in found)
+        errors = errors_of(found, truth)
+        assert (errors <= bound).all(), (implementation, errors, bound)
+    by_default = jax.jit(op).trace(*args).lower(lowering_platforms=("cuda",))
+    assert "fmhaSoftmax(" in by_default.as_text()
+
+
 def test_memory_grows_with_the_length_and_not_with_its_square():
     def gradients(q, k, v, dy):
         return attention.bwd(attention.fwd(q, k, v, causal=True)[1], dy, causal=True)[:3]

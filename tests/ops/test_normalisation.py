@@ -275,7 +275,7 @@ class TestRunningStatistics:
     def test_fit_gathers_those_of_the_data_and_weight_decay_leaves_them(self, tmp_path):
         x = 3 + 2 * jax.random.normal(KEY, (32, 6))
         net = jaxnn.serial(self.layer, jaxnn.Linear(6, 1))
-        params, state, _ = jaxnn.fit(
+        training = jaxnn.fit(
             net,
             jaxnn.squared_error,
             net.init(KEY),
@@ -284,6 +284,7 @@ class TestRunningStatistics:
             batch_size=32,
             epochs=80,
         )
+        params, state = training.params, training.state
         np.testing.assert_allclose(state[0]["mean"], x.mean(0), rtol=1e-8)
         np.testing.assert_allclose(state[0]["var"], x.var(0, ddof=1), rtol=1e-8)
         saved = {"params": params, "state": state}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxnn.ops._common.tuning import NARROW_OUTPUT
+from jaxnn.ops._common.tuning import NARROW_OUTPUT, on_a_gpu
 from jaxnn.transformations import transposing
 
 T = TypeVar("T")
@@ -41,10 +41,11 @@ def recomputing(backward: Callable[..., T]) -> Callable[..., T]:
 def stored(tree):
     """The same arrays, computed before anything that uses them.
 
-    Without it XLA fuses a small array, such as a statistic of each row, into its users and
-    computes it once per element of the large array beside it.
+    Without it XLA's CPU compiler fuses a small array, such as a statistic of each row, into its
+    users and computes it once per element of the large array beside it. On a GPU it does not, and
+    the barrier would split one kernel into two: `layer_norm` takes .18 ms with it and .15 without.
     """
-    return lax.optimization_barrier(tree)
+    return tree if on_a_gpu() else lax.optimization_barrier(tree)
 
 
 def transposed_product(product: Float[Array, "O I"]) -> Float[Array, "I O"]:

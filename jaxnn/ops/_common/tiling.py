@@ -194,13 +194,13 @@ def tiles_of(
     *,
     band: Band,
     block: int | None,
-    scores: int = TILE_SCORES,
+    scores: int | None = None,
     aspect: int = 1,
 ) -> Tiles:
     """Tiles of `block` by `block`, or smaller where that needs less padding.
 
     Without `block`, a tile has about `scores` times `aspect` scores, of all heads of all examples,
-    and `aspect` queries for each key.
+    and `aspect` queries for each key; `scores` is `TILE_SCORES` by default.
 
     The tiles that lie outside the band are omitted: with causal attention those above the diagonal,
     where every key comes after every query. Where T or S is a symbolic dimension of `jax.export`,
@@ -211,7 +211,7 @@ def tiles_of(
     _, s, kv_heads, _ = k.shape
     sides = block, block
     if block is None:
-        side = _default_block(scores, batch * heads, t, s)
+        side = _default_block(scores or TILE_SCORES.here, batch * heads, t, s)
         sides = aspect * side, side
     (rows, rows_of), (columns, columns_of) = map(_split, (t, s), sides)
     places: tuple[np.ndarray, np.ndarray] | tuple[Array, Array]
@@ -239,7 +239,7 @@ def _default_block(scores, heads, t, s) -> int:
     if any(map(is_symbolic_dim, (heads, t, s))):
         return SHORTEST_TILE
     fits = math.isqrt(scores // max(heads, 1))
-    return min(max(fits, SHORTEST_TILE), LONGEST_TILE)
+    return min(max(fits, SHORTEST_TILE), LONGEST_TILE.here)
 
 
 def _split(n, block):

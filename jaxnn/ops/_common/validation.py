@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.arrays import is_readable
+
 
 def describe(x: jax.Array) -> str:
     """An array in words: `float32[7,5]`."""
@@ -158,7 +160,7 @@ def require_lengths(name: str, lengths, shape: tuple, longest) -> None:
         raise ValueError(
             f"{name} has shape {lengths.shape}; there must be one for each example, shape {shape}"
         )
-    if isinstance(lengths, jax.core.Tracer):
+    if not is_readable(lengths):
         return  # not known yet
     lengths = np.asarray(lengths)
     wrong = (lengths < 0) | (lengths > longest)
@@ -175,7 +177,7 @@ def require_labels(labels, shape: tuple[int, ...], n_classes: int, ignore=None) 
             f"integer labels have shape {labels.shape}; there must be one for each row of "
             f"the prediction, shape {shape}"
         )
-    if isinstance(labels, jax.core.Tracer):
+    if not is_readable(labels):
         return  # not known yet: at run time a label out of range gives NaN
     labels = np.asarray(labels)
     wrong = (labels < 0) | (labels >= n_classes)

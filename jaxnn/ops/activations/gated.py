@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from jaxnn.op import Op
 from jaxnn.ops._common.compiler import recomputing
 from jaxnn.ops._common.numerics import wide
+from jaxnn.ops._common.tuning import on_a_gpu
 from jaxnn.ops._common.validation import (
     require_equal_shapes,
     require_floating,
@@ -74,8 +75,9 @@ def glu(x: Halves, gate: Gate | None = None) -> Half:
 
     Implementation notes:
         A barrier keeps the compiler from storing s where it sees forward and backward at once; see
-        `recomputing`. da and db are stacked along a new axis, which writes them in one pass;
-        `jnp.concatenate` would first store each of them.
+        `recomputing`. da and db are stacked along a new axis, which writes them in one pass on a
+        CPU, where `jnp.concatenate` would first store each of them. On a GPU it is the other way
+        round: forward and backward of (4096, 2 × 3072) take .25 ms with the stack, .20 ms without.
 
     Args:
         x: both halves, or a.
@@ -306,5 +308,7 @@ def _of_arguments(residuals, dgate: Half, dvalue: Half):
 
 def _side_by_side(da: Half, db: Half) -> Halves:
     """(da, db) along the last axis, written in one pass; see `glu`."""
+    if on_a_gpu():
+        return jnp.concatenate([da, db], axis=-1)
     *batch, half = da.shape
     return jnp.stack([da, db], axis=-2).reshape(*batch, 2 * half)

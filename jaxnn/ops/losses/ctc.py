@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Integer
 
+from jaxnn.arrays import is_readable
 from jaxnn.op import op
 from jaxnn.ops._common.labels import one_hot
 from jaxnn.ops._common.numerics import wide
@@ -268,7 +269,7 @@ def ctc_loss_bwd(residuals, dy, *, blank_id=0, zero_infinity=False, log_probabil
 
 def _require_labels(labels, label_lengths, n_classes, blank_id):
     """Where they are known, labels within their length are classes other than the blank."""
-    if isinstance(labels, jax.core.Tracer) or isinstance(label_lengths, jax.core.Tracer):
+    if not (is_readable(labels) and is_readable(label_lengths)):
         return
     known = np.asarray(labels)
     counted = np.ones(known.shape, bool)

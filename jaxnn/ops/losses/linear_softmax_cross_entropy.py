@@ -115,8 +115,8 @@ def linear_softmax_cross_entropy(
         ignore_label: optional, the label of rows to ignore.
         z_loss: ζ, the weight of the squared log-sum-exp, which holds the logits near 0.
         softcap: optional a, a bound that the logits approach smoothly.
-        chunk: how many classes to work on at a time; by default about 2²¹ logits, but at least
-            512 classes.
+        chunk: how many classes to work on at a time; by default about 2²¹ logits, on a GPU 2²⁶,
+            but at least 512 classes.
 
     Raises:
         TypeError: an array is not floating point, or labels are not integers.
@@ -413,7 +413,7 @@ def _over_chunks(add, carry, n_classes, size):
 def _chunk_size(chunk, x, n_classes) -> int:
     """How many classes to work on at a time."""
     n_rows = math.prod(x.shape[:-1])
-    fits = SHORTEST_CHUNK if is_symbolic_dim(n_rows) else CHUNK_LOGITS // max(n_rows, 1)
+    fits = SHORTEST_CHUNK if is_symbolic_dim(n_rows) else CHUNK_LOGITS.here // max(n_rows, 1)
     return min(chunk or max(fits, SHORTEST_CHUNK), n_classes)
 
 

@@ -2,12 +2,12 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
+from jaxnn.arrays import is_readable
 from jaxnn.op import op
 from jaxnn.ops._common.compiler import stored
 from jaxnn.ops._common.numerics import wide
@@ -413,7 +413,7 @@ def require_signs(target: Target) -> None:
     """Raise unless a target is boolean, floating point, or integers that are −1 or 1 if known."""
     if not is_fixed(target):
         require_floating(target=target)
-    elif target.dtype != bool and not isinstance(target, jax.core.Tracer):
+    elif target.dtype != bool and is_readable(target):
         known = np.asarray(target)
         wrong = (known != 1) & (known != -1)
         if wrong.any():

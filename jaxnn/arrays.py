@@ -1,0 +1,76 @@
+"""The one door through which a user's numbers become arrays of JAX."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+NOT_NUMBERS = "OSUTmM"  # NumPy's kinds of objects, strings, durations and dates
+
+
+def as_array(name: str, value) -> jax.Array:
+    """A value as an array of JAX, with every number kept.
+
+    Only the narrowing of float64 and complex128, which JAX does unless `jax_enable_x64` is set,
+    happens here without a word.
+
+    Args:
+        name: what the user calls it, for the message.
+        value: an array of JAX or NumPy, or anything that NumPy makes an array of numbers of.
+
+    Raises:
+        TypeError: it holds something other than numbers, or it is a masked array.
+        ValueError: it holds an integer beyond the widest that JAX has.
+    """
+    if isinstance(value, jax.Array):
+        return value
+    if hasattr(value, "__jax_array__"):
+        return jnp.asarray(value)
+    return jnp.asarray(as_numpy(name, value))
+
+
+def as_numpy(name: str, value) -> np.ndarray:
+    """A value as an array of NumPy that JAX can take without changing an integer of it."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array of NumPy, whose mask would be lost: fill it with "
+            ".filled(number), and give the mask as weights, lengths or a label to ignore"
+        )
+    try:
+        array = value if isinstance(value, np.ndarray) else np.asarray(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"{name} is not an array of numbers ({error})") from None
+    if array.dtype.kind in NOT_NUMBERS or array.dtype.names is not None:
+        if _holds_large_integers(array):
+            raise ValueError(f"{name} holds an integer of more than 64 bits")
+        kind = type(value).__name__
+        shown = f"an array of dtype {array.dtype}" if isinstance(value, np.ndarray) else f"a {kind}"
+        raise TypeError(f"{name} must be an array of numbers, got {shown}")
+    narrow = np.dtype(jax.dtypes.canonicalize_dtype(array.dtype))
+    if array.dtype.kind in "iu" and narrow.itemsize < array.dtype.itemsize and array.size:
+        bounds = np.iinfo(narrow)
+        wide = (array < bounds.min) | (array > bounds.max)
+        if wide.any():
+            index = np.unravel_index(np.argmax(wide), wide.shape)
+            where = f" at index {[int(i) for i in index]}" if index else ""
+            raise ValueError(
+                f"{name} holds {array[index]}{where}, which {narrow} cannot hold; "
+                'jax.config.update("jax_enable_x64", True) allows 64 bits'
+            )
+    return array
+
+
+def is_readable(array: Any) -> bool:
+    """Whether this process can read the numbers of an array."""
+    if isinstance(array, jax.core.Tracer):
+        return False
+    return not isinstance(array, jax.Array) or (
+        array.is_fully_addressable or array.is_fully_replicated
+    )
+
+
+def _holds_large_integers(array) -> bool:
+    """Whether NumPy made objects of integers because one does not fit 64 bits."""
+    integers = array.dtype == object and all(type(n) is int for n in array.flat)
+    return integers and any(not -(2**63) <= n < 2**64 for n in array.flat)
