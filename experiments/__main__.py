@@ -6,7 +6,7 @@ python -m experiments
 import ast
 from pathlib import Path
 
-HELPERS = {"__init__", "__main__", "common", "readme", "text"}
+HELPERS = {"__init__", "__main__", "common", "readme", "resume", "text"}
 
 
 def experiments() -> dict[str, str]:

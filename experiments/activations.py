@@ -97,11 +97,15 @@ def draw(curves: dict[jaxnn.Op, Curve]):
 
 def draw_activation(axes, op: jaxnn.Op, curve: Curve) -> None:
     """The activation, under its name and formula."""
-    options = "".join(f", {name} = {value}" for name, value in op.options.items())
+    options = "".join(
+        f", {name}\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{value}"
+        for name, value in op.options.items()
+    )
+    name = f"{op.__name__}{options}".replace("-", "−")
     formula = op.__doc__.splitlines()[0].removesuffix(".").partition(", ")[2].partition(": ")[0]
     axes.set_axis_on()
     axes.plot(X, curve.y, color="C0")
-    axes.set_title(f"{op.__name__}{options}\n{textwrap.fill(formula, 28)}")
+    axes.set_title("\n".join(textwrap.fill(line, 28) for line in (name, formula)))
     axes.set_ylabel("y")
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnn
-from experiments import common
+from experiments import common, resume
 from experiments.digits import load
 
 tabulate = common.require("tabulate").tabulate
@@ -285,18 +285,22 @@ def run(args: Namespace, data) -> None:
     params = net.init(jax.random.key(args.seed))
     moments = {"before": ("Before the training", params)}
     if args.epochs:
-        trained, _ = jaxnn.fit(
+        epochs = common.count(args.epochs, "epoch")
+        print(f"training a {'-'.join(map(str, sizes))} ReLU network for {epochs}\n")
+        training = jaxnn.fit(
             *(net, loss, params, (data.x, data.labels)),
             epochs=args.epochs,
             learning_rate=LEARNING_RATE,
             seed=args.seed,
+            checkpoint=resume.folder(args, "network"),
+            checkpoint_seconds=resume.SECONDS,
         )
-        moments["after"] = (f"After {args.epochs} epochs", trained)
+        moments["after"] = (f"After {epochs}", training.params)
 
     result, figures = {}, {}
     for name, (moment, moment_params) in moments.items():
         stages = boxes(net, loss, moment_params, *batch)
-        mean_loss, _ = jaxnn.evaluate(net, loss, moment_params, batch)
+        mean_loss = jaxnn.evaluate(net, loss, moment_params, batch)["loss"]
         result[name] = {
             "loss": mean_loss,
             "kept_bytes": kept_bytes(stages),
@@ -316,7 +320,7 @@ def run(args: Namespace, data) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = common.Parser("backprop_graph", __doc__.splitlines()[0])
+    parser = common.Parser("backprop_graph", __doc__.splitlines()[0], trains=True)
     add = partial(parser.add_argument, metavar="N", type=common.positive_int)
     layers = f"units of each hidden layer, at most {MOST_HIDDEN} layers (default: 64 32)"
     add("--hidden", nargs="+", default=[64, 32], help=layers)

@@ -6,14 +6,14 @@ python -m experiments.batch_sizes
 import math
 from argparse import Namespace
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jaxnn
-from experiments import common
+from experiments import common, resume
 from experiments.digits import Split, load
 
 tabulate = common.require("tabulate").tabulate
@@ -46,35 +46,33 @@ class Curve(NamedTuple):
         return {unit: epochs * cost for unit, cost in self.cost.items()}
 
 
-def learn(net: jaxnn.Layer, data: Split, batch_size, learning_rate, epochs, seed) -> Curve:
+def learn(
+    net: jaxnn.Layer, data: Split, batch_size, learning_rate, epochs, seed, folder: Path
+) -> Curve:
     """Train with SGD, and measure after every epoch."""
     loss = jaxnn.softmax_cross_entropy
-    x, labels, test_x, test_labels = map(jnp.asarray, data)
-
-    @jax.jit
-    def measure(params):
-        losses = loss(net.apply(params, x), labels)
-        right = jaxnn.accuracy(net.apply(params, test_x), test_labels)
-        return jnp.mean(losses), jnp.mean(right)
-
-    measured = []
-    _, history = jaxnn.fit(
+    training = jaxnn.fit(
         net,
         loss,
         net.init(jax.random.key(seed)),
-        (x, labels),
+        (data.x, data.labels),
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
         seed=seed,
-        callback=lambda epoch, params: measured.append(measure(params)),
+        validation_data=(data.test_x, data.test_labels),
+        metrics={"loss_after": loss, "accuracy": jaxnn.accuracy},
+        checkpoint=folder,
+        checkpoint_seconds=resume.SECONDS,
     )
+    history = training.history
     cost = {
         "epochs": 1,
-        "updates": math.ceil(len(x) / batch_size),
-        "seconds": float(np.median(history.seconds[1:])),
+        "updates": math.ceil(len(data.x) / batch_size),
+        "seconds": float(np.median(history["seconds"][1:])),
     }
-    return Curve(batch_size, learning_rate, cost, *np.array(measured, np.float64).T)
+    losses, accuracies = np.array(history["loss_after"]), np.array(history["validation_accuracy"])
+    return Curve(batch_size, learning_rate, cost, losses, accuracies)
 
 
 def draw(curves: dict[str, Curve], target: float):
@@ -94,10 +92,12 @@ def draw(curves: dict[str, Curve], target: float):
             )
         best = min(curves, key=lambda name: curves[name].cost_to(target)[unit])
         axes.set(xscale="log", yscale="log", xlabel=unit, ylabel="training loss (nats)")
+        axes.xaxis.set_minor_locator(plt.LogLocator(subs=(2, 5)))
         axes.set_title(f"fewest {unit}: {best}")
     for curve, line in zip(curves.values(), LINES, strict=True):
         accuracy.plot(epochs, 100 * curve.accuracies, line, markevery=[-1])
     accuracy.set(xscale="log", xlabel="epochs", ylabel="test images right (%)")
+    accuracy.xaxis.set_minor_locator(plt.LogLocator(subs=(2, 5)))
     last = [curve.accuracies[-1] for curve in curves.values()]
     accuracy.set_title(f"accuracy at the end: {min(last):.1%} to {max(last):.1%}")
     handles = loss_panels[0].get_lines()[1:]
@@ -118,12 +118,12 @@ def run(args: Namespace, data: Split) -> None:
         f"digits: {len(data.x):,} images to train on, {len(data.test_x):,} to test on; "
         f"SGD, epochs {args.epochs}, seed {args.seed}"
     )
-    curves = {
-        name: learn(net, data, batch_size, learning_rate, args.epochs, args.seed)
-        for (name, batch_size), learning_rate in zip(
-            batch_sizes.items(), args.learning_rates, strict=True
-        )
-    }
+    curves = {}
+    for (name, batch_size), rate in zip(batch_sizes.items(), args.learning_rates, strict=True):
+        print(f"training with {name}, learning rate {rate:g}")
+        folder = resume.folder(args, name)
+        curves[name] = learn(net, data, batch_size, rate, args.epochs, args.seed, folder)
+    print()
     target = max(float(curve.losses[-1]) for curve in curves.values())
     rows = {
         name: {
@@ -169,7 +169,7 @@ def run(args: Namespace, data: Split) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = common.Parser("batch_sizes", __doc__.splitlines()[0])
+    parser = common.Parser("batch_sizes", __doc__.splitlines()[0], trains=True)
     add = partial(parser.add_argument, metavar="N", type=common.positive_int)
     add("--hidden", nargs="+", default=[128], help="units of each hidden layer (default: 128)")
     parser.add_argument(

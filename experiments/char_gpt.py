@@ -3,6 +3,8 @@
 python -m experiments.char_gpt
 """
 
+from argparse import Namespace
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -78,19 +80,8 @@ def draw_attention(maps: np.ndarray, characters: str):
     return figure
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = common.Parser("char_gpt", __doc__.splitlines()[0])
-    text.add_options(parser, context=64, batch_size=32, steps=800, rate=3e-3)
-    parser.add_integers(
-        dim=(64, "components of each character"),
-        heads=(4, "heads of the attention; twice as many must divide --dim"),
-        blocks=(2, "transformer blocks"),
-    )
-    args = parser.parse_args(arguments)
-    if args.dim % (2 * args.heads):
-        parser.error(f"--dim {args.dim} is not a multiple of twice --heads {args.heads}")
-    parser.make_folder(args.output)
-    corpus = text.load(parser, args)
+def run(args: Namespace, corpus: text.Text) -> None:
+    """Train the model, let it write, and write everything to the output folder."""
     net = network(len(corpus.vocabulary), args.dim, args.heads, args.blocks, args.context)
     trained, result = text.run(net, corpus, args)
     shown = corpus.passage[:SHOWN]
@@ -102,6 +93,22 @@ def main(arguments: list[str] | None = None) -> None:
         attention=draw_attention(maps, corpus.characters(shown)),
     )
     print(f"wrote result.json and the pictures to {args.output}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = common.Parser("char_gpt", __doc__.splitlines()[0], trains=True)
+    text.add_options(parser, context=64, batch_size=32, steps=800, rate=3e-3)
+    parser.add_integers(
+        dim=(64, "components of each character"),
+        heads=(4, "heads of the attention; twice as many must divide --dim"),
+        blocks=(2, "transformer blocks"),
+    )
+    args = parser.parse_args(arguments)
+    if args.dim % (2 * args.heads):
+        parser.error(f"--dim {args.dim} is not a multiple of twice --heads {args.heads}")
+    parser.make_folder(args.output)
+    corpus = text.load(parser, args)
+    parser.run(run, args, corpus)
 
 
 if __name__ == "__main__":

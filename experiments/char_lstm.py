@@ -3,6 +3,8 @@
 python -m experiments.char_lstm
 """
 
+from argparse import Namespace
+
 import numpy as np
 
 import jaxnn
@@ -43,8 +45,23 @@ def draw_hidden_units(hidden: np.ndarray, characters: str):
     return figure
 
 
+def run(args: Namespace, corpus: text.Text) -> None:
+    """Train the model, let it write, and write everything to the output folder."""
+    net = network(len(corpus.vocabulary), args.dim, args.hidden)
+    trained, result = text.run(net, corpus, args)
+    shown = corpus.passage[:SHOWN_CHARACTERS]
+    hidden = hidden_units(net, trained.params, shown)
+    common.write_result(args.output, args, result)
+    common.save_pictures(
+        args.output,
+        curves=text.draw_curves(trained),
+        hidden_units=draw_hidden_units(hidden, corpus.characters(shown)),
+    )
+    print(f"wrote result.json and the pictures to {args.output}")
+
+
 def main(arguments: list[str] | None = None) -> None:
-    parser = common.Parser("char_lstm", __doc__.splitlines()[0])
+    parser = common.Parser("char_lstm", __doc__.splitlines()[0], trains=True)
     text.add_options(parser, context=64, batch_size=32, steps=800, rate=1e-2)
     parser.add_integers(
         dim=(32, "components of each character"), hidden=(128, "hidden units of the LSTM")
@@ -52,18 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     parser.make_folder(args.output)
     corpus = text.load(parser, args)
-    net = network(len(corpus.vocabulary), args.dim, args.hidden)
-    trained, result = text.run(net, corpus, args)
-    shown = corpus.passage[:SHOWN_CHARACTERS]
-    common.write_result(args.output, args, result)
-    common.save_pictures(
-        args.output,
-        curves=text.draw_curves(trained),
-        hidden_units=draw_hidden_units(
-            hidden_units(net, trained.params, shown), corpus.characters(shown)
-        ),
-    )
-    print(f"wrote result.json and the pictures to {args.output}")
+    parser.run(run, args, corpus)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 import jaxnn
-from experiments import common
+from experiments import common, resume
 from experiments.digits import DIGITS, Split, draw_misread, load
 
 plt = common.pyplot()
@@ -40,15 +40,15 @@ def convolutional(channels: int, rate: float) -> jaxnn.Layer:
     )
 
 
-def draw_curves(histories: dict[str, jaxnn.History]):
+def draw_curves(histories: dict[str, dict[str, list[float]]]):
     """Accuracy on the test images by epoch."""
     figure, axes = plt.subplots(figsize=(7, 4))
     for (name, history), line in zip(histories.items(), (".-", ".--"), strict=True):
-        error = 100 * (1 - np.array(history.validation_metric))
+        error = 100 * (1 - np.array(history["validation_accuracy"]))
         axes.plot(range(1, len(error) + 1), error, line, label=f"{name}: {error[-1]:.1f}%")
     axes.set(xlabel="epoch", ylabel="test images misread (%)", yscale="log")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    first, second = (history.validation_metric[-1] for history in histories.values())
+    first, second = (history["validation_accuracy"][-1] for history in histories.values())
     axes.set_title(f"Convolution reads {first:.1%} of the test images right, plain {second:.1%}")
     axes.legend()
     return figure
@@ -80,11 +80,19 @@ def run(args: Namespace, data: Split) -> None:
     }
     steps = args.epochs * -(-len(data.x) // args.batch_size)
     batch, key = (data.x[: args.batch_size], data.labels[: args.batch_size]), jax.random.key(1)
-    trained, states, histories, rows, result = {}, {}, {}, [], {}
+    trained, rows, result = {}, [], {}
+    print(
+        f"digits: {len(data.x):,} images to train on, {len(data.test_x):,} to test on\n"
+        f"Adam, learning rate {args.learning_rate:g} falling to 0, batches of {args.batch_size}, "
+        f"epochs {args.epochs}, seed {args.seed}"
+    )
     for name, net in nets.items():
         params = net.init(jax.random.key(args.seed))
+        n_params = sum(leaf.size for leaf in jax.tree.leaves(params))
+        print(f"{name}: {n_params:,} parameters; comparing its gradients with jax.grad")
         errors = common.relative_errors(*common.both_gradients(net, loss, params, *batch, key))
-        trained[name], *states[name], histories[name] = jaxnn.fit(
+        print(f"{name}: training")
+        training = trained[name] = jaxnn.fit(
             net,
             loss,
             params,
@@ -94,41 +102,47 @@ def run(args: Namespace, data: Split) -> None:
             optimizer=optax.adam(optax.cosine_decay_schedule(args.learning_rate, steps)),
             seed=args.seed,
             validation_data=(data.test_x, data.test_labels),
-            metric=jaxnn.accuracy,
+            metrics=jaxnn.accuracy,
+            checkpoint=resume.folder(args, name),
+            checkpoint_seconds=resume.SECONDS,
         )
         result[name] = {
-            "test_accuracy": histories[name].validation_metric[-1],
-            "train_loss": histories[name].loss,
+            "test_accuracy": training.history["validation_accuracy"][-1],
+            "train_loss": training.history["loss"],
             "gradient_error": errors,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+            "parameters": n_params,
         }
         rows.append(
             (
                 name,
-                result[name]["parameters"],
+                n_params,
                 f"{result[name]['test_accuracy']:.4f}",
-                f"{1e3 * np.median(histories[name].seconds):.0f}",
+                f"{1e3 * np.median(training.history['seconds']):.0f}",
                 f"{max(errors.values()):.0e}",
             )
         )
     headers = ("network", "parameters", "test accuracy", "ms per epoch", "gradient error")
     print("\n" + tabulate(rows, headers) + "\n")
 
-    net, params, (state,) = nets["convolution"], trained["convolution"], states["convolution"]
-    probabilities = np.asarray(jaxnn.softmax(net.apply(params, data.test_x, state)))
-    jaxnn.save_params(args.output / "convolution.safetensors", {"params": params, "state": state})
+    convolution = trained["convolution"]
+    logits = jaxnn.predict(nets["convolution"], convolution, data.test_x)
+    probabilities = np.asarray(jaxnn.softmax(logits))
+    jaxnn.save_params(
+        args.output / "convolution.safetensors",
+        {"params": convolution.params, "state": convolution.state},
+    )
     common.write_result(args.output, args, result)
     common.save_pictures(
         args.output,
-        curves=draw_curves(histories),
-        filters=draw_filters(np.asarray(params[1]["w"])),
+        curves=draw_curves({name: training.history for name, training in trained.items()}),
+        filters=draw_filters(np.asarray(convolution.params[1]["w"])),
         misread=draw_misread(probabilities, data.test_x, data.test_labels, DIGITS),
     )
     print(f"wrote result.json, convolution.safetensors and the pictures to {args.output}")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = common.Parser("cnn", __doc__.splitlines()[0])
+    parser = common.Parser("cnn", __doc__.splitlines()[0], trains=True)
     parser.add_integers(
         channels=(16, "channels of the first convolution; the second has twice as many"),
         epochs=(30, "passes over the images"),

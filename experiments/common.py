@@ -1,4 +1,4 @@
-"""What the experiments share: command line, referee, result file and the look of the pictures."""
+"""What the experiments share: command line, progress, referee, result, look of the pictures."""
 
 import argparse
 import importlib
@@ -6,9 +6,14 @@ import json
 import math
 import os
 import platform
+import shlex
+import signal
 import sys
 import tempfile
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnn
+from experiments import resume
 from jaxnn.layer import Params
 
 # Okabe and Ito's colours, which every kind of colour vision tells apart
@@ -39,6 +45,9 @@ STYLE = {
 }
 
 
+SECONDS_BETWEEN_LINES = 30.0  # of the progress, where there is no terminal
+
+
 class Parser(argparse.ArgumentParser):
     """A command line whose errors take one line.
 
@@ -47,9 +56,17 @@ class Parser(argparse.ArgumentParser):
         description: what the program does.
         writes: whether it has the option `--output`.
         random: whether it has the option `--seed`.
+        trains: whether it has the option `--resume`.
     """
 
-    def __init__(self, name: str, description: str, writes: bool = True, random: bool = True):
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        writes: bool = True,
+        random: bool = True,
+        trains: bool = False,
+    ):
         super().__init__(prog=f"python -m experiments.{name}", description=description)
         if writes:
             self.add_argument(
@@ -62,6 +79,14 @@ class Parser(argparse.ArgumentParser):
         if random:
             self.add_argument(
                 "--seed", type=integer(0, 2**32 - 1), default=0, help="default: %(default)s"
+            )
+        self.trains = trains
+        if trains:
+            self.add_argument(
+                "--resume",
+                action="store_true",
+                help="go on with the run in the output folder that was interrupted, instead of "
+                "beginning a new one; the other options must be the same",
             )
 
     def add_integers(self, **options: tuple[int, str]) -> None:
@@ -92,12 +117,108 @@ class Parser(argparse.ArgumentParser):
         if batch_size > n:
             self.error(f"--batch-size is {batch_size} but there are {n} {examples}")
 
-    def run(self, program: Callable[..., None], *arguments: Any) -> None:
-        """Call the program, and leave with one line if its training diverges."""
-        try:
-            program(*arguments)
-        except jaxnn.NonFiniteError as error:
-            self.exit(1, f"{self.prog}: {error}\n")
+    def parse_args(self, args=None, namespace=None):
+        """Parse the command line, and remember it for the line on how to go on."""
+        self.arguments = sys.argv[1:] if args is None else args
+        return super().parse_args(args, namespace)
+
+    def run(self, program: Callable[..., None], args: argparse.Namespace, *arguments: Any) -> None:
+        """Call the program, and leave with one line if it is interrupted or its training diverges.
+
+        Args:
+            program: takes `args` and `arguments`.
+            args: the parsed command line, with an output folder that exists.
+            *arguments: what else the program takes.
+        """
+        if self.trains:
+            resume.begin(self, args)
+        with _signals_as_exceptions() as noted, _lines_at_once():
+            try:
+                program(args, *arguments)
+            except resume.CannotResume as error:
+                self.error(f"--resume: {error}; omit --resume to begin a new run")
+            except FloatingPointError as error:
+                self.exit(1, f"{self.prog}: {self._diverged(error, args)}\n")
+            except KeyboardInterrupt as error:
+                by_sigterm = str(error).startswith("SIGTERM")
+                self._interrupted(*noted, signal.SIGTERM if by_sigterm else signal.SIGINT)
+            except Exception:  # code outside Python may have made another one of the signal's
+                if not noted:
+                    raise
+                self._interrupted(*noted)
+
+    def _diverged(self, error: FloatingPointError, args: argparse.Namespace) -> str:
+        """The message on leaving; the last finite parameters are written to a file."""
+        if not isinstance(error, jaxnn.NonFiniteError):
+            return str(error)
+        file = args.output / "last_finite.safetensors"
+        jaxnn.save_params(file, error.training.params)
+        return f"{str(error).rpartition(';')[0]}; the last finite parameters are in {file}"
+
+    def _interrupted(self, number: int, *later: int):
+        """Leave with a line on how to go on, and the status of a process that a signal ended."""
+        message = f"{self.prog}: interrupted"
+        if self.trains:
+            arguments = [argument for argument in self.arguments if argument != "--resume"]
+            message += f"; to go on: {self.prog} {shlex.join([*arguments, '--resume'])}"
+        self.exit(128 + number, message + "\n")
+
+
+@contextmanager
+def _signals_as_exceptions() -> Iterator[list[int]]:
+    """A context in which Ctrl-C and SIGTERM raise KeyboardInterrupt; it gives those that came."""
+    noted: list[int] = []
+    before = {}
+
+    def note(number, frame):
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():  # no other gets signals
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # a handler that was set outside Python, or a signal that is ignored, stays as it is
+            if signal.getsignal(number) not in (None, signal.SIG_IGN):
+                before[number] = signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _lines_at_once() -> Iterator[None]:
+    """A context in which each printed line appears at once, in a pipe and a file too."""
+    before = getattr(sys.stdout, "line_buffering", True)
+    if not before:
+        sys.stdout.reconfigure(line_buffering=True)
+    try:
+        yield
+    finally:
+        if not before:
+            sys.stdout.reconfigure(line_buffering=False)
+
+
+class Lines:
+    """A line on the progress every half minute, where there is no terminal to show a bar."""
+
+    def __init__(self):
+        self.spoken = time.monotonic()
+
+    def say(self, line: str) -> None:
+        """Print the line, unless it is too early or there is a terminal."""
+        if sys.stderr.isatty() or time.monotonic() - self.spoken < SECONDS_BETWEEN_LINES:
+            return
+        self.spoken = time.monotonic()
+        print(line, file=sys.stderr)
+
+
+def progress(items: Sequence, what: str, unit: str) -> Iterator:
+    """Go through items with a progress bar on a terminal, and with `Lines` elsewhere."""
+    tqdm, lines = require("tqdm").tqdm, Lines()
+    for done, item in enumerate(tqdm(items, desc=what, unit=unit, disable=None)):
+        lines.say(f"{what}: {done} of {len(items)} {unit}s")
+        yield item
 
 
 def integer(least: int, most: int | None = None) -> Callable[[str], int]:
@@ -135,6 +256,11 @@ def share(text: str) -> float:
     if not 0 <= number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to below 1")
     return number
+
+
+def count(n: int, thing: str) -> str:
+    """A number of things, such as `1 epoch` or `2 epochs`."""
+    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"
 
 
 def require(module: str) -> ModuleType:
@@ -237,11 +363,11 @@ def write_result(folder: Path, settings: argparse.Namespace, result: dict[str, A
 
     Args:
         folder: the output folder.
-        settings: the parsed command line.
+        settings: the parsed command line. `--resume` does not change the result and is omitted.
         result: the measured values.
     """
     record = result | {
-        "settings": vars(settings),
+        "settings": {name: value for name, value in vars(settings).items() if name != "resume"},
         "versions": {name: _version(name) for name in ("jax", "jaxlib", "jaxnn", "numpy")}
         | {"python": platform.python_version()},
         "platform": machine(),

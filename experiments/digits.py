@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 import jaxnn
-from experiments import common
+from experiments import common, resume
 
 datasets = common.require("sklearn.datasets")
 model_selection = common.require("sklearn.model_selection")
@@ -88,23 +88,24 @@ def load(name: str) -> Split:
     return Split(x, labels, test_x, test_labels)
 
 
-def draw_curves(history: jaxnn.History):
+def draw_curves(history: dict[str, list[float]]):
     """Loss and accuracy by epoch, of the training and the test images."""
     figure, (loss, accuracy) = plt.subplots(1, 2, figsize=(8, 3.4))
-    epochs = range(1, len(history.loss) + 1)
-    loss.plot(epochs, history.loss, ".-", label="training, during the epoch")
-    loss.plot(epochs, history.validation_loss, ".--", label="test, after it")
+    epochs = range(1, len(history["loss"]) + 1)
+    loss.plot(epochs, history["loss"], ".-", label="training, during the epoch")
+    loss.plot(epochs, history["validation_loss"], ".--", label="test, after it")
     loss.set_yscale("log")
     loss.set(title="Loss", ylabel="mean cross-entropy (nats)")
-    accuracy.plot(epochs, 100 * np.array(history.metric), ".-", label="training")
-    accuracy.plot(epochs, 100 * np.array(history.validation_metric), ".--", label="test")
+    accuracy.plot(epochs, 100 * np.array(history["accuracy"]), ".-", label="training")
+    test_accuracy = np.array(history["validation_accuracy"])
+    accuracy.plot(epochs, 100 * test_accuracy, ".--", label="test")
     accuracy.set(title="Accuracy", ylabel="correct (%)")
     for axes in (loss, accuracy):
         axes.set_xlabel("epoch")
         axes.set_xlim(0, 1.03 * len(epochs))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
-    figure.suptitle(f"Accuracy on the test images: {history.validation_metric[-1]:.1%}")
+    figure.suptitle(f"Accuracy on the test images: {test_accuracy[-1]:.1%}")
     return figure
 
 
@@ -139,14 +140,13 @@ def draw_first_layer(w: np.ndarray):
     return figure
 
 
-def draw_gradient_norms(norms: list):
-    """The norm of the gradient of each leaf by epoch, from before the training on."""
+def draw_gradient_norms(norms: list[list[dict[str, float]]]):
+    """The norm of the gradient of each leaf of each layer by epoch, from before the training on."""
     figure, axes = plt.subplots(figsize=(7, 4))
-    layers = [common.linear_layers(tree) for tree in norms]
-    for number in range(len(layers[0])):
+    for number in range(len(norms[0])):
         for leaf, line in (("w", ".-"), ("b", ".--")):
             axes.plot(
-                [layer[number][leaf] for layer in layers],
+                [layers[number][leaf] for layers in norms],
                 line,
                 color=f"C{number}",
                 label=f"layer {number + 1}, {leaf}",
@@ -186,8 +186,11 @@ def run(args: Namespace, data: Split) -> None:
     batch = data.x[: args.batch_size], data.labels[: args.batch_size]
 
     @jax.jit
-    def gradient_norms(params):
+    def norms_of_leaves(params):
         return jax.tree.map(jnp.linalg.norm, gradient(params, *batch)[1])
+
+    def gradient_norms(params):
+        return jax.tree.map(float, common.linear_layers(norms_of_leaves(params)))
 
     def gradient_errors(params):
         return common.relative_errors(*common.both_gradients(net, loss, params, *batch))
@@ -199,9 +202,10 @@ def run(args: Namespace, data: Split) -> None:
         f"{args.optimizer}, learning rate {args.learning_rate:g}, batches of {args.batch_size}, "
         f"epochs {args.epochs}, seed {args.seed}"
     )
-    norms = [gradient_norms(params)]
     errors_before = gradient_errors(params)
-    trained, history = jaxnn.fit(
+    folder = resume.folder(args, "network")
+    recorder = resume.Recorder(folder, lambda training: gradient_norms(training.params))
+    training = jaxnn.fit(
         net,
         loss,
         params,
@@ -211,14 +215,17 @@ def run(args: Namespace, data: Split) -> None:
         optimizer=OPTIMIZERS[args.optimizer](args.learning_rate),
         seed=args.seed,
         validation_data=(data.test_x, data.test_labels),
-        metric=jaxnn.accuracy,
-        callback=lambda epoch, params: norms.append(gradient_norms(params)),
+        metrics=jaxnn.accuracy,
+        callbacks=recorder,
+        checkpoint=folder,
+        checkpoint_seconds=resume.SECONDS,
     )
-    errors_after = gradient_errors(trained)
+    history = training.history
+    errors_after = gradient_errors(training.params)
 
     gradient_error = {leaf: max(errors_before[leaf], errors_after[leaf]) for leaf in errors_before}
-    test_accuracy = history.validation_metric[-1]
-    seconds = float(np.median(history.seconds[1:] or history.seconds))
+    test_accuracy = history["validation_accuracy"][-1]
+    seconds = float(np.median(history["seconds"][1:] or history["seconds"]))
 
     print(f"\nrelative error of each gradient\n{'leaf':10} {'shape':>9} {'before':>9} {'after':>9}")
     for leaf, array in zip(errors_before, jax.tree.leaves(params), strict=True):
@@ -231,25 +238,25 @@ def run(args: Namespace, data: Split) -> None:
         args,
         {
             "test_accuracy": test_accuracy,
-            "train_loss": history.loss,
+            "train_loss": history["loss"],
             "gradient_error": gradient_error,
             "seconds_per_epoch": seconds,
         },
     )
-    jaxnn.save_params(args.output / "params.safetensors", trained)
-    probabilities = np.asarray(jaxnn.softmax(net.apply(trained, data.test_x)))
+    jaxnn.save_params(args.output / "params.safetensors", training.params)
+    probabilities = np.asarray(jaxnn.softmax(jaxnn.predict(net, training, data.test_x)))
     common.save_pictures(
         args.output,
         curves=draw_curves(history),
         misread=draw_misread(probabilities, data.test_x, data.test_labels, classes),
-        first_layer=draw_first_layer(np.asarray(trained[0]["w"])),
-        gradient_norms=draw_gradient_norms(norms),
+        first_layer=draw_first_layer(np.asarray(training.params[0]["w"])),
+        gradient_norms=draw_gradient_norms([gradient_norms(params), *recorder.epochs(training)]),
     )
     print(f"wrote result.json, params.safetensors and the pictures to {args.output}")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = common.Parser("digits", __doc__.splitlines()[0])
+    parser = common.Parser("digits", __doc__.splitlines()[0], trains=True)
     parser.add_argument("--dataset", choices=DATASETS, default="digits", help="default: digits")
     add = partial(parser.add_argument, metavar="N", type=common.positive_int)
     add("--hidden", nargs="+", default=[128], help="units of each hidden layer (default: 128)")

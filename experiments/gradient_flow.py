@@ -11,10 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 import jaxnn
-from experiments import common
+from experiments import common, resume
 from experiments.backprop_graph import passes
 from experiments.digits import Split, load
 
@@ -147,13 +146,14 @@ def draw_flow(by_layer: dict[str, Flow], first_dw: dict[str, list[float]], depth
     return figure
 
 
-def draw_training(histories: dict[str, jaxnn.History], depth: int):
+def draw_training(histories: dict[str, dict[str, list[float]]], depth: int):
     """Loss and accuracy by epoch of networks that differ in nothing else."""
     figure, (loss, accuracy) = plt.subplots(1, 2, figsize=(9, 4.4))
     for name, history in histories.items():
-        epochs = range(1, len(history.loss) + 1)
-        loss.plot(epochs, history.loss, CASES[name].line, markersize=4, label=name)
-        accuracy.plot(epochs, 100 * np.array(history.metric), CASES[name].line, markersize=4)
+        epochs = range(1, len(history["loss"]) + 1)
+        loss.plot(epochs, history["loss"], CASES[name].line, markersize=4, label=name)
+        right = 100 * np.array(history["accuracy"])
+        accuracy.plot(epochs, right, CASES[name].line, markersize=4)
     loss.axhline(np.log(N_CLASSES), color="black", linewidth=0.8, label="guessing")
     accuracy.axhline(100 / N_CLASSES, color="black", linewidth=0.8)
     loss.set(title="Loss", ylabel="mean cross-entropy (nats)", ylim=(0, None))
@@ -163,10 +163,10 @@ def draw_training(histories: dict[str, jaxnn.History], depth: int):
         axes.xaxis.get_major_locator().set_params(integer=True)
     handles, labels = loss.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    sigmoid, relu = (histories[name].metric[-1] for name in ("sigmoid, Xavier", "ReLU, He"))
+    sigmoid, relu = (histories[name]["accuracy"][-1] for name in ("sigmoid, Xavier", "ReLU, He"))
     figure.suptitle(
-        f"{depth} hidden layers, {len(epochs)} epochs: the sigmoid network reads {sigmoid:.1%} "
-        f"of the training images,\nReLU with He's initialisation {relu:.1%}"
+        f"{depth} hidden layers, {common.count(len(epochs), 'epoch')}: the sigmoid network reads "
+        f"{sigmoid:.1%} of the training images,\nReLU with He's initialisation {relu:.1%}"
     )
     return figure
 
@@ -177,13 +177,15 @@ def run(args: Namespace, data: Split) -> None:
     batch = data.x[: args.batch_size], data.labels[: args.batch_size]
     flows = {name: [] for name in CASES}
     networks = [(name, depth) for name in CASES for depth in depths]
-    for name, depth in tqdm(networks, desc="gradients", unit="network", disable=None):
+    print(f"measuring the gradients of {len(networks)} networks, at most {args.depth} layers deep")
+    for name, depth in common.progress(networks, "gradients", "network"):
         flows[name].append(measure(CASES[name], *batch, args.width, depth, args.seed))
 
     histories = {}
-    for name, case in tqdm(CASES.items(), desc="training", unit="network", disable=None):
+    for name, case in CASES.items():
+        print(f"training the network of {name}, {args.train_depth} layers deep")
         net = network(case, data.x.shape[1], args.width, args.train_depth)
-        _, histories[name] = jaxnn.fit(
+        training = jaxnn.fit(
             net,
             jaxnn.softmax_cross_entropy,
             net.init(jax.random.key(args.seed)),
@@ -191,15 +193,17 @@ def run(args: Namespace, data: Split) -> None:
             epochs=args.epochs,
             learning_rate=LEARNING_RATE,
             seed=args.seed,
-            metric=jaxnn.accuracy,
-            progress=False,
+            metrics=jaxnn.accuracy,
+            checkpoint=resume.folder(args, name),
+            checkpoint_seconds=resume.SECONDS,
         )
+        histories[name] = training.history
 
     deepest = {name: flow[-1] for name, flow in flows.items()}
     first_dw = {name: [flow.dw[0] for flow in each] for name, each in flows.items()}
     found = {name: factors(flow) for name, flow in deepest.items()}
     print(
-        f"{args.depth} hidden layers of {args.width} units, a batch of {args.batch_size}: "
+        f"\n{args.depth} hidden layers of {args.width} units, a batch of {args.batch_size}: "
         "what one layer multiplies\nthe norm of the gradient by, on the way back"
     )
     rows = [
@@ -208,8 +212,10 @@ def run(args: Namespace, data: Split) -> None:
     ]
     headers = ("", "max f'", "f", "f, largest", "W", "f and W", "first ‖dW‖")
     print(tabulate(rows, headers, floatfmt=("", *5 * [".3f"], ".1e")))
-    print(f"\n{args.train_depth} hidden layers after {args.epochs} epochs of training")
-    rows = [(name, each.loss[-1], each.metric[-1]) for name, each in histories.items()]
+    print(
+        f"\n{args.train_depth} hidden layers after {common.count(args.epochs, 'epoch')} of training"
+    )
+    rows = [(name, each["loss"][-1], each["accuracy"][-1]) for name, each in histories.items()]
     print(tabulate(rows, ("", "loss (nats)", "accuracy"), floatfmt=".3f"))
 
     common.write_result(
@@ -223,8 +229,8 @@ def run(args: Namespace, data: Split) -> None:
                     "largest_slope": CASES[name].largest_slope,
                     "deepest": deepest[name]._asdict(),
                     "first_dw": first_dw[name],
-                    "train_loss": histories[name].loss,
-                    "train_accuracy": histories[name].metric,
+                    "train_loss": histories[name]["loss"],
+                    "train_accuracy": histories[name]["accuracy"],
                 }
                 for name in CASES
             },
@@ -239,7 +245,7 @@ def run(args: Namespace, data: Split) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = common.Parser("gradient_flow", __doc__.splitlines()[0])
+    parser = common.Parser("gradient_flow", __doc__.splitlines()[0], trains=True)
 
     def add(option, type, default, text):
         text = f"{text} (default: %(default)s)"

@@ -11,7 +11,8 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 import jaxnn
-from experiments import common
+from experiments import common, resume
+from jaxnn.layer import Params
 
 datasets = common.require("sklearn.datasets")
 tabulate = common.require("tabulate").tabulate
@@ -57,8 +58,9 @@ def descend(args: Namespace, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """
     u, v = standardise(x), standardise(y)
     steps = args.epochs * -(-len(x) // args.batch_size)
-    path = [START]
-    jaxnn.fit(
+    folder = resume.folder(args, "line")
+    recorder = resume.Recorder(folder, lambda training: _numbers(training.params))
+    training = jaxnn.fit(
         jaxnn.Linear(1, 1),
         jaxnn.squared_error,
         START,
@@ -67,9 +69,16 @@ def descend(args: Namespace, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         batch_size=args.batch_size,
         optimizer=optax.sgd(optax.exponential_decay(args.learning_rate, steps, DECAY)),
         seed=args.seed,
-        callback=lambda epoch, params: path.append(params),
+        callbacks=recorder,
+        checkpoint=folder,
+        checkpoint_seconds=resume.SECONDS,
     )
-    return np.array([(params["w"].item(), params["b"].item()) for params in path])
+    return np.array([_numbers(START), *recorder.epochs(training)])
+
+
+def _numbers(params: Params) -> tuple[float, float]:
+    """w and b."""
+    return params["w"].item(), params["b"].item()
 
 
 def taylor_remainders(gradient, seed: int) -> dict[str, np.ndarray]:
@@ -222,7 +231,7 @@ def run(args: Namespace, x: np.ndarray, y: np.ndarray) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = common.Parser("line_fit", __doc__.splitlines()[0])
+    parser = common.Parser("line_fit", __doc__.splitlines()[0], trains=True)
     parser.add_argument(
         "--epochs", type=common.positive_int, metavar="N", default=500, help="default: %(default)s"
     )

@@ -12,10 +12,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import optax
-from tqdm import tqdm
 
 import jaxnn
-from experiments import common
+from experiments import common, resume
 
 tabulate = common.require("tabulate").tabulate
 plt = common.pyplot()
@@ -41,7 +40,7 @@ class Learned(NamedTuple):
     """What training gave, and the class of each pixel at some epochs."""
 
     n_params: int
-    history: jaxnn.History
+    history: dict[str, list[float]]
     regions: dict[int, np.ndarray]
 
 
@@ -61,7 +60,9 @@ def spiral(rng: np.random.Generator, n_arms: int, n_points: int, noise: float) -
     return Points(x.astype(np.float32), arms)
 
 
-def learn(net: jaxnn.Layer, train: Points, test: Points, epochs, shown, seed) -> Learned:
+def learn(
+    net: jaxnn.Layer, train: Points, test: Points, epochs, shown, seed, folder: Path
+) -> Learned:
     """Train a network, and classify every pixel before training and after the shown epochs."""
     side = np.linspace(-EDGE, EDGE, GRID, dtype=np.float32)
     pixels = np.stack(np.meshgrid(side, side), axis=-1)
@@ -69,13 +70,12 @@ def learn(net: jaxnn.Layer, train: Points, test: Points, epochs, shown, seed) ->
     params = net.init(jax.random.key(seed))
     batch_size = min(BATCH_SIZE, len(train.x))
     updates = epochs * math.ceil(len(train.x) / batch_size)
-    regions = {0: np.asarray(classify(params))}
 
-    def callback(epoch, params):
-        if epoch in shown:
-            regions[epoch] = np.asarray(classify(params))
+    def regions_if_shown(training):
+        return classify(training.params).tolist() if training.epoch in shown else None
 
-    _, history = jaxnn.fit(
+    recorder = resume.Recorder(folder, regions_if_shown)
+    training = jaxnn.fit(
         net,
         jaxnn.softmax_cross_entropy,
         params,
@@ -85,10 +85,18 @@ def learn(net: jaxnn.Layer, train: Points, test: Points, epochs, shown, seed) ->
         learning_rate=optax.cosine_decay_schedule(LEARNING_RATE, updates),
         seed=seed,
         validation_data=test,
-        metric=jaxnn.accuracy,
-        callback=callback,
+        metrics=jaxnn.accuracy,
+        callbacks=recorder,
+        checkpoint=folder,
+        checkpoint_seconds=resume.SECONDS,
     )
-    return Learned(sum(leaf.size for leaf in jax.tree.leaves(params)), history, regions)
+    regions = {0: np.asarray(classify(params))} | {
+        epoch: np.array(found)
+        for epoch, found in enumerate(recorder.epochs(training), 1)
+        if found is not None
+    }
+    n_params = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return Learned(n_params, training.history, regions)
 
 
 def draw_boundaries(models: dict[str, Learned], points: Points, epoch: int, title: str):
@@ -110,7 +118,7 @@ def draw_boundaries(models: dict[str, Learned], points: Points, epoch: int, titl
         for arm in range(n_arms):
             x1, x2 = points.x[points.arms == arm].T
             axes.plot(x1, x2, MARKERS[arm], color=f"C{arm}", markersize=2)
-        right = f": {model.history.validation_metric[epoch - 1]:.0%} right" if epoch else ""
+        right = f": {model.history['validation_accuracy'][epoch - 1]:.0%} right" if epoch else ""
         axes.set(title=name + right, xlabel="x₁", xticks=(-1, 0, 1), yticks=(-1, 0, 1))
         axes.grid(visible=False)
     panels[0].set_ylabel("x₂")
@@ -130,12 +138,12 @@ def draw_accuracy(models: dict[str, Learned]):
     """Accuracy on the fresh points by epoch."""
     figure, axes = plt.subplots(figsize=(6, 3.2))
     for (name, model), line in zip(models.items(), (".-", ".--"), strict=True):
-        accuracy = model.history.validation_metric
+        accuracy = model.history["validation_accuracy"]
         axes.plot(range(1, len(accuracy) + 1), 100 * np.array(accuracy), line, label=name)
     axes.set(xlabel="epoch", ylabel="fresh points right (%)", ylim=(0, 102))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(loc="center right")
-    ends = (f"{name} {m.history.validation_metric[-1]:.0%}" for name, m in models.items())
+    ends = (f"{name} {m.history['validation_accuracy'][-1]:.0%}" for name, m in models.items())
     axes.set_title("Fresh points right at the end: " + ", ".join(ends))
     return figure
 
@@ -144,7 +152,7 @@ def write_animation(path: Path, models: dict[str, Learned], points: Points) -> N
     """A GIF of the boundaries as they form, with a pause at the end."""
     frames = []
     epochs = models["ReLU network"].regions
-    for epoch in tqdm(epochs, desc="animation", unit="frame", disable=None):
+    for epoch in common.progress(list(epochs), "animation", "frame"):
         title = f"epoch {epoch}" if epoch else "before training"
         figure = draw_boundaries(models, points, epoch, title)
         figure.canvas.draw()
@@ -166,16 +174,19 @@ def run(args: Namespace) -> None:
     print(
         f"{args.arms} arms of {args.points} points, angle ± {args.noise:g} rad\n"
         f"SGD, learning rate {LEARNING_RATE:g} falling to 0, batches of {BATCH_SIZE}, epochs "
-        f"{args.epochs}, seed {args.seed}\n"
+        f"{args.epochs}, seed {args.seed}"
     )
-    models = {
-        name: learn(net, train, test, args.epochs, shown, args.seed) for name, net in nets.items()
-    }
-    accuracies = {name: model.history.validation_metric[-1] for name, model in models.items()}
+    models = {}
+    for name, net in nets.items():
+        print(f"training the {name}")
+        folder = resume.folder(args, name)
+        models[name] = learn(net, train, test, args.epochs, shown, args.seed, folder)
+    accuracies = {name: model.history["validation_accuracy"][-1] for name, model in models.items()}
+    print()
     print(
         tabulate(
             [
-                [name, model.n_params, 100 * model.history.metric[-1], 100 * accuracies[name]]
+                [name, model.n_params, 100 * model.history["accuracy"][-1], 100 * accuracies[name]]
                 for name, model in models.items()
             ],
             headers=["", "parameters", "training points right (%)", "fresh points right (%)"],
@@ -192,7 +203,7 @@ def run(args: Namespace) -> None:
         {
             "test_accuracy": accuracies,
             "test_accuracy_by_epoch": {
-                name: model.history.validation_metric for name, model in models.items()
+                name: model.history["validation_accuracy"] for name, model in models.items()
             },
         },
     )
@@ -201,12 +212,13 @@ def run(args: Namespace) -> None:
         spiral=draw_boundaries(models, train, args.epochs, title),
         accuracy=draw_accuracy(models),
     )
+    print("\ndrawing the animation")
     write_animation(args.output / "spiral.gif", models, train)
-    print(f"\nwrote result.json, the pictures and spiral.gif to {args.output}")
+    print(f"wrote result.json, the pictures and spiral.gif to {args.output}")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = common.Parser("spiral", __doc__.splitlines()[0])
+    parser = common.Parser("spiral", __doc__.splitlines()[0], trains=True)
     add = partial(parser.add_argument, metavar="N", help="default: %(default)s")
     add("--arms", type=common.integer(2, len(MARKERS)), default=5)
     add("--points", type=common.positive_int, default=150, help="on each arm (default: 150)")

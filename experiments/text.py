@@ -1,5 +1,7 @@
 """What the language models share: text as numbers, training, samples and pictures."""
 
+import json
+import zlib
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,8 @@ import optax
 from tqdm import tqdm
 
 import jaxnn
-from experiments import common
+from experiments import common, resume
+from jaxnn.training.interruption import noticed
 
 plt = common.pyplot()
 
@@ -46,13 +49,18 @@ class Text(NamedTuple):
         letters = np.array([character.isalpha() for character in self.vocabulary])
         return self.held_out_x[letters[self.held_out_x].sum(1).argmax()]
 
+    @property
+    def checksum(self) -> int:
+        """A number that differs for another text."""
+        return zlib.crc32(self.vocabulary.encode() + self.x.tobytes() + self.held_out_x.tobytes())
+
     def characters(self, numbers) -> str:
         """The characters of numbers."""
         return "".join(self.vocabulary[n] for n in np.asarray(numbers))
 
 
 class Trained(NamedTuple):
-    """A trained model.
+    """A model, trained for some steps.
 
     Attributes:
         params: its parameters.
@@ -65,6 +73,50 @@ class Trained(NamedTuple):
     steps: list[int]
     loss: list[float]
     held_out_loss: list[float]
+
+
+class Round(NamedTuple):
+    """Where training stands after a round.
+
+    Attributes:
+        trained: the model.
+        opt_state: the state of the optimizer.
+        random: the generator of the order of the windows.
+    """
+
+    trained: Trained
+    opt_state: Any
+    random: np.random.Generator
+
+    @property
+    def step(self) -> int:
+        """How many steps are done."""
+        return self.trained.steps[-1] if self.trained.steps else 0
+
+    def save(self, path: Path, text: Text) -> None:
+        """Write the round to a file, whole or not at all."""
+        params, *curves = self.trained
+        facts = {
+            "curves": curves,
+            "random": self.random.bit_generator.state,
+            "text": text.checksum,
+        }
+        arrays = {"params": params, "opt_state": self.opt_state}
+        jaxnn.save_params(path, arrays, metadata={"round": json.dumps(facts)})
+
+    def load(self, path: Path, text: Text) -> "Round":
+        """The round in a file.
+
+        Raises:
+            resume.CannotResume: it is of another text.
+        """
+        facts = json.loads(jaxnn.load_metadata(path)["round"])
+        if facts["text"] != text.checksum:
+            raise resume.CannotResume("the text has changed since the run was begun")
+        like = {"params": self.trained.params, "opt_state": self.opt_state}
+        arrays = jaxnn.load_params(path, like)
+        self.random.bit_generator.state = facts["random"]
+        return Round(Trained(arrays["params"], *facts["curves"]), arrays["opt_state"], self.random)
 
 
 def add_options(parser: common.Parser, *, context: int, batch_size: int, steps: int, rate: float):
@@ -128,7 +180,9 @@ def load(parser: common.Parser, args: Namespace) -> Text:
     return Text(vocabulary, x, target, held_out_x[:MEASURED], held_out_target[:MEASURED])
 
 
-def train(net: jaxnn.Layer, gradient: Callable, params, text: Text, args: Namespace) -> Trained:
+def train(
+    net: jaxnn.Layer, gradient: Callable, params, text: Text, args: Namespace, folder: Path
+) -> Trained:
     """AdamW with clipped gradients and a cosine schedule after a warm-up.
 
     Args:
@@ -137,6 +191,11 @@ def train(net: jaxnn.Layer, gradient: Callable, params, text: Text, args: Namesp
         params: the parameters to start from; they are left as they are.
         text: the text.
         args: the command line.
+        folder: where each round is saved, and from where training goes on.
+
+    Raises:
+        FloatingPointError: the loss left the finite numbers.
+        KeyboardInterrupt: Ctrl-C or SIGTERM ended training after a round.
     """
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, args.learning_rate, max(1, args.steps // 20), max(2, args.steps)
@@ -148,24 +207,49 @@ def train(net: jaxnn.Layer, gradient: Callable, params, text: Text, args: Namesp
     def held_out_loss(params):
         return jnp.mean(LOSS(net.apply(params, text.held_out_x), text.held_out_target))
 
-    random = np.random.default_rng(args.seed)
-    params = jax.tree.map(jnp.copy, params)
-    opt_state = optimizer.init(params)
-    trained = Trained(None, [], [], [])
-    with tqdm(total=args.steps, unit="step") as bar:
-        while bar.n < args.steps:
-            steps = min(ROUND, args.steps - bar.n, len(text.x) // args.batch_size)
-            rows = random.choice(len(text.x), steps * args.batch_size, replace=False)
-            key = jax.random.fold_in(jax.random.key(args.seed), bar.n)
-            params, opt_state, value = epoch(
-                params, opt_state, text.x[rows], text.target[rows], key
-            )
+    file, lines = folder / "round.safetensors", common.Lines()
+    folder.mkdir(parents=True, exist_ok=True)
+    done = Round(
+        Trained(jax.tree.map(jnp.copy, params), [], [], []),
+        optimizer.init(params),
+        np.random.default_rng(args.seed),
+    )
+    if file.is_file():
+        done = done.load(file, text)
+    bar = tqdm(total=args.steps, initial=done.step, unit="step", disable=None)
+    with bar, noticed() as interruption:
+        while done.step < args.steps:
+            steps = min(ROUND, args.steps - done.step, len(text.x) // args.batch_size)
+            done = _after_round(done, steps, epoch, held_out_loss, text, args)
+            done.save(file, text)
+            if interruption.signal_name is not None:
+                raise KeyboardInterrupt(f"{interruption.signal_name} after step {done.step}")
+            loss, held_out = done.trained.loss[-1], done.trained.held_out_loss[-1]
             bar.update(steps)
-            trained.steps.append(bar.n)
-            trained.loss.append(float(value))
-            trained.held_out_loss.append(float(held_out_loss(params)))
-            bar.set_postfix(loss=f"{value:.3f}", held_out=f"{trained.held_out_loss[-1]:.3f}")
-    return trained._replace(params=params)
+            bar.set_postfix(loss=f"{loss:.3f}", held_out=f"{held_out:.3f}")
+            lines.say(
+                f"step {done.step} of {args.steps}: loss {loss:.3f}, held-out text {held_out:.3f}"
+            )
+    return done.trained
+
+
+def _after_round(done: Round, steps: int, epoch, held_out_loss, text: Text, args) -> Round:
+    """Train for some more steps, and measure."""
+    (params, taken_at, losses, held_out_losses), opt_state, random = done
+    rows = random.choice(len(text.x), steps * args.batch_size, replace=False)
+    key = jax.random.fold_in(jax.random.key(args.seed), done.step)
+    params, opt_state, loss = epoch(params, opt_state, text.x[rows], text.target[rows], key)
+    held_out = held_out_loss(params)
+    step = done.step + steps
+    if not np.isfinite([loss, held_out]).all():
+        raise FloatingPointError(f"training met a non-finite loss before step {step}")
+    trained = Trained(
+        params,
+        [*taken_at, step],
+        [*losses, float(loss)],
+        [*held_out_losses, float(held_out)],
+    )
+    return Round(trained, opt_state, random)
 
 
 def run(net: jaxnn.Layer, text: Text, args: Namespace) -> tuple[Trained, dict[str, Any]]:
@@ -179,8 +263,10 @@ def run(net: jaxnn.Layer, text: Text, args: Namespace) -> tuple[Trained, dict[st
     )
     batch = text.x[: args.batch_size], text.target[: args.batch_size]
     key = jax.random.key(args.seed)
+    print("comparing its gradients with those of jax.grad")
     errors = common.relative_errors(*common.both_gradients(net, LOSS, params, *batch, key))
-    trained = train(net, gradient, params, text, args)
+    print(f"training for {common.count(args.steps, 'step')}")
+    trained = train(net, gradient, params, text, args, resume.folder(args, "model"))
     loss = trained.held_out_loss[-1]
     result = {
         "held_out_loss": loss,
@@ -198,7 +284,9 @@ def run(net: jaxnn.Layer, text: Text, args: Namespace) -> tuple[Trained, dict[st
         f"at {leaf}\nheld-out text: {loss:.3f} nats per character, perplexity {np.exp(loss):.2f}"
     )
     if args.twin:
-        twin = train(net, common.autodiff(net, LOSS), params, text, args)
+        print("training the same model by jax.grad")
+        folder = resume.folder(args, "twin")
+        twin = train(net, common.autodiff(net, LOSS), params, text, args, folder)
         result["held_out_loss_by_autodiff"] = twin.held_out_loss[-1]
         print(f"the same model by jax.grad: {twin.held_out_loss[-1]:.3f} nats per character")
     start = text.passage

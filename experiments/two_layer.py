@@ -20,13 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnn
-from experiments import common
+from experiments import common, resume
 from jaxnn.layer import Params
 
 datasets = common.require("sklearn.datasets")
 model_selection = common.require("sklearn.model_selection")
 tabulate = partial(common.require("tabulate").tabulate, disable_numparse=True)
-tqdm = common.require("tqdm").tqdm
 plt = common.pyplot()
 
 
@@ -204,7 +203,7 @@ def _norm(array: jax.Array) -> float:
 
 def train(network: Network, data: Data, args: argparse.Namespace) -> dict[str, Any]:
     """Train a network and measure it on the test examples."""
-    trained, history = jaxnn.fit(
+    training = jaxnn.fit(
         network.net,
         network.loss.op,
         network.params,
@@ -214,9 +213,11 @@ def train(network: Network, data: Data, args: argparse.Namespace) -> dict[str, A
         learning_rate=args.learning_rate,
         seed=args.seed,
         validation_data=(data.test_x, data.test_y),
+        checkpoint=resume.folder(args, f"{network.task} {network.f} {network.g}"),
+        checkpoint_seconds=resume.SECONDS,
         progress=False,
     )
-    prediction = np.asarray(network.net.apply(trained, data.test_x))
+    prediction = np.asarray(jaxnn.predict(network.net, training, data.test_x))
     if network.task == "regression":
         mean_square = float(np.mean((prediction - data.test_y) ** 2))
         measured = {
@@ -226,7 +227,8 @@ def train(network: Network, data: Data, args: argparse.Namespace) -> dict[str, A
     else:
         yes = prediction > (0 if network.loss is LOGIT else 0.5)
         measured = {"accuracy": float(np.mean(yes == data.test_y))}
-    return measured | {"train_loss": history.loss, "test_loss": history.validation_loss}
+    history = training.history
+    return measured | {"train_loss": history["loss"], "test_loss": history["validation_loss"]}
 
 
 def draw_curves(results: list[dict[str, Any]]):
@@ -289,7 +291,8 @@ def run(args: argparse.Namespace, data: dict[str, Data]) -> None:
     for network in networks:
         x, y = (jnp.asarray(array[: args.batch_size]) for array in data[network.task][:2])
         steps.append(first_step(network, x, y, args.learning_rate))
-    bar = tqdm(networks, desc="train", unit="network", disable=None)
+    print(f"training {common.count(len(networks), 'network')}\n")
+    bar = common.progress(networks, "training", "network")
     results = [
         {"task": network.task, "f": network.f, "g": network.g}
         | step
@@ -320,7 +323,7 @@ def run(args: argparse.Namespace, data: dict[str, Data]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = common.Parser("two_layer", __doc__.splitlines()[0])
+    parser = common.Parser("two_layer", __doc__.splitlines()[0], trains=True)
     for option, choices in (("--task", LOSSES), ("--f", ACTIVATIONS), ("--g", ACTIVATIONS)):
         parser.add_argument(
             option, nargs="+", choices=choices, default=list(choices), help="default: all"

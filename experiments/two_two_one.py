@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxnn
-from experiments import common
+from experiments import common, resume
 from jaxnn.layer import Params
 
 tabulate = common.require("tabulate").tabulate
@@ -245,7 +245,7 @@ def run(args: argparse.Namespace) -> None:
     headers = ["", "formula", *partials, *(f"{way}\nto bwd" for way in relative)]
     print(tabulate(rows, headers, disable_numparse=True, stralign="right"))
 
-    trained, history = jaxnn.fit(
+    training = jaxnn.fit(
         net,
         loss,
         params,
@@ -253,10 +253,12 @@ def run(args: argparse.Namespace) -> None:
         epochs=args.steps,
         batch_size=1,
         learning_rate=args.learning_rate,
+        checkpoint=resume.folder(args, "network"),
+        checkpoint_seconds=resume.SECONDS,
     )
-    losses = [*history.loss, jaxnn.evaluate(net, loss, trained, data)[0]]
+    losses = [*training.history["loss"], jaxnn.evaluate(net, loss, training, data)["loss"]]
     rate, norm = args.learning_rate, math.hypot(*partials["bwd"].values())
-    output = net.apply(trained, data[0]).item()
+    output = jaxnn.predict(net, training, data[0]).item()
     print(
         f"\nthe first step at learning rate {rate:g} lowers L by {losses[0] - losses[1]:.5g}; "
         f"the gradient promises about η·‖∇L‖² = {rate * norm**2:.5g}\n"
@@ -293,7 +295,7 @@ def moderate_float(text: str) -> float:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = common.Parser("two_two_one", __doc__.splitlines()[0], random=False)
+    parser = common.Parser("two_two_one", __doc__.splitlines()[0], random=False, trains=True)
 
     def add(option, default, names, description):
         shown = " ".join(map(str, default))

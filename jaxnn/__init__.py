@@ -29,16 +29,36 @@ from jaxnn.layers.linear import Linear
 from jaxnn.layers.mlp import mlp
 from jaxnn.layers.normalisation import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from jaxnn.layers.recurrent import GRU, LSTM, RNN, Bidirectional
+from jaxnn.mixed import mixed
 from jaxnn.op import Op, op
 from jaxnn.padded import Padded
+from jaxnn.remat import remat
+from jaxnn.reversible import reversible
+from jaxnn.stacked import stacked
 from jaxnn.summary import summary
 from jaxnn.teaching import jacobians
 from jaxnn.teaching.least_squares import least_squares
 from jaxnn.tied import tied
-from jaxnn.training.checkpoint import load_params, save_params
-from jaxnn.training.fit import History, NonFiniteError, fit
+from jaxnn.training.callbacks import (
+    EarlyStopping,
+    KeepBest,
+    LogCSV,
+    LogJSONLines,
+    LogTensorBoard,
+)
+from jaxnn.training.checkpoint import (
+    load_metadata,
+    load_params,
+    load_sharded,
+    save_params,
+    save_sharded,
+)
+from jaxnn.training.data import validation_split
+from jaxnn.training.evaluate import evaluate, predict
+from jaxnn.training.fit import fit
 from jaxnn.training.gradient import value_and_grad
-from jaxnn.training.metrics import accuracy, evaluate
+from jaxnn.training.metrics import accuracy, confusion_matrix, top_k_accuracy
+from jaxnn.training.state import NonFiniteError, Training, TrainingInterrupted
 from jaxnn.training.steps import epoch_of, sgd_update, train_epoch, train_step
 from jaxnn.transformations import definitions
 
@@ -48,6 +68,17 @@ else:
     globals().update({name: getattr(ops, name) for name in ops.NAMES})
 
 __all__ = [
+    "validation_split",
+    "predict",
+    "top_k_accuracy",
+    "confusion_matrix",
+    "TrainingInterrupted",
+    "Training",
+    "LogTensorBoard",
+    "LogJSONLines",
+    "LogCSV",
+    "KeepBest",
+    "EarlyStopping",
     "GRU",
     "LSTM",
     "RNN",
@@ -60,7 +91,6 @@ __all__ = [
     "Embedding",
     "GaussianSample",
     "GroupNorm",
-    "History",
     "InstanceNorm",
     "Layer",
     "LayerNorm",
@@ -87,7 +117,10 @@ __all__ = [
     "jacobians",
     "layer",
     "least_squares",
+    "load_metadata",
     "load_params",
+    "load_sharded",
+    "mixed",
     "mlp",
     "op",
     "parallel",
@@ -100,11 +133,15 @@ __all__ = [
     "recurrent_to_flax",
     "recurrent_to_keras",
     "recurrent_to_torch",
+    "remat",
     "residual",
+    "reversible",
     "save_params",
+    "save_sharded",
     "serial",
     "sgd_update",
     "shared",
+    "stacked",
     "state_from_torch",
     "summary",
     "tied",

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 
+from jaxnn.arrays import as_array
+from jaxnn.options import as_option
+
 NUMBERS = (np.ndarray, np.generic, float, int)
 KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
-PLAIN = (int, float, bool, str, type(None))
 
 
 def bind(op, args: tuple, options: dict) -> tuple[tuple, dict]:
@@ -26,7 +28,7 @@ def bind(op, args: tuple, options: dict) -> tuple[tuple, dict]:
 
     Raises:
         TypeError: an argument is missing or unknown, holds something other than arrays, or does
-            not fit; an option is an array.
+            not fit; an option is an array, or not of its annotated type.
         ValueError: an argument or an option does not fit.
     """
     name, signature = op.__name__, op.__signature__
@@ -41,9 +43,9 @@ def bind(op, args: tuple, options: dict) -> tuple[tuple, dict]:
         for argument, value in bound.arguments.items():
             parameter = signature.parameters[argument]
             if parameter.kind is KEYWORD_ONLY:
+                if value is not parameter.default:
+                    value = as_option(argument, value, parameter.annotation)
                 static[argument] = value
-                if type(value) not in PLAIN:
-                    static[argument] = _option(argument, value)
             elif (
                 isinstance(value, jax.Array)
                 or (value is None and parameter.default is None)
@@ -95,7 +97,7 @@ def with_defaults(name: str, signature: inspect.Signature, fixed: dict) -> inspe
     for given, value in fixed.items():
         parameter = parameters.get(given)
         if parameter is not None and parameter.kind is KEYWORD_ONLY:
-            value = _option(given, value)
+            value = as_option(given, value, parameter.annotation)
         elif parameter is not None and parameter.default is not parameter.empty:
             value = _constant(name, given, value)
         else:
@@ -115,24 +117,6 @@ def _constant(op, name, value):
     return value if value is None or isinstance(value, Constant) else Constant(value)
 
 
-def _option(name, value):
-    """A static option, hashable: a NumPy scalar as a Python number, a list as a tuple."""
-    if isinstance(value, jax.Array | np.ndarray):
-        raise TypeError(
-            f"option {name!r} must be a plain Python value, known when the op is traced, and is an "
-            "array"
-        )
-    if isinstance(value, list | tuple):
-        return tuple(_option(name, entry) for entry in value)
-    try:
-        hash(value)
-    except TypeError:
-        raise TypeError(
-            f"option {name!r} must be hashable, such as a tuple, and is a {type(value).__name__}"
-        ) from None
-    return value.item() if isinstance(value, np.generic) else value
-
-
 def _converted(name, value, annotation):
     """A value that is not an array yet, or a tree with such values."""
     if _takes_one_array(annotation) and not (isinstance(value, NUMBERS) or _is_array_like(value)):
@@ -144,7 +128,7 @@ def _converted(name, value, annotation):
         if isinstance(leaf, jax.Array):
             return leaf
         if isinstance(leaf, NUMBERS) or _is_array_like(leaf):
-            return jnp.asarray(leaf)
+            return as_array(name, leaf)
         raise TypeError(f"{name} must hold arrays, got {type(leaf).__name__}")
 
     return jax.tree.map(convert, value, is_leaf=_is_array_like)

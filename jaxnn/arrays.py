@@ -47,6 +47,7 @@ def as_numpy(name: str, value) -> np.ndarray:
         kind = type(value).__name__
         shown = f"an array of dtype {array.dtype}" if isinstance(value, np.ndarray) else f"a {kind}"
         raise TypeError(f"{name} must be an array of numbers, got {shown}")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     narrow = np.dtype(jax.dtypes.canonicalize_dtype(array.dtype))
     if array.dtype.kind in "iu" and narrow.itemsize < array.dtype.itemsize and array.size:
         bounds = np.iinfo(narrow)
@@ -59,6 +60,21 @@ def as_numpy(name: str, value) -> np.ndarray:
                 'jax.config.update("jax_enable_x64", True) allows 64 bits'
             )
     return array
+
+
+def require_key(name: str, key) -> None:
+    """A random key of JAX is one, as `jax.random.key` or `jax.random.PRNGKey` makes it.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
+        return
+    if dtype == jnp.uint32 and shape is not None and len(shape) == 1 and shape[0] in (2, 4):
+        return
+    kind = type(key).__name__ if shape is None else f"{dtype}{list(shape)}"
+    raise TypeError(f"{name}: key must be a random key, such as jax.random.key(0), got {kind}")
 
 
 def is_readable(array: Any) -> bool:

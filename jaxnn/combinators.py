@@ -141,11 +141,15 @@ class Serial(Composed):
         residuals, i, layer = [], 0, self
         try:
             for i, (layer, p) in enumerate(zip(self.layers, params, strict=True)):
-                x, saved = layer.fwd(p, x, None if key is None else jax.random.fold_in(key, i))
+                x, saved = layer.fwd(p, x, self.key_of_layer(key, i))
                 residuals.append(saved)
         except (TypeError, ValueError) as error:
             raise located(error, i, layer) from None
         return x, tuple(residuals)
+
+    def key_of_layer(self, key, i):
+        """The key of layer i in training."""
+        return None if key is None else jax.random.fold_in(key, i)
 
     def extend(self, params, x, cache):
         """The output of the last layer for the next positions."""

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
 from operator import attrgetter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import jax
 import jax.numpy as jnp
 
 from jaxnn.op import Op
+from jaxnn.options import as_option
 from jaxnn.padded import values_of, with_values
 
 Params = Any
@@ -55,6 +57,29 @@ class Layer:
 
     position_wise: ClassVar[bool] = False
     """Whether each position of the output depends on the same position of the input alone."""
+
+    def __init_subclass__(cls, **options):
+        """The flags are checked before the subclass's own `__post_init__`."""
+        super().__init_subclass__(**options)
+        own = vars(cls).get("__post_init__")
+        if own is not None:
+
+            @wraps(own)
+            def checked(self, *args):
+                Layer.__post_init__(self)
+                own(self, *args)
+
+            cls.__post_init__ = checked
+
+    def __post_init__(self, *_):
+        """Raise unless each option that is annotated as a flag is one."""
+        for option in fields(self) if is_dataclass(self) else ():
+            if bool in (option.type, *get_args(option.type)):
+                try:
+                    flag = as_option(option.name, getattr(self, option.name), option.type)
+                except TypeError as error:
+                    raise TypeError(f"{type(self).__name__}: {error}") from None
+                object.__setattr__(self, option.name, flag)
 
     @property
     def stateful(self) -> bool:

@@ -68,17 +68,25 @@ def with_types_of(arguments: tuple, function: Callable, residuals, dy) -> tuple:
     """
     residuals, dy = alike(residuals, dy)
     kinds = [kind for kind in jax.tree.leaves(arguments) if kind is not None]
-    if any(map(_varying, kinds)):
+    if any(map(_varying, (*kinds, *map(jax.typeof, jax.tree.leaves((residuals, dy)))))):
         gradients = function(residuals, dy)
         return tuple(
             g if g is None or kind is None else jax.tree.map(_summed, g, kind)
             for g, kind in zip(gradients, arguments, strict=True)
         )
     plain = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (residuals, dy))
+    kinds = [k for k in (*kinds, *map(jax.typeof, jax.tree.leaves(dy))) if _has_mesh(k)]
+
+    def placed(kind):
+        """As the argument lies; one that came without a mesh, whole on every device."""
+        if _has_mesh(kind):
+            return kind.sharding
+        return NamedSharding(kinds[0].sharding.mesh, PartitionSpec(*[None] * kind.ndim))
+
     shardings = tuple(
         jax.tree.map(partial(_sharding_like, kinds), g)
         if g is None or kind is None
-        else jax.tree.map(lambda kind: kind.sharding, kind)
+        else jax.tree.map(placed, kind)
         for g, kind in zip(jax.eval_shape(function, *plain), arguments, strict=True)
     )
     return auto_axes(function, out_sharding=shardings)(residuals, dy)
@@ -88,6 +96,10 @@ def _varying(kind) -> frozenset:
     """The axes of `shard_map` over which a type varies."""
     axes = getattr(kind, "manual_axis_type", None)  # JAX 0.10 and newer
     return kind.vma if axes is None else axes.varying
+
+
+def _has_mesh(kind) -> bool:
+    return not kind.sharding.mesh.empty
 
 
 def _summed(gradient, kind):

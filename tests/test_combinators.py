@@ -137,14 +137,13 @@ def test_the_state_is_carried_through_step_epoch_and_fit(net):
     assert step_value == pytest.approx(value)
     np.testing.assert_allclose(stepped[-1]["b"], params[-1]["b"] - 0.1 * grads[-1]["b"], rtol=1e-12)
 
-    fitted, twice, history = jaxnn.fit(
-        net, jaxnn.softmax_cross_entropy, params, data, epochs=2, batch_size=7, validation_data=data
-    )
-    np.testing.assert_allclose(means(twice)[0], 0.75 * X.mean(0))
-    assert jax.tree.structure(fitted) == jax.tree.structure(params)
-    value, _ = jaxnn.evaluate(net, jaxnn.softmax_cross_entropy, fitted, data, state=twice)
-    assert value == pytest.approx(history.validation_loss[-1])
-    other, _ = jaxnn.evaluate(net, jaxnn.softmax_cross_entropy, fitted, data, state=state)
+    loss = jaxnn.softmax_cross_entropy
+    training = jaxnn.fit(net, loss, params, data, epochs=2, validation_data=data)
+    np.testing.assert_allclose(means(training.state)[0], 0.75 * X.mean(0))
+    assert jax.tree.structure(training.params) == jax.tree.structure(params)
+    value = jaxnn.evaluate(net, loss, training, data)["loss"]
+    assert value == pytest.approx(training.history["validation_loss"][-1])
+    other = jaxnn.evaluate(net, loss, training.params, data, state=state)["loss"]
     assert abs(value - other) > 1e-6
 
 
@@ -167,8 +166,7 @@ def test_the_callback_is_given_the_state():
         net.init(jax.random.key(0)),
         (X, jnp.arange(7) % 3),
         epochs=2,
-        batch_size=7,
-        callback=lambda epoch, params, state: seen.append((epoch, means(state)[0])),
+        callbacks=lambda training: seen.append((training.epoch, means(training.state)[0])),
     )
     assert [epoch for epoch, _ in seen] == [1, 2]
     np.testing.assert_allclose(seen[0][1], 0.5 * X.mean(0))

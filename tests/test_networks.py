@@ -225,15 +225,15 @@ def test_fit_and_summary_take_them(network):
     params = net.init(jax.random.key(0))
     optimizer = optax.adam(1e-2)
     x = jax.tree.map(lambda a: a.astype(np.float32) if a.dtype == float else a, x)
-    trained, history = jaxnn.fit(
+    training = jaxnn.fit(
         *(net, loss, params, (x, target)),
         optimizer=optimizer,
         epochs=20,
         batch_size=2,
         reduction=reduction,
     )
-    assert history.loss[-1] < history.loss[0]
-    assert jax.tree.structure(trained) == jax.tree.structure(params)
+    assert training.history["loss"][-1] < training.history["loss"][0]
+    assert jax.tree.structure(training.params) == jax.tree.structure(params)
     table = jaxnn.summary(net, jax.tree.map(jnp.asarray, x))
     assert table.total.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
     assert table.total.parameters == sum(row.parameters for row in table.rows if row.depth == 0)

@@ -1,5 +1,6 @@
 """Every code block of the README runs or is what it says it shows."""
 
+import os
 import re
 import subprocess
 import sys
@@ -30,10 +31,14 @@ def without_errors(text):
 
 
 @pytest.mark.smoke
-def test_python_blocks_run_in_order_and_print_what_is_shown():
+def test_python_blocks_run_in_order_and_print_what_is_shown(tmp_path):
     code = [code for code in blocks("python") if not code.startswith("def ")]
     result = subprocess.run(
-        [sys.executable, "-c", "\n".join(code)], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-c", "\n".join(code)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert result.returncode == 0, result.stderr
     _, shown = blocks("text")

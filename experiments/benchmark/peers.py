@@ -4,7 +4,7 @@ import importlib.util
 import json
 import tempfile
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -52,30 +52,22 @@ LEGEND = (
 
 
 def rows(seed: int) -> dict[str, Callable[[str, int], dict[str, Any]]]:
-    """For each other library, what measures it and jaxnn on a platform for a number of rounds."""
-    return {library: partial(_measure, library, seed) for library in MODULES}
+    """For each other library, what measures it and jaxnn on a platform for a number of rounds.
+
+    All libraries run in turn, so that one run of jaxnn in each round serves for all of them.
+    """
+    together = cache(partial(_together, seed))
+    return {library: partial(_against_jaxnn, library, together) for library in MODULES}
 
 
-def _measure(library, seed, platform, rounds):
-    module = MODULES[library]
-    if importlib.util.find_spec(module) is None:
-        raise NotInstalled(f"{module} is not installed: pip install 'jaxnn[peers]'")
-    settings = json.dumps(SETTINGS | {"seed": seed})
-    with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder, "digits.npz")
-        np.savez(data, **load("digits")._asdict())
-
-        def train(which):
-            module = "experiments.benchmark.peer"
-            return measured_process(platform, "-m", module, which, str(data), settings)
-
-        sides = {"peer": partial(train, library), "jaxnn": partial(train, "jaxnn")}
-        for run in sides.values():  # fills the caches of files and of bytecode
-            run()
-        measured = by_turns(sides, rounds, library)
+def _against_jaxnn(library, together, platform, rounds):
+    if not _is_installed(library):
+        raise NotInstalled(f"{MODULES[library]} is not installed: pip install 'jaxnn[peers]'")
+    measured = together(platform, rounds)
+    sides = {"peer": measured[library], "jaxnn": measured["jaxnn"]}
 
     def each(figure):
-        return {side: [run[figure] for run in runs] for side, runs in measured.items()}
+        return {side: [run[figure] for run in runs] for side, runs in sides.items()}
 
     def median(figure):
         return {side: float(np.median(numbers)) for side, numbers in each(figure).items()}
@@ -86,6 +78,26 @@ def _measure(library, seed, platform, rounds):
         "peak_bytes": median("peak_bytes"),
         "accuracy": median("accuracy"),
     }
+
+
+def _together(seed, platform, rounds) -> dict[str, list[dict[str, Any]]]:
+    """The figures of every run of each library that is installed."""
+    settings = json.dumps(SETTINGS | {"seed": seed})
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder, "digits.npz")
+        np.savez(data, **load("digits")._asdict())
+        peer = "experiments.benchmark.peer"
+        runs = {
+            library: partial(measured_process, platform, "-m", peer, library, str(data), settings)
+            for library in ("jaxnn", *filter(_is_installed, MODULES))
+        }
+        for run in runs.values():  # fills the caches of files and of bytecode
+            run()
+        return by_turns(runs, rounds, "libraries")
+
+
+def _is_installed(library) -> bool:
+    return importlib.util.find_spec(MODULES[library]) is not None
 
 
 def cells(name: str, figures: report.Figures) -> tuple:

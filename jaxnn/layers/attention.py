@@ -128,8 +128,6 @@ class MultiHeadAttention(Layer):
         require_sizes(
             name, dim=self.dim, heads=self.heads, kv_heads=kv_heads, context_dim=context_dim
         )
-        if not isinstance(self.causal, bool):
-            raise TypeError(f"{name}: causal must be True or False, got {self.causal!r}")
         if self.dim % self.heads:
             raise ValueError(f"{name}: {self.heads} heads do not divide dim {self.dim}")
         if self.heads % kv_heads:

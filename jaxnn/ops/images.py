@@ -189,8 +189,6 @@ def pad(x: Input, *, widths: Widths, mode: str = "constant", value: float = 0.0)
 @pad.validate
 def _(x, *, widths, mode, value):
     _require_space(x)
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"option value must be a number, got {value!r}")
     if mode not in MODES:
         raise ValueError(f"option mode must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
     _require_widths(x, widths)

@@ -210,8 +210,6 @@ def avg_pool(
 @avg_pool.validate
 def _(x, *, count_padding, **options):
     _require_windows(x, **options)
-    if not isinstance(count_padding, bool):
-        raise TypeError(f"option count_padding must be a bool, got {count_padding!r}")
 
 
 @avg_pool.forward
@@ -802,8 +800,6 @@ def _require_windows(x, *, window, stride, padding, ceil_mode) -> None:
     if stride is not None:
         require_for_each_axis("stride", stride, x.ndim - 2)
     require_padding(padding, x.ndim - 2)
-    if not isinstance(ceil_mode, bool):
-        raise TypeError(f"option ceil_mode must be a bool, got {ceil_mode!r}")
     for axis in _pooled(x.shape, window=window, stride=stride, padding=padding):
         padded = axis.size + axis.before + axis.after
         if axis.size == 0 or (axis.number < 1 and not ceil_mode):

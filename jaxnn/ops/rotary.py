@@ -10,7 +10,6 @@ from jaxnn.op import op
 from jaxnn.ops._common.numerics import wide
 from jaxnn.ops._common.validation import (
     describe,
-    require_bool,
     require_floating,
     require_number,
 )
@@ -124,7 +123,6 @@ def rotary_embedding(
 def _(x, positions, *, base, interleaved, rotated, scaling, time_axis):
     require_floating(x=x)
     require_number("base", base, above=0)
-    require_bool("interleaved", interleaved)
     _require_scaling(scaling)
     if x.ndim != 4:
         raise ValueError(f"x must be (B, T, H, D), got shape {x.shape}")

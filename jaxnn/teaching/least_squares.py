@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxnn.arrays import is_readable
 from jaxnn.layer import Params
 from jaxnn.ops._common.numerics import at_least_float32
 from jaxnn.ops._common.validation import describe, require_floating
@@ -58,7 +59,7 @@ def least_squares(x: ArrayLike, y: ArrayLike) -> Params:
     x, y = jnp.asarray(x), jnp.asarray(y)
     _check(x, y)
     params, constant, dependent = _solve(x, y)
-    if not isinstance(dependent, jax.core.Tracer):
+    if is_readable(dependent):
         _require_unique(np.asarray(constant), dependent)
     return params
 
@@ -112,7 +113,7 @@ def _check(x, y):
             )
         if array.size == 0:
             raise ValueError(f"least_squares: {name} is empty, {describe(array)}")
-        if not isinstance(array, jax.core.Tracer) and not np.isfinite(array).all():
+        if is_readable(array) and not np.isfinite(array).all():
             raise ValueError(f"least_squares: {name} holds values that are not finite")
     if len(x) != len(y):
         raise ValueError(f"least_squares: x has {len(x)} examples and y has {len(y)}")

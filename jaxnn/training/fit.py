@@ -1,225 +1,412 @@
-"""Training for some epochs, with checks, validation and history."""
+"""Training for some epochs: checks, validation, history, callbacks, checkpoints."""
 
+import os
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tqdm import tqdm
+from jax.experimental import multihost_utils
+from jax.sharding import Sharding
 
+from jaxnn.arrays import as_array
 from jaxnn.layer import Layer, Params, State, as_layer
 from jaxnn.op import Op
-from jaxnn.padded import values_of, zero_padding
 from jaxnn.training.data import (
     Data,
-    as_data,
-    count,
+    as_examples,
+    batches,
+    is_stream,
     require_batch_size,
     require_examples,
-    shuffled,
-    take,
+    require_finite,
 )
-from jaxnn.training.gradient import require_loss
-from jaxnn.training.metrics import evaluator
-from jaxnn.training.steps import train_epoch, train_step
+from jaxnn.training.evaluate import Metrics, evaluator, named, require_prediction
+from jaxnn.training.gradient import fraction_and_grad, require_loss
+from jaxnn.training.interruption import Interruption, noticed
+from jaxnn.training.placement import beside, placements, put_examples
+from jaxnn.training.programs import REMEMBERED, remembered
+from jaxnn.training.progress import Progress
+from jaxnn.training.reduction import require_reduction
+from jaxnn.training.resume import ARRAYS, Checkpoint
+from jaxnn.training.sources import (
+    Programs,
+    ResidentExamples,
+    Run,
+    StreamedMinibatches,
+    examples_on_host,
+    minibatches_of,
+    programs_of,
+)
+from jaxnn.training.state import NonFiniteError, Training, TrainingInterrupted
+from jaxnn.training.steps import Carry, Optimizer, require_optimizer, updates_of
 
-
-class History(NamedTuple):
-    """What `fit` measured, one entry an epoch; lists of what was not asked for are empty.
-
-    `loss` is taken while the parameters change, `metric` and the two of the validation data
-    after the epoch. `seconds` is the time of the epoch alone, without compilation from the second
-    on.
-    """
-
-    loss: list[float]
-    metric: list[float]
-    validation_loss: list[float]
-    validation_metric: list[float]
-    seconds: list[float]
-
-
-class NonFiniteError(FloatingPointError):
-    """Training met an infinity or a NaN.
-
-    Attributes:
-        epoch: the epoch it happened in, from 1.
-        step: the step in that epoch, from 1.
-        leaf: the path of the first parameter leaf whose gradient or update is not finite, or
-            `None` where the loss alone is not.
-        params: the last finite parameters, from just before that step.
-        state: the state then, `None` of a network without.
-        history: the `History` up to there.
-    """
-
-    def __init__(self, epoch, step, leaf, value, params, state, history):
-        self.epoch, self.step, self.leaf = epoch, step, leaf
-        self.params, self.state, self.history = params, state, history
-        where = f"params{leaf} is the first leaf at fault" if leaf else "every gradient is finite"
-        super().__init__(
-            f"training met a non-finite number in epoch {epoch}, step {step}: the loss is {value}, "
-            f"{where}; the last finite parameters are in the .params of this error"
-        )
+BATCH_SIZE = 32
+LEARNING_RATE = 0.1
+MEASURED_AT_ONCE = 4096
+SHARE_OF_DEVICE_MEMORY = 0.5  # larger data stays on the host
 
 
 def fit(
     net: Layer | Op,
     loss: Op,
-    params: Params,
+    params: Params | Training,
     data: Data,
     *,
     state: State = None,
     epochs: int = 10,
-    batch_size: int = 32,
-    learning_rate: float | optax.Schedule = 0.1,
-    optimizer: optax.GradientTransformation | None = None,
+    batch_size: int | None = None,
+    steps_per_epoch: int | None = None,
+    learning_rate: float | optax.Schedule | None = None,
+    optimizer: Optimizer | None = None,
     reduction: str = "mean",
     seed: int = 0,
     validation_data: Data | None = None,
-    metric: Callable | None = None,
-    callback: Callable[..., None] | None = None,
+    metrics: Metrics | None = None,
+    callbacks: Callable[[Training], bool | None] | Sequence[Callable] = (),
+    checkpoint: str | os.PathLike | None = None,
+    checkpoint_seconds: float = 60.0,
+    sharding: Sharding | None = None,
     progress: bool | None = None,
-) -> tuple:
+) -> Training:
     """Train a network for some epochs; the same seed gives the same bits.
+
+    A run that ends early can go on. With a folder as `checkpoint` it is saved there now and then,
+    in the middle of an epoch too, and the same call goes on from where the file stands, even after
+    a crash. Ctrl-C and SIGTERM end it after a whole step and hand it back in an exception. In each
+    case the result has the bits of a run that was left alone.
 
     Args:
         net: a layer, or an op of one argument.
         loss: an op `(prediction, target) -> one value per example`.
-        params: the parameters to start from; they are left as they are.
+        params: the parameters to start from, which are left as they are; or the `Training` to go on
+            from.
         data: `(x, target)` or `(x, target, weights)`, one row for each example; x and target may be
-            trees of arrays, weights multiply the losses.
+            trees of arrays, weights multiply the losses. Arrays of NumPy that are large for the
+            device and memory maps stay on the host, from where minibatches are moved while the
+            device computes. Or an iterable of minibatches, such as a list, a generator or a loader
+            of another library; it is run through once in each epoch. When a run goes on, `fit`
+            omits the minibatches that it has used: that the rest is the same as before is up to
+            the caller.
         state: of a network with state, to start from; by default `net.init_state()`.
-        epochs: passes over the data.
-        batch_size: examples in each minibatch.
-        learning_rate: η of plain SGD, or an optax schedule `step -> η`.
-        optimizer: another optax transformation, with its own learning rate, in place of SGD.
+        epochs: passes over the data that the run has in the end, those before it was stopped
+            included.
+        batch_size: examples in each minibatch; by default 32, or all if there are fewer.
+        steps_per_epoch: of an iterable, after how many minibatches an epoch ends; by default where
+            the iterable ends. A generator goes on in the next epoch.
+        learning_rate: η of plain SGD, or an optax schedule `step -> η`; by default 0.1.
+        optimizer: an optax transformation in place of SGD, with its own learning rate; also one
+            that asks for the loss, the gradient or a function of the parameters, such as
+            `optax.lbfgs()`.
         reduction: of the losses of each minibatch, as in `value_and_grad`.
         seed: of the order of the examples and of random layers.
         validation_data: the same of other examples, to measure after each epoch.
-        metric: `(prediction, target) -> one value per example`, such as `accuracy`.
-        callback: called as `callback(epoch, params)` after each epoch, from 1, with the state in
-            third place where there is one.
-        progress: a progress bar; by default only on a terminal.
+        metrics: a function `(prediction, target) -> one value per example`, such as `accuracy`, or
+            a dict of them. They are measured on `data` unless it is an iterable, and on
+            `validation_data`.
+        callbacks: functions that are called with the `Training` after each epoch. One that returns
+            true ends the run; see `EarlyStopping`.
+        checkpoint: a folder to save the run in, and to go on from if it holds one.
+        checkpoint_seconds: the time between two saves.
+        sharding: how each minibatch lies on several devices, the first axis that of the examples;
+            by default as the arrays of data do. With several processes, arrays and minibatches of
+            NumPy are the part of each process.
+        progress: a progress bar; by default on a terminal and in a notebook, elsewhere a line every
+            half minute.
 
     Returns:
-        The trained parameters and the `History`; for a network with state, the parameters, the
-        state and the `History`.
+        The `Training`, with `params`, `state` and `history`.
 
     Raises:
         TypeError, ValueError: an argument does not fit, the data is empty or holds a NaN or an
-            infinity, or a label is out of range.
+            infinity, a label is out of range, or the checkpoint is of another run.
         NonFiniteError: the loss or a parameter left the finite numbers.
+        TrainingInterrupted: Ctrl-C or SIGTERM ended the run.
 
     Example:
         >>> x = jnp.linspace(-1.0, 1.0, 64)[:, None]
         >>> net = jaxnn.mlp((1, 16, 1), activation=jaxnn.tanh)
-        >>> params, history = jaxnn.fit(
-        ...     net, jaxnn.squared_error, net.init(jax.random.key(0)), (x, x**2), epochs=200
-        ... )
-        >>> history.loss[-1] < 0.01
+        >>> params = net.init(jax.random.key(0))
+        >>> training = jaxnn.fit(net, jaxnn.squared_error, params, (x, x**2), epochs=200)
+        >>> training.history["loss"][-1] < 0.01
         True
     """
-    if not isinstance(epochs, int) or epochs < 0:
+    if type(epochs) is not int or epochs < 0:
         raise ValueError(f"fit: epochs must be an integer of at least 0, got {epochs!r}")
-    if optimizer is None:
-        optimizer = optax.sgd(learning_rate)
-    net = as_layer(net)
-    if net.stateful and state is None:
-        state = net.init_state()
-    x, target, weights = _prepare("data", net, loss, params, state, data)
-    require_batch_size(batch_size, count(x))
+    optimizer = _optimizer(optimizer, learning_rate)
+    net, metrics = as_layer(net), named(metrics)
+    require_loss(loss)
+    require_reduction("fit", reduction)
+    callbacks = _callbacks(callbacks)
+    training = _start(net, params, optimizer, state, seed)
+
+    programs = _programs(net, loss, reduction, optimizer)
+
+    def check(examples):
+        require_prediction(net, loss, training.params, training.state, *examples[:2])
+
+    source = _source(programs, data, batch_size, steps_per_epoch, sharding, epochs, training, check)
+    training = _on_devices_of(source, sharding, training)
+    if validation_data is not None and not is_stream("validation_data", validation_data):
+        examples = as_examples("validation_data", validation_data)
+        require_examples(*examples)
+        require_finite("validation_data", *examples)
+        check(examples)
+    measured_on = {
+        "": ("data", source.examples),
+        "validation_": ("validation_data", validation_data),
+    }
+    measure = evaluator(net, loss, metrics, reduction)
+    names = ["loss", *metrics]
     if validation_data is not None:
-        validation_data = _prepare("validation_data", net, loss, params, state, validation_data)
-    epoch_step = train_epoch(net, loss, optimizer, batch_size, reduction)
-    measure = evaluator(net, loss, metric, reduction)
+        names += [f"validation_{name}" for name in names]
+    history = {name: training.history.get(name, []) for name in [*names, "seconds"]}
+    training = replace(training, history=training.history | history)
 
-    params, state = jax.tree.map(jnp.asarray, (params, state))
-    carry = params, optimizer.init(params), *_given(state)
-    history = History([], [], [], [], [])
-    bar = tqdm(range(1, epochs + 1), desc="fit", unit="epoch", disable=_hidden(progress))
-    for epoch in bar:
-        key = jax.random.fold_in(jax.random.key(seed), epoch)
+    saved = None
+    if checkpoint is not None:
+        saved = Checkpoint(checkpoint, checkpoint_seconds, source.settings)
+        training, complete = saved.load(training)
+        if complete:
+            return training
+    no_loss = jax.tree.map(jnp.zeros_like, training.partial_loss)
+    ended = False
+    with noticed() as interruption, closing(Progress(epochs, training.epoch, progress)) as bar:
+        while training.epoch < epochs and not ended:
+            begun = time.perf_counter()
+            training = _run_epoch(source, training, interruption, saved, bar)
+            seconds = time.perf_counter() - begun
+            total, divisor = map(float, training.partial_loss)
+            figures = {"loss": total if reduction == "sum" or not divisor else total / divisor}
+            for prefix, (name, examples) in measured_on.items():
+                if examples is None or not (metrics or prefix):
+                    continue
+                found = measure(
+                    training.params, training.state, batches(name, examples, MEASURED_AT_ONCE)
+                )
+                figures |= {prefix + n: x for n, x in found.items() if prefix or n != "loss"}
+            training = training.with_measured(figures | {"seconds": seconds}, no_loss)
+            bar.measured(figures)
+            bar.at(training.epoch)
+            wishes = [callback(training) for callback in callbacks]  # each of them is called
+            ended = any(wishes)
+        if saved is not None:
+            saved.save(training, complete=ended)
+        signal_name, _ = _asked(interruption, saved, source.pace)
+        if signal_name:
+            raise TrainingInterrupted(signal_name, training, saved and saved.path)
+    return training
+
+
+def _run_epoch(source, training, interruption, saved, bar) -> Training:
+    """The rest of the steps of an epoch."""
+    key = jax.random.fold_in(training.key, training.epoch + 1)
+    carry = Carry(training.params, training.opt_state, training.state, *training.partial_loss)
+    runs = source.runs(key, training.step, training.epoch)
+    run = next(runs, None)
+    while run is not None:
+        before, begun = carry, time.perf_counter()
+        carry, finite = run.advance(before, run.start, run.stop)
+        following = next(runs, None)  # moved to the device while it computes
+        if not finite:
+            raise _non_finite(run, before, training)
+        source.pace.took(run.stop - run.start, time.perf_counter() - begun)
+        training = _after(training, carry, run.stop)
+        if source.steps is not None:
+            bar.at(training.epoch + training.step / source.steps)
+        signal_name, due = _asked(interruption, saved, source.pace)
+        if due or (signal_name and saved is not None):
+            saved.save(training)
+        if signal_name:
+            raise TrainingInterrupted(signal_name, training, saved and saved.path)
+        run = following
+    return training
+
+
+def _after(training: Training, carry: Carry, step: int) -> Training:
+    return replace(
+        training,
+        params=carry.params,
+        opt_state=carry.opt_state,
+        state=carry.state,
+        partial_loss=(carry.total, carry.divisor),
+        step=step,
+    )
+
+
+def _non_finite(run: Run, carry: Carry, training: Training) -> NonFiniteError:
+    """Walk a run of steps again, one by one, to the step that left the finite numbers."""
+    zero = jnp.zeros_like(carry.total)
+    for number in range(run.start, run.stop):
         before = carry
-        start = time.perf_counter()
-        *carry, value = jax.block_until_ready(
-            epoch_step(*jax.tree.map(jnp.copy, before), x, target, key, weights)
-        )
-        params, _, *rest = carry
-        state = rest[0] if rest else None
-        history.seconds.append(time.perf_counter() - start)
-        if not (jnp.isfinite(value) and _all_finite(params)):
-            update = train_step(net, loss, optimizer, reduction)
-            given = x, target, weights
-            raise _first_non_finite(update, before, given, key, batch_size, epoch, history)
-        history.loss.append(float(value))
-        shown = {"loss": history.loss[-1]}
-        if metric is not None:
-            history.metric.append(measure(params, state, x, target, weights)[1])
-        if validation_data is not None:
-            validation_loss, validation_metric = measure(params, state, *validation_data)
-            history.validation_loss.append(validation_loss)
-            shown["validation loss"] = validation_loss
-            if metric is not None:
-                history.validation_metric.append(validation_metric)
-        bar.set_postfix({name: f"{number:.4g}" for name, number in shown.items()})
-        if callback is not None:
-            callback(epoch, params, *_given(state))
-    return params, *_given(state), history
-
-
-def _first_non_finite(update, before, data, key, batch_size, epoch, history):
-    """Walk an epoch again, step by step, to the step that left the finite numbers."""
-    n = count(data)
-    order, step_key = shuffled(key, n)
-    for number, start in enumerate(range(0, n, batch_size)):
-        rows = order[start : start + batch_size]
-        x, target, weights = take(data, rows)
-        *after, value = update(*before, x, target, step_key(number), weights)
-        if not (jnp.isfinite(value) and _all_finite(after[0])):
+        after, finite = run.advance(before._replace(total=zero, divisor=zero), number, number + 1)
+        if not finite:
             break
-        before = after
+        carry, _ = run.advance(before, number, number + 1)
     leaf = next(
         (
             jax.tree_util.keystr(path)
-            for path, array in jax.tree_util.tree_leaves_with_path(after[0])
-            if not jnp.isfinite(array).all()
+            for path, array in jax.tree_util.tree_leaves_with_path(after.params)
+            if jnp.issubdtype(array.dtype, jnp.inexact) and not jnp.isfinite(array).all()
         ),
         None,
     )
-    params, _, *rest = before
-    state = rest[0] if rest else None
-    return NonFiniteError(epoch, number + 1, leaf, value, params, state, history)
+    value = float(after.total) / (float(after.divisor) or 1.0)
+    last = _after(training, before, number)
+    return NonFiniteError(training.epoch + 1, number + 1, leaf, value, last)
 
 
-@jax.jit
-def _all_finite(params):
-    return jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
+def _asked(interruption: Interruption, saved: Checkpoint | None, pace) -> tuple[str | None, bool]:
+    """Whether a signal asks for the end, and whether a save is due; the same on all processes."""
+    signal_name, due = interruption.signal_name, saved is not None and saved.is_due
+    if jax.process_count() == 1:
+        return signal_name, due
+    mine = np.array([signal_name is not None, due, pace.steps], np.int32)
+    signalled, due, steps = np.asarray(multihost_utils.process_allgather(mine)).T
+    pace.steps = int(steps[0])
+    name = (signal_name or "a signal to another process") if signalled.any() else None
+    return name, bool(due[0])
 
 
-def _given(state) -> tuple:
-    """The state as an argument of its own, or none where a network has none."""
-    return () if state is None else (state,)
+@remembered
+def _programs(net, loss, reduction, optimizer) -> Programs:
+    return programs_of(updates_of(fraction_and_grad(net, loss, reduction), optimizer))
 
 
-def _hidden(progress: bool | None) -> bool | None:
-    """What tqdm calls `disable`; its `None` hides the bar where there is no terminal."""
-    return None if progress is None else not progress
+@lru_cache(maxsize=REMEMBERED)
+def _sgd(rate) -> optax.GradientTransformation:
+    return optax.sgd(rate)
 
 
-def _prepare(name, net, loss, params, state, data):
-    """The data as arrays on the device, after every check that needs their values."""
-    x, target, weights = as_data(name, data)
-    n = require_examples(x, target, weights)
-    for part, tree in (("x", x), ("target", target), ("weights", weights)):
-        for array in jax.tree.leaves(zero_padding(tree)):
-            if jnp.issubdtype(array.dtype, jnp.floating) and not jnp.isfinite(array).all():
-                first = np.argwhere(~np.isfinite(np.asarray(array)))[0].tolist()
-                raise ValueError(f"{part} of {name} holds {array[tuple(first)]} at index {first}")
-    one = jax.tree.map(lambda array: array[:1], x)
-    prediction = values_of(jax.eval_shape(net.apply, params, one, state))
-    require_loss(loss)
-    loss.check(jax.tree.map(lambda y: jnp.zeros((n, *y.shape[1:]), y.dtype), prediction), target)
-    return x, target, weights
+def _optimizer(optimizer, learning_rate) -> Optimizer:
+    if optimizer is None:
+        rate = LEARNING_RATE if learning_rate is None else learning_rate
+        if not callable(rate) and (isinstance(rate, bool) or not isinstance(rate, int | float)):
+            rate = _scalar(rate)
+        return _sgd(rate)
+    require_optimizer(optimizer)
+    if learning_rate is not None:
+        raise ValueError(
+            "fit: learning_rate is that of plain SGD, and an optimizer is given: pass the rate to "
+            "the optimizer, such as optimizer=optax.adam(1e-3)"
+        )
+    return optimizer
+
+
+def _scalar(rate):
+    if isinstance(rate, jax.Array | np.ndarray | np.generic) and np.ndim(rate) == 0:
+        return float(rate)
+    raise TypeError(
+        f"fit: learning_rate must be a number or an optax schedule `step -> η`, got {rate!r}"
+    )
+
+
+def _callbacks(callbacks) -> tuple[Callable, ...]:
+    callbacks = (callbacks,) if callable(callbacks) else tuple(callbacks)
+    for callback in callbacks:
+        if not callable(callback):
+            raise TypeError(f"fit: a callback must be a function of the Training, got {callback!r}")
+    return callbacks
+
+
+def _start(net, params, optimizer, state, seed) -> Training:
+    """The run to go on from, or the start of a new one."""
+    if isinstance(params, Training):
+        if state is not None:
+            raise ValueError("fit: a Training has its state; give no other one")
+        _require_state_of(optimizer, params)
+        return params
+    if type(seed) is not int:
+        raise TypeError(f"fit: seed must be an integer, got {seed!r}")
+    if net.stateful and state is None:
+        state = net.init_state()
+    params, state = (
+        jax.tree.map(partial(as_array, name), tree)
+        for name, tree in (("params", params), ("state", () if state is None else state))
+    )
+    zero = jnp.zeros((), float)
+    return Training(
+        params=params,
+        opt_state=optimizer.init(params),
+        state=state,
+        key=jax.random.key(seed),
+        epoch=0,
+        step=0,
+        partial_loss=(zero, zero),
+        history={},
+    )
+
+
+def _require_state_of(optimizer, training: Training) -> None:
+    def kinds(tree):
+        leaves, structure = jax.tree.flatten(tree)
+        return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+
+    if kinds(training.opt_state) != kinds(jax.eval_shape(optimizer.init, training.params)):
+        raise ValueError(
+            "fit: the state of the optimizer in the Training is not that of this optimizer; pass "
+            "the optimizer, or the kind of learning_rate, that the run was begun with"
+        )
+
+
+def _source(programs, data, batch_size, steps_per_epoch, sharding, epochs, training, check):
+    """Where the minibatches come from, after every check that needs the values of data."""
+    if is_stream("data", data):
+        if batch_size is not None:
+            raise ValueError("fit: data gives minibatches, so their batch_size cannot be chosen")
+        if steps_per_epoch is not None:
+            require_steps(steps_per_epoch)
+        elif iter(data) is data and epochs > training.epoch + 1:
+            raise ValueError(
+                "fit: data is a generator, which can be run through only once: give "
+                "steps_per_epoch, a list or a loader, or epochs=1"
+            )
+        steps = steps_per_epoch or (len(data) if hasattr(data, "__len__") else None)
+        minibatches = minibatches_of(data, steps_per_epoch, check)
+        return StreamedMinibatches(programs, minibatches, steps, sharding)
+    if steps_per_epoch is not None:
+        raise ValueError("fit: steps_per_epoch is for an iterable of minibatches")
+    examples = as_examples("data", data)
+    n = require_examples(*examples)
+    batch_size = min(BATCH_SIZE, n) if batch_size is None else batch_size
+    require_batch_size(batch_size, n)
+    if _stays_on_host(examples):
+        check(jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), examples))
+        minibatches, steps = examples_on_host(examples, batch_size), -(-n // batch_size)
+        source = StreamedMinibatches(programs, minibatches, steps, sharding)
+        source.examples = examples
+        source.settings = {"batch_size": batch_size, "examples": n}
+        return source
+    examples = put_examples(examples, sharding)
+    require_finite("data", *examples)
+    check(examples)
+    return ResidentExamples(programs, examples, batch_size)
+
+
+def require_steps(steps_per_epoch) -> None:
+    """An epoch has at least one step."""
+    if type(steps_per_epoch) is not int or steps_per_epoch < 1:
+        raise ValueError(
+            f"fit: steps_per_epoch must be a positive integer, got {steps_per_epoch!r}"
+        )
+
+
+def _stays_on_host(examples) -> bool:
+    """Whether some array is a memory map, or all together are large for the device."""
+    leaves = [leaf for leaf in jax.tree.leaves(examples) if isinstance(leaf, np.ndarray)]
+    if any(isinstance(leaf, np.memmap) for leaf in leaves):
+        return True
+    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    size = sum(leaf.nbytes for leaf in leaves)
+    return memory is not None and size > SHARE_OF_DEVICE_MEMORY * memory
+
+
+def _on_devices_of(source, sharding, training: Training) -> Training:
+    """The run with its arrays on all the devices of the data."""
+    placed = (sharding,) if sharding is not None else placements(source.examples)
+    return replace(training, **{name: beside(placed, getattr(training, name)) for name in ARRAYS})

@@ -1,22 +1,10 @@
-"""Measuring a network on a data set."""
-
-from collections.abc import Callable
+"""Metrics: functions of a prediction and a target, with one value for each example."""
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from jaxnn.layer import Layer, Params, State, as_layer
-from jaxnn.op import Op
-from jaxnn.padded import zero_padding
-from jaxnn.training.data import Data, as_data, require_batch_size, require_examples
-from jaxnn.training.gradient import require_loss, without_padding
-from jaxnn.training.reduction import (
-    reduce,
-    require_losses,
-    require_reduction,
-    row_weights,
-    weights_of_losses,
-)
+from jaxnn.ops._common.validation import describe
 
 
 def accuracy(
@@ -38,104 +26,128 @@ def accuracy(
         target: the classes.
         axis: the axis of the classes.
         ignore_label: optional, the label of rows to ignore: their result is NaN, and `jnp.nanmean`
-            omits it. `fit` and `evaluate` omit the rows that the loss ignores by themselves.
+            omits it. `fit` and `evaluate` omit these rows, and those that the loss ignores.
 
     Raises:
+        TypeError: the labels are not integers, or the prediction holds no floating-point numbers.
         ValueError: the shapes do not fit.
 
     Example:
         >>> print(jaxnn.accuracy(jnp.array([[0.9, 0.1], [0.2, 0.8]]), jnp.array([0, 0])))
         [1. 0.]
     """
-    found = jnp.argmax(prediction, axis=axis)
-    labels = target if target.ndim < prediction.ndim else jnp.argmax(target, axis=axis)
-    if labels.shape != found.shape:
-        raise ValueError(
-            f"accuracy: prediction has shape {prediction.shape} and target {target.shape}; the "
-            f"target must be labels, shape {found.shape}, or have the shape of the prediction"
-        )
-    labels = labels.astype(int)
-    right = (found == labels).astype(prediction.dtype)
+    labels = _labels("accuracy", prediction, target, axis)
+    right = (jnp.argmax(prediction, axis) == labels).astype(prediction.dtype)
     return right if ignore_label is None else jnp.where(labels == ignore_label, jnp.nan, right)
 
 
-def evaluate(
-    net: Layer | Op,
-    loss: Op,
-    params: Params,
-    data: Data,
+def top_k_accuracy(
+    prediction: jax.Array,
+    target: jax.Array,
     *,
-    state: State = None,
-    metric: Callable | None = None,
-    reduction: str = "mean",
-    batch_size: int = 4096,
-) -> tuple[float, float | None]:
-    """The loss of a data set, and the mean of a metric over its examples.
+    k: int = 5,
+    axis: int = -1,
+    ignore_label: int | None = None,
+) -> jax.Array:
+    """1 for each example whose class has one of the k largest outputs, else 0.
+
+    Of equal outputs the one of the lower class counts as larger, as in `accuracy`.
+
+    Shapes (N batch, K classes):
+        prediction: (N, K), logits or probabilities
+        target: labels (N,), or a distribution (N, K) whose largest entry is the class
+        result: (N,)
 
     Args:
-        net: a layer, or an op of one argument.
-        loss: an op `(prediction, target) -> one value per example`.
-        params: the parameters.
-        data: `(x, target)` or `(x, target, weights)`.
-        state: of a network with state.
-        metric: `(prediction, target) -> one value per example`, such as `accuracy`. Its mean is
-            over the examples that count: those that the loss does not ignore, and with weights in
-            proportion to them.
-        reduction: of the losses, as in `value_and_grad`.
-        batch_size: how many examples go through the network at once.
-
-    Returns:
-        The loss and the metric (`None` without one).
+        prediction: the outputs.
+        target: the classes.
+        k: how many outputs count, at most K.
+        axis: the axis of the classes.
+        ignore_label: optional, as in `accuracy`.
 
     Raises:
-        ValueError: there is no data, or it does not fit.
+        TypeError, ValueError: as `accuracy`, and where k is not between 1 and K.
+
+    Example:
+        >>> logits = jnp.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]])
+        >>> print(jaxnn.top_k_accuracy(logits, jnp.array([1, 2]), k=2))
+        [1. 0.]
     """
-    require_batch_size(batch_size)
-    x, target, weights = as_data("data", data)
-    measure = evaluator(net, loss, metric, reduction, batch_size)
-    return measure(params, state, x, target, weights)
-
-
-def evaluator(net, loss, metric, reduction, batch_size=4096):
-    """`(params, state, x, target, weights) -> (loss, metric)`, compiled for each size of batch."""
-    net = as_layer(net)
-    require_loss(loss)
-    require_reduction("evaluate", reduction)
-
-    @jax.jit
-    def sums(params, state, x, target, weights):
-        prediction, weights = without_padding(net.apply(params, zero_padding(x), state), weights)
-        losses = loss(prediction, target)
-        require_losses(losses, x, loss.__name__)
-        reduced = reduce(losses, prediction, target, weights, loss, reduction)
-        if metric is None:
-            return reduced.total, reduced.divisor, 0.0, 1.0
-        values = metric(prediction, target)
-        require_losses(values, x, getattr(metric, "__name__", "the metric"))
-        counts = row_weights(loss, prediction, target, losses) != 0
-        if counts.shape != values.shape:  # such as one value for a sequence
-            counts = jnp.ones(values.shape, bool)
-        counts = counts.astype(values.dtype)
-        if weights is not None:
-            counts = counts * weights_of_losses(weights, values)
-        counted = jnp.where(counts == 0, 0, counts * values)
-        return reduced.total, reduced.divisor, jnp.sum(counted), jnp.sum(counts)
-
-    def measure(params, state, x, target, weights=None):
-        n = require_examples(x, target, weights)
-        parts = []
-        for start in range(0, n, batch_size):
-            rows = slice(start, start + batch_size)
-            batch = jax.tree.map(lambda array, rows=rows: array[rows], (x, target, weights))
-            parts.append(sums(params, state, *batch))
-        total, divisor, metric_total, counted = (
-            sum(map(float, part)) for part in zip(*parts, strict=True)
+    labels = _labels("top_k_accuracy", prediction, target, axis)
+    classes = prediction.shape[axis]
+    if type(k) is not int or not 1 <= k <= classes:
+        raise ValueError(
+            f"top_k_accuracy: k must be between 1 and the {classes} classes, got {k!r}"
         )
-        value = total if reduction == "sum" else _mean(total, divisor)
-        return value, None if metric is None else _mean(metric_total, counted)
+    scores = jnp.moveaxis(prediction, axis, -1)
+    column = labels.clip(0, classes - 1)[..., None]
+    own = jnp.take_along_axis(scores, column, -1)
+    earlier = lax.broadcasted_iota(int, scores.shape, scores.ndim - 1) < column
+    rank = jnp.sum((scores > own) | ((scores == own) & earlier), axis=-1)
+    valid = (labels >= 0) & (labels < classes)
+    right = ((rank < k) & valid & ~jnp.isnan(own[..., 0])).astype(prediction.dtype)
+    return right if ignore_label is None else jnp.where(labels == ignore_label, jnp.nan, right)
 
-    return measure
+
+def confusion_matrix(
+    prediction: jax.Array,
+    target: jax.Array,
+    *,
+    axis: int = -1,
+    ignore_label: int | None = None,
+) -> jax.Array:
+    """How many examples of each class have their largest output at each class.
+
+    Shapes (N batch, K classes):
+        prediction: (N, K), logits or probabilities
+        target: labels (N,), or a distribution (N, K) whose largest entry is the class
+        result: (K, K) integers; a row for each true class, a column for each predicted one
+
+    Args:
+        prediction: the outputs, such as those of `predict`.
+        target: the classes; a label that is none of them is counted nowhere.
+        axis: the axis of the classes.
+        ignore_label: optional, the label of rows to omit.
+
+    Raises:
+        TypeError, ValueError: as `accuracy`.
+
+    Example:
+        >>> logits = jnp.array([[2.0, 0.0], [0.0, 1.0], [3.0, 1.0]])
+        >>> print(jaxnn.confusion_matrix(logits, jnp.array([0, 1, 1])))
+        [[1 0]
+         [1 1]]
+    """
+    labels = _labels("confusion_matrix", prediction, target, axis)
+    classes = prediction.shape[axis]
+    counted = (labels >= 0) & (labels < classes)
+    if ignore_label is not None:
+        counted &= labels != ignore_label
+    cell = labels * classes + jnp.argmax(prediction, axis)
+    cell = jnp.where(counted, cell, classes**2)  # beyond the last cell, where it is dropped
+    counts = jnp.zeros(classes**2, int).at[cell.ravel()].add(1, mode="drop")
+    return counts.reshape(classes, classes)
 
 
-def _mean(total: float, count: float) -> float:
-    return total / count if count else 0.0
+def _labels(name, prediction, target, axis):
+    """The class of each example, as an integer."""
+    prediction, target = jnp.asarray(prediction), jnp.asarray(target)
+    if not jnp.issubdtype(prediction.dtype, jnp.floating):
+        raise TypeError(f"{name}: prediction must be floating point, got {describe(prediction)}")
+    if type(axis) is not int or not -prediction.ndim <= axis < prediction.ndim:
+        raise ValueError(
+            f"{name}: axis must be one of the {prediction.ndim} axes of prediction, got {axis!r}"
+        )
+    if target.shape == prediction.shape and jnp.issubdtype(target.dtype, jnp.floating):
+        return jnp.argmax(target, axis=axis)
+    expected = tuple(size for i, size in enumerate(prediction.shape) if i != axis % prediction.ndim)
+    if target.shape not in (expected, prediction.shape):
+        raise ValueError(
+            f"{name}: prediction has shape {prediction.shape} and target {target.shape}; the "
+            f"target must be labels, shape {expected}, or have the shape of the prediction"
+        )
+    if target.shape == prediction.shape:
+        return jnp.argmax(target, axis=axis)
+    if not jnp.issubdtype(target.dtype, jnp.integer):
+        raise TypeError(f"{name}: labels must be integers, got {describe(target)}")
+    return target.astype(int)

@@ -1,17 +1,23 @@
 """Update steps and whole epochs."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxnn.layer import Layer, Params, as_layer
+from jaxnn.arrays import as_array, require_key
+from jaxnn.layer import Layer, Params, State, as_layer
 from jaxnn.op import Op
-from jaxnn.training.data import count, require_batch_size, require_examples, shuffled, take
+from jaxnn.training.data import count, require_batch_size, require_examples, shuffled
 from jaxnn.training.gradient import GradientFunction, fraction_and_grad
+from jaxnn.training.placement import placements, take, warn_of_idle_devices, without_aliases
 from jaxnn.training.reduction import Reduced, ratio, require_reduction
+
+Optimizer: TypeAlias = optax.GradientTransformation | optax.MultiSteps
 
 
 def sgd_update(params: Params, grads: Params, learning_rate: float) -> Params:
@@ -21,8 +27,11 @@ def sgd_update(params: Params, grads: Params, learning_rate: float) -> Params:
 
     Args:
         params: the parameters.
-        grads: their gradient, the same tree.
+        grads: their gradient, the same tree, shapes and dtypes.
         learning_rate: η.
+
+    Raises:
+        ValueError: the trees, or the shapes or dtypes of two leaves, differ, or η is no scalar.
 
     Reference: the handwritten notes on a linear class, section "update".
 
@@ -30,11 +39,31 @@ def sgd_update(params: Params, grads: Params, learning_rate: float) -> Params:
         >>> print(jaxnn.sgd_update(jnp.array([1.0]), jnp.array([2.0]), 0.25))
         [0.5]
     """
-    return jax.tree.map(lambda p, g: p - learning_rate * g, params, grads)
+    if jnp.ndim(learning_rate):
+        raise ValueError(
+            f"sgd_update: learning_rate must be a number, got shape {jnp.shape(learning_rate)}"
+        )
+    if len({jax.tree.structure(tree) for tree in (params, grads)}) > 1:
+        raise ValueError(
+            f"sgd_update: params and grads must be the same tree, got "
+            f"{jax.tree.structure(params)} and {jax.tree.structure(grads)}"
+        )
+
+    def updated(path, p, g):
+        p, g = jnp.asarray(p), jnp.asarray(g)
+        if p.shape != g.shape or p.dtype != g.dtype:
+            at = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"sgd_update: params{at} is {p.dtype}{list(p.shape)} and its gradient "
+                f"{g.dtype}{list(g.shape)}"
+            )
+        return p - jnp.asarray(learning_rate).astype(p.dtype) * g
+
+    return jax.tree_util.tree_map_with_path(updated, params, grads)
 
 
 def train_step(
-    net: Layer | Op, loss: Op, optimizer: optax.GradientTransformation, reduction: str = "mean"
+    net: Layer | Op, loss: Op, optimizer: Optimizer, reduction: str = "mean"
 ) -> Callable:
     """One compiled update.
 
@@ -45,11 +74,12 @@ def train_step(
     Args:
         net: a layer, or an op of one argument.
         loss: an op `(prediction, target) -> one value per example`.
-        optimizer: any optax gradient transformation; `opt_state = optimizer.init(params)`.
+        optimizer: any optax gradient transformation; `opt_state = optimizer.init(params)`. Those
+            that ask for the loss, the gradient or a function of the parameters are given them.
         reduction: of the losses of the batch, as in `value_and_grad`.
 
     Raises:
-        TypeError, ValueError: as `value_and_grad`.
+        TypeError, ValueError: as `value_and_grad`, or optimizer is none.
 
     Example:
         >>> net, optimizer = jaxnn.mlp((4, 3)), optax.adam(1e-3)
@@ -58,19 +88,24 @@ def train_step(
         >>> x, labels = jnp.ones((5, 4)), jnp.array([0, 1, 2, 0, 1])
         >>> params, opt_state, value = step(params, optimizer.init(params), x, labels)
     """
-    update = _update(fraction_and_grad(net, loss, reduction), optimizer)
+    update = updates_of(fraction_and_grad(net, loss, reduction), optimizer)
 
-    def step(params, opt_state, state, x, target, key=None, weights=None):
+    def step(params, opt_state, state, x, target, key, weights):
         *carry, reduced = update(params, opt_state, state, x, target, key, weights)
         return *carry, reduced.value
 
-    return jax.jit(step if as_layer(net).stateful else _stateless(step))
+    def arguments(params, opt_state, state, x, target, key, weights):
+        if key is not None:
+            require_key("train_step", key)
+        return params, opt_state, state, x, target, key, weights
+
+    return _with_or_without_state(jax.jit(step), arguments, as_layer(net).stateful)
 
 
 def train_epoch(
     net: Layer | Op,
     loss: Op,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     batch_size: int,
     reduction: str = "mean",
 ) -> Callable:
@@ -86,6 +121,9 @@ def train_epoch(
     A network with state takes it and returns it after opt_state. The buffers of all three are
     donated: use the returned ones from then on.
 
+    Where the examples are sharded over devices, so is each minibatch: every device computes its
+    part, and one all-reduce adds up the gradients.
+
     Args:
         net: a layer, or an op of one argument.
         loss: an op `(prediction, target) -> one value per example`.
@@ -98,12 +136,12 @@ def train_epoch(
             number of examples.
     """
     gradient, stateful = fraction_and_grad(net, loss, reduction), as_layer(net).stateful
-    return _compiled(_epoch(gradient, optimizer, batch_size, reduction), stateful)
+    return _compiled_epoch(gradient, optimizer, batch_size, reduction, stateful)
 
 
 def epoch_of(
     gradient: GradientFunction,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     batch_size: int,
     reduction: str = "mean",
     *,
@@ -122,6 +160,7 @@ def epoch_of(
         stateful: whether the gradient function, and with it the epoch, takes and returns a state.
 
     Raises:
+        TypeError: optimizer is no gradient transformation.
         ValueError: batch_size is not between 1 and the number of examples.
     """
     require_reduction("epoch_of", reduction)
@@ -135,60 +174,185 @@ def epoch_of(
         divisor = jnp.full_like(value, 1 if reduction == "sum" else count(x))
         return Reduced(value * divisor, divisor, value), grads, state
 
-    return _compiled(_epoch(fraction, optimizer, batch_size, reduction), stateful)
+    return _compiled_epoch(fraction, optimizer, batch_size, reduction, stateful)
 
 
-def _compiled(epoch, stateful) -> Callable:
-    if stateful:
-        return jax.jit(epoch, donate_argnums=(0, 1, 2))
-    return jax.jit(_stateless(epoch), donate_argnums=(0, 1))
+def updates_of(gradient, optimizer) -> Callable:
+    """One update, from the gradient function of `fraction_and_grad` and an optimizer.
 
+        params, opt_state, state, reduced = update(
+            params, opt_state, state, x, target, key, weights
+        )
 
-def _update(gradient, optimizer) -> Callable:
+    An optimizer that asks for the loss (`value`), the gradient (`grad`) or a function of the
+    parameters (`value_fn`) is given them; the gradient of that function is the hand-written one.
+    """
+    require_optimizer(optimizer)
+    if hasattr(optimizer, "gradient_transformation"):  # such as optax.MultiSteps
+        optimizer = optimizer.gradient_transformation()
+    optimizer = optax.with_extra_args_support(optimizer)
+
     def update(params, opt_state, state, x, target, key, weights):
-        reduced, grads, state = gradient(params, state, x, target, key, weights)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, state, reduced
+        def loss_and_grads(params):
+            reduced, grads, _ = gradient(params, state, x, target, key, weights)
+            return reduced.value, grads
+
+        value_fn = jax.custom_vjp(lambda params: loss_and_grads(params)[0])
+        value_fn.defvjp(
+            loss_and_grads,
+            lambda grads, dy: (jax.tree.map(lambda g: g * dy.astype(g.dtype), grads),),
+        )
+        reduced, grads, after = gradient(params, state, x, target, key, weights)
+        updates, opt_state = optimizer.update(
+            grads, opt_state, params, value=reduced.value, grad=grads, value_fn=value_fn
+        )
+        return optax.apply_updates(params, updates), opt_state, after, reduced
 
     return update
 
 
-def _epoch(gradient, optimizer, batch_size, reduction) -> Callable:
-    require_batch_size(batch_size)
-    update = _update(gradient, optimizer)
+def require_optimizer(optimizer) -> None:
+    """An optimizer has the two functions of an optax gradient transformation."""
+    if isinstance(optimizer, type) or not (
+        callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))
+    ):
+        raise TypeError(
+            "optimizer must be an optax gradient transformation, such as optax.adam(1e-3), got "
+            f"{optimizer!r}"
+        )
 
-    def epoch(params, opt_state, state, x, target, key, weights=None):
+
+class Carry(NamedTuple):
+    """What one step hands to the next.
+
+    Attributes:
+        params: the parameters.
+        opt_state: the state of the optimizer.
+        state: the state of the network; `()` where it has none.
+        total: the numerator of the loss of the steps so far.
+        divisor: its denominator.
+    """
+
+    params: Params
+    opt_state: Any
+    state: State
+    total: jax.Array
+    divisor: jax.Array
+
+    def after(self, update: Callable, batch: tuple, key) -> "Carry":
+        """After one more step with this minibatch."""
+        x, target, weights = batch
+        params, opt_state, state, reduced = update(
+            self.params, self.opt_state, self.state, x, target, key, weights
+        )
+        return Carry(
+            params,
+            opt_state,
+            state,
+            self.total + reduced.total.astype(float),
+            self.divisor + reduced.divisor.astype(float),
+        )
+
+
+def steps_of_epoch(update, data, order, steps_key, batch_size, placed, carry, start, stop):
+    """The steps `start` … `stop` of an epoch, counted from 0, over examples on the device.
+
+    The bits of a step do not depend on where the run of steps begins and ends.
+
+    Args:
+        update: one update, as `updates_of` gives it.
+        data: `(x, target, weights)`.
+        order: of the examples in this epoch.
+        steps_key: the key from which that of each step is folded.
+        batch_size: examples in each minibatch; the last one may be shorter.
+        placed: the `placements` of the data.
+        carry: the `Carry` before the steps.
+        start: the first step.
+        stop: the step after the last one.
+    """
+    whole, rest = divmod(order.size, batch_size)
+
+    def step(number, rows, carry):
+        batch = take(data, rows, placed)
+        return carry.after(update, batch, jax.random.fold_in(steps_key, number))
+
+    def whole_step(number, carry):
+        rows = lax.dynamic_slice_in_dim(order, number * batch_size, batch_size)
+        return step(number, rows, carry)
+
+    def short_step(carry):
+        return step(whole, order[whole * batch_size :], carry)
+
+    if isinstance(stop, int):
+        carry = lax.fori_loop(start, min(stop, whole), whole_step, carry)
+        return short_step(carry) if stop > whole else carry
+    carry = lax.fori_loop(start, jnp.minimum(stop, whole), whole_step, carry)
+    return lax.cond(stop > whole, short_step, lambda carry: carry, carry) if rest else carry
+
+
+def _compiled_epoch(gradient, optimizer, batch_size, reduction, stateful) -> Callable:
+    require_batch_size(batch_size)
+    update = updates_of(gradient, optimizer)
+
+    def epoch(carry, x, target, order, steps_key, weights, placed):
+        n = order.size
+        data, zero = (x, target, weights), jnp.zeros((), float)
+        carry = steps_of_epoch(
+            update,
+            data,
+            order,
+            steps_key,
+            batch_size,
+            placed,
+            Carry(*carry, zero, zero),
+            0,
+            -(-n // batch_size),
+        )
+        total = carry.total
+        return *carry[:3], total if reduction == "sum" else ratio(total, carry.divisor)
+
+    def arguments(params, opt_state, state, x, target, key, weights):
+        require_key("train_epoch", key)
         n = require_examples(x, target, weights)
         require_batch_size(batch_size, n)
-        order, step_key = shuffled(key, n)
+        placed = placements((x, target, weights))
+        warn_of_idle_devices(placed, batch_size)
+        carry = without_aliases((params, opt_state, state))
+        return carry, x, target, *shuffled(key, n), weights, placed
 
-        def step(carry, batch):
-            number, rows = batch
-            *carry, reduced = update(
-                *carry,
-                *take((x, target), rows),
-                step_key(number),
-                None if weights is None else take(weights, rows),
-            )
-            return tuple(carry), (reduced.total, reduced.divisor)
-
-        steps, rest = divmod(n, batch_size)
-        whole = order[: steps * batch_size].reshape(steps, batch_size)
-        carry, sums = lax.scan(step, (params, opt_state, state), (jnp.arange(steps), whole))
-        total, divisor = map(jnp.sum, sums)
-        if rest:
-            carry, (more, counted) = step(carry, (steps, order[steps * batch_size :]))
-            total, divisor = total + more, divisor + counted
-        return *carry, total if reduction == "sum" else ratio(total, divisor)
-
-    return epoch
+    compiled = jax.jit(epoch, donate_argnums=0, static_argnames="placed")
+    return _with_or_without_state(compiled, arguments, stateful)
 
 
-def _stateless(function) -> Callable:
-    """An update or an epoch of a network without state: none goes in and none comes out."""
+def _with_or_without_state(compiled, arguments, stateful) -> Callable:
+    """The function that a user calls, with a state only if the network has one.
 
-    def stateless(params, opt_state, x, target, key=None, weights=None):
-        params, opt_state, _, value = function(params, opt_state, (), x, target, key, weights)
+    Args:
+        compiled: a compiled function of `arguments`, whose third result is the state.
+        arguments: from the user's arguments to those of the compiled function.
+        stateful: whether the network has a state.
+    """
+
+    def prepared(params, opt_state, state, x, target, key, weights):
+        x, target, weights = (
+            jax.tree.map(partial(as_array, name), tree)
+            for name, tree in (("x", x), ("target", target), ("weights", weights))
+        )
+        return arguments(params, opt_state, state, x, target, key, weights)
+
+    def with_state(params, opt_state, state, x, target, key=None, weights=None):
+        return compiled(*prepared(params, opt_state, state, x, target, key, weights))
+
+    def without_state(params, opt_state, x, target, key=None, weights=None):
+        params, opt_state, _, value = with_state(params, opt_state, (), x, target, key, weights)
         return params, opt_state, value
 
-    return stateless
+    def lower(params, opt_state, *rest):
+        """The program for these arguments, as `jax.jit` lowers it."""
+        state, x, target, *rest = rest if stateful else ((), *rest)
+        key, weights = (*rest, None, None)[:2]
+        return compiled.lower(*prepared(params, opt_state, state, x, target, key, weights))
+
+    run: Any = with_state if stateful else without_state
+    run.lower = lower
+    return run

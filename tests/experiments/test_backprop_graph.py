@@ -91,7 +91,7 @@ def test_a_wrong_delta_is_seen():
 def test_without_training_there_is_one_picture(tmp_path):
     with jax.enable_x64(False):
         backprop_graph.main([*SMALL, "--epochs", "0", "--output", str(tmp_path)])
-    assert {path.name for path in tmp_path.iterdir()} == {"before.png", "result.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"before.png", "checkpoint", "result.json"}
 
 
 @pytest.mark.parametrize(

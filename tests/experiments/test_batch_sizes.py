@@ -65,11 +65,11 @@ def test_picture(output):
     assert len(data) < 200_000
 
 
-def test_the_full_batch_takes_the_steps_of_gradient_descent():
+def test_the_full_batch_takes_the_steps_of_gradient_descent(tmp_path):
     data, net = load("digits"), jaxnn.mlp((64, 10))
     loss, seed = jaxnn.softmax_cross_entropy, 5
     with jax.enable_x64(False):
-        curve = batch_sizes.learn(net, data, len(data.x), 0.3, epochs=3, seed=seed)
+        curve = batch_sizes.learn(net, data, len(data.x), 0.3, 3, seed, tmp_path)
         params = net.init(jax.random.key(seed))
         gradient = jax.jit(jaxnn.value_and_grad(net, loss))
         losses = []

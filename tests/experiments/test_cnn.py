@@ -35,16 +35,16 @@ def test_the_saved_state_gives_the_stated_accuracy(output):
         )
         saved = jaxnn.load_params(output / "convolution.safetensors", like)
         data = digits.load("digits")
-        _, accuracy = jaxnn.evaluate(
+        measured = jaxnn.evaluate(
             net,
             jaxnn.softmax_cross_entropy,
             saved["params"],
             (data.test_x, data.test_labels),
             state=saved["state"],
-            metric=jaxnn.accuracy,
+            metrics=jaxnn.accuracy,
         )
     result = json.loads((output / "result.json").read_text())
-    assert accuracy == result["convolution"]["test_accuracy"]
+    assert measured["accuracy"] == result["convolution"]["test_accuracy"]
 
 
 def test_pictures(output):

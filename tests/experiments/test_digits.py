@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnn
-from experiments import digits
+from experiments import common, digits
 
 PICTURES = ("curves", "misread", "first_layer", "gradient_norms")
 
@@ -59,14 +59,14 @@ def test_params_give_the_stated_accuracy(output):
         like = jax.eval_shape(net.init, jax.random.key(0))
         params = jaxnn.load_params(output / "params.safetensors", like)
         data = digits.load("digits")
-        _, accuracy = jaxnn.evaluate(
+        measured = jaxnn.evaluate(
             net,
             jaxnn.softmax_cross_entropy,
             params,
             (data.test_x, data.test_labels),
-            metric=jaxnn.accuracy,
+            metrics=jaxnn.accuracy,
         )
-    assert accuracy == read_result(output)["test_accuracy"]
+    assert measured["accuracy"] == read_result(output)["test_accuracy"]
 
 
 @pytest.mark.thorough
@@ -81,6 +81,9 @@ def test_a_gradient_that_overflows_is_reported_in_one_line(train, tmp_path):
     assert finished.returncode == 1
     (line,) = finished.stderr.splitlines()
     assert "non-finite" in line
+    assert line.endswith("last_finite.safetensors")
+    for layer in common.linear_layers(jaxnn.load_params(tmp_path / "last_finite.safetensors")):
+        assert np.isfinite(layer["w"]).all()
 
 
 @pytest.mark.parametrize(

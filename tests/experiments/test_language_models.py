@@ -51,6 +51,47 @@ def test_pictures(model):
         assert len(data) < 200_000
 
 
+def test_an_interrupted_run_goes_on(tmp_path, monkeypatch, capsys, standard_promotion):
+    (tmp_path / "text.txt").write_text(PROSE)
+    main, sizes, _ = MODELS["char_lstm"]
+    settings = [*SMALL, *sizes, "--text", str(tmp_path / "text.txt"), "--output"]
+    save = text.Round.save
+
+    def saved_and_interrupted(done, *arguments):
+        save(done, *arguments)
+        if done.step == 40:
+            raise KeyboardInterrupt
+
+    with jax.enable_x64(False):
+        main([*settings, str(tmp_path / "whole")])
+        monkeypatch.setattr(text.Round, "save", saved_and_interrupted)
+        with pytest.raises(SystemExit) as left:
+            main([*settings, str(tmp_path / "parts")])
+        monkeypatch.undo()
+        main([*settings, str(tmp_path / "parts"), "--resume"])
+        (tmp_path / "text.txt").write_text(PROSE.replace("cat", "tac"))
+        with pytest.raises(SystemExit):
+            main([*settings, str(tmp_path / "parts"), "--resume"])
+    assert left.value.code == 130
+    assert "the text has changed" in capsys.readouterr().err.splitlines()[-1]
+    whole, parts = (
+        json.loads((tmp_path / n / "result.json").read_text()) for n in ("whole", "parts")
+    )
+    for result in (whole, parts):
+        del result["settings"]["output"]
+    assert whole == parts
+
+
+def test_a_loss_that_overflows_is_reported_in_one_line(tmp_path, capsys, standard_promotion):
+    (tmp_path / "text.txt").write_text(PROSE)
+    main, sizes, _ = MODELS["char_lstm"]
+    files = ("--text", str(tmp_path / "text.txt"), "--output", str(tmp_path))
+    with jax.enable_x64(False), pytest.raises(SystemExit) as left:
+        main([*SMALL, *sizes, *files, "--learning-rate", "1e38"])
+    assert left.value.code == 1
+    assert "non-finite" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_windows_and_targets_are_one_character_apart():
     x, target = text._windows(np.arange(11), 3)
     np.testing.assert_array_equal(x, [[0, 1, 2], [3, 4, 5], [6, 7, 8]])

@@ -71,12 +71,12 @@ def test_borders():
     assert spiral.is_border(regions).tolist() == np.array(expected, bool).tolist()
 
 
-def test_regions_are_the_network_s_predictions():
+def test_regions_are_the_network_s_predictions(tmp_path):
     net = jaxnn.mlp((2, 3))
     points = spiral.spiral(np.random.default_rng(0), n_arms=3, n_points=5, noise=0.1)
     lower_right = np.array([spiral.EDGE, -spiral.EDGE], np.float32)
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
-        learned = spiral.learn(net, points, points, epochs=2, shown={1}, seed=0)
+        learned = spiral.learn(net, points, points, epochs=2, shown={1}, seed=0, folder=tmp_path)
         arm = int(net.apply(net.init(jax.random.key(0)), lower_right).argmax())
     assert set(learned.regions) == {0, 1}
     assert learned.n_params == 9

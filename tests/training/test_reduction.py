@@ -58,8 +58,8 @@ def test_value_and_gradient_are_those_of_the_formula(case, reduction, weights):
     f = jaxnn.value_and_grad(NET, loss, reduction)
     close(f(params(), x, target, weights=weights), truth)
     data = (x, target) if weights is None else (x, target, weights)
-    measured, _ = jaxnn.evaluate(NET, loss, params(), data, reduction=reduction, batch_size=7)
-    close(measured, float(truth[0]))
+    measured = jaxnn.evaluate(NET, loss, params(), data, reduction=reduction, batch_size=7)
+    close(measured["loss"], float(truth[0]))
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -79,20 +79,21 @@ def test_steps_and_fit_take_weights():
     expected = jaxnn.sgd_update(params(), grads, 0.1)
     step = jaxnn.train_step(NET, LOSS, optimizer, "weighted_mean")
     close(step(params(), optimizer.init(params()), x, labels, None, WEIGHTS)[0], expected)
-    fitted, history = jaxnn.fit(
+    training = jaxnn.fit(
         *(NET, LOSS, params(), (X, LABELS, WEIGHTS)),
         epochs=1,
         batch_size=23,
         reduction="weighted_mean",
-        metric=jaxnn.accuracy,
+        metrics=jaxnn.accuracy,
         validation_data=(X, LABELS),
     )
+    fitted, history = training.params, training.history
     close(fitted, expected)
     y = X @ np.asarray(fitted["w"]) + np.asarray(fitted["b"])
     counted = LABELS != IGNORED
     right = (y.argmax(-1) == LABELS)[counted]
-    close(history.metric, [(right * WEIGHTS[counted]).sum() / WEIGHTS[counted].sum()])
-    close(history.validation_metric, [right.mean()])
+    close(history["accuracy"], [(right * WEIGHTS[counted]).sum() / WEIGHTS[counted].sum()])
+    close(history["validation_accuracy"], [right.mean()])
 
 
 def test_a_batch_in_which_nothing_counts_has_loss_and_gradient_zero():
@@ -101,9 +102,9 @@ def test_a_batch_in_which_nothing_counts_has_loss_and_gradient_zero():
     close((value, grads), jax.tree.map(jnp.zeros_like, (value, grads)))
     data = X, np.full(23, IGNORED)
     measured = jaxnn.evaluate(
-        NET, LOSS, params(), data, metric=jaxnn.accuracy, reduction="weighted_mean"
+        NET, LOSS, params(), data, metrics=jaxnn.accuracy, reduction="weighted_mean"
     )
-    assert measured == (0.0, 0.0)
+    assert measured == {"loss": 0.0, "accuracy": 0.0}
 
 
 def test_a_row_of_weight_zero_may_hold_anything():
@@ -139,7 +140,7 @@ def test_single_numbers_never_become_one_number(reduction):
             (params(), ()), optimizer.init((params(), ())), x, target
         ),
         lambda: jaxnn.evaluate(
-            NET, jaxnn.squared_error, params(), (X, TARGET), reduction=reduction, metric=jnp.vdot
+            NET, jaxnn.squared_error, params(), (X, TARGET), reduction=reduction, metrics=jnp.vdot
         ),
     ]
     for call in calls:

@@ -1,5 +1,6 @@
 """Checks of arguments, worded for the person who passed them."""
 
+import math
 from collections.abc import Iterable
 
 import jax
@@ -88,10 +89,14 @@ def require_where(where, shape: tuple) -> None:
         raise ValueError(f"where has shape {where.shape}, which does not broadcast to {shape}")
 
 
-def require_number(name: str, value, *, above=None, at_least=None, at_most=None) -> None:
-    """An option is a Python number within its bounds."""
+def require_number(
+    name: str, value, *, above=None, at_least=None, at_most=None, finite: bool = True
+) -> None:
+    """An option is a Python number within its bounds, and not infinite unless told."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"option {name} must be a number, got {value!r}")
+    if math.isnan(value) or (finite and math.isinf(value)):
+        raise ValueError(f"option {name} must be a {'finite ' if finite else ''}number, got {value}")
     bounds = []
     if above is not None:
         bounds.append((value > above, f"above {above}"))
@@ -102,12 +107,6 @@ def require_number(name: str, value, *, above=None, at_least=None, at_most=None)
     if not all(fits for fits, _ in bounds):
         wanted = " and ".join(words for _, words in bounds)
         raise ValueError(f"option {name} must be {wanted}, got {value!r}")
-
-
-def require_bool(name: str, value) -> None:
-    """An option is True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"option {name} must be True or False, got {value!r}")
 
 
 def require_for_each_axis(name: str, value, n_axes: int, at_least: int = 1) -> None:

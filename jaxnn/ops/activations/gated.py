@@ -16,7 +16,7 @@ from jaxnn.ops._common.validation import (
     require_floating,
     require_last_axis,
 )
-from jaxnn.ops.activations.smooth import normal_cdf, normal_pdf, require_approximate
+from jaxnn.ops.activations.smooth import normal_cdf, normal_pdf
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,8 +38,7 @@ def _gated(definition: Callable[P, T]) -> Op[P, T]:
     made = Op(definition)
 
     @made.validate
-    def _(x, gate, *, approximate=True):
-        require_approximate(approximate)
+    def _(x, gate, **options):
         if gate is not None:
             require_floating(x=x, gate=gate)
             require_equal_shapes(x=x, gate=gate)

@@ -428,8 +428,8 @@ def hard_tanh(x: Elements, *, low: float = -1.0, high: float = 1.0) -> Elements:
 @hard_tanh.validate
 def _(x, *, low, high):
     require_floating(x=x)
-    require_number("low", low)
-    require_number("high", high, above=low)
+    require_number("low", low, finite=False)
+    require_number("high", high, above=low, finite=False)
 
 
 @hard_tanh.forward
@@ -627,8 +627,8 @@ def threshold(x: Elements, *, threshold: float, value: float) -> Elements:
 @threshold.validate
 def _(x, *, threshold, value):
     require_floating(x=x)
-    require_number("threshold", threshold)
-    require_number("value", value)
+    require_number("threshold", threshold, finite=False)
+    require_number("value", value, finite=False)
 
 
 @threshold.forward

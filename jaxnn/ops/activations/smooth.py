@@ -588,7 +588,6 @@ def gelu(x: Elements, *, approximate: bool = True) -> Elements:
 @gelu.validate
 def _(x, *, approximate):
     require_floating(x=x)
-    require_approximate(approximate)
 
 
 @gelu.forward
@@ -661,9 +660,3 @@ def _size_c_r(x, b):
     larger = jnp.maximum(size, c)
     ratio = jnp.minimum(size, c) / larger
     return size, c, larger * jnp.sqrt(1 + ratio * ratio)
-
-
-def require_approximate(approximate) -> None:
-    """Raise unless the option `approximate` is a bool."""
-    if not isinstance(approximate, bool):
-        raise TypeError(f"option approximate must be True or False, got {approximate!r}")

@@ -10,7 +10,6 @@ from jaxnn.op import op
 from jaxnn.ops._common.numerics import at_least_float32, wide
 from jaxnn.ops._common.validation import (
     require_axes,
-    require_bool,
     require_floating,
     require_where,
 )
@@ -256,7 +255,6 @@ def _(x, where, *, axis, keepdims):
     require_floating(x=x)
     require_axes(x, axis)
     require_where(where, x.shape)
-    require_bool("keepdims", keepdims)
 
 
 @logsumexp.forward

@@ -14,7 +14,6 @@ from jaxnn.op import op
 from jaxnn.ops._common.labels import one_hot
 from jaxnn.ops._common.numerics import wide
 from jaxnn.ops._common.validation import (
-    require_bool,
     require_floating,
     require_integers,
     require_lengths,
@@ -175,8 +174,6 @@ def ctc_loss(
 def _(logits, labels, logit_lengths, label_lengths, *, blank_id, zero_infinity, log_probabilities):
     if type(blank_id) is not int:
         raise TypeError(f"option blank_id must be an integer, got {blank_id!r}")
-    require_bool("zero_infinity", zero_infinity)
-    require_bool("log_probabilities", log_probabilities)
     require_floating(logits=logits)
     if logits.ndim < 2:
         raise ValueError(f"logits must be (…, frames, classes), got shape {logits.shape}")

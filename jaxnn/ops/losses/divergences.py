@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from jaxnn.op import op
 from jaxnn.ops._common.compiler import recomputing
 from jaxnn.ops._common.numerics import wide
-from jaxnn.ops._common.validation import require_alike, require_bool
+from jaxnn.ops._common.validation import require_alike
 
 Components = Float[Array, "*N K"]
 Losses = Float[Array, "*N"]
@@ -103,7 +103,6 @@ def kl_divergence(
 @kl_divergence.validate
 def _(log_probabilities, target, *, log_target):
     require_alike(log_probabilities=log_probabilities, target=target)
-    require_bool("log_target", log_target)
 
 
 @kl_divergence.forward

@@ -10,7 +10,6 @@ from jaxnn.op import op
 from jaxnn.ops._common.compiler import recomputing
 from jaxnn.ops._common.numerics import representable, wide
 from jaxnn.ops._common.validation import (
-    require_bool,
     require_equal_shapes,
     require_floating,
     require_number,
@@ -110,7 +109,6 @@ def _(prediction, target, *, eps, full):
     require_equal_shapes(mean=mean, variance=variance, target=target)
     require_target(mean, target)
     require_number("eps", eps, above=0)
-    require_bool("full", full)
 
 
 @gaussian_nll.forward
@@ -202,8 +200,6 @@ def poisson_nll(
 @poisson_nll.validate
 def _(prediction, target, *, log_input, full, eps):
     require_target(prediction, target)
-    require_bool("log_input", log_input)
-    require_bool("full", full)
     require_number("eps", eps, above=0)
 
 

@@ -13,7 +13,6 @@ from jaxnn.ops._common.compiler import stored
 from jaxnn.ops._common.numerics import wide
 from jaxnn.ops._common.validation import (
     require_alike,
-    require_bool,
     require_equal_shapes,
     require_floating,
     require_last_axis,
@@ -114,7 +113,6 @@ def _(scores, target, *, margin, squared):
     require_equal_shapes(scores=scores, target=target)
     require_last_axis(scores=scores)
     require_number("margin", margin)
-    require_bool("squared", squared)
 
 
 @hinge.forward
@@ -366,7 +364,6 @@ def _(anchor, positive, negative, *, margin, p, eps, swap):
     require_number("margin", margin)
     require_number("p", p, at_least=1)
     require_number("eps", eps, at_least=0)
-    require_bool("swap", swap)
 
 
 @triplet_margin.forward

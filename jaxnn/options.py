@@ -1,0 +1,64 @@
+"""Options: plain Python values that are known when a call is traced, of the annotated type."""
+
+import typing
+from typing import Any
+
+import jax
+import numpy as np
+
+NAMES = {bool: "True or False", int: "an integer", float: "a number", str: "a string"}
+
+
+def as_option(name: str, value, annotation=Any):
+    """An option as it is kept: a NumPy scalar as a Python number, a list as a tuple.
+
+    Args:
+        name: the option.
+        value: what was given.
+        annotation: what it may be. Of `bool`, `int`, `float`, `str`, literals and choices of
+            these, anything else is refused: `True` is no number, and a number is no flag. All
+            other annotations are left to the op.
+
+    Raises:
+        TypeError: it is an array, it is not hashable, or it is not of the annotated type.
+        ValueError: it is an integer that no floating-point number can hold.
+    """
+    value = _hashable(name, value)
+    kinds = typing.get_args(annotation) or (annotation,)
+    literals = typing.get_origin(annotation) is typing.Literal
+    for kind in () if literals else kinds:
+        if kind not in (*NAMES, type(None)) and typing.get_origin(kind) is not typing.Literal:
+            return value
+    names = []
+    for kind in (annotation,) if literals else kinds:
+        if type(value) is kind or (value in typing.get_args(kind) and type(value) is str):
+            return value
+        if kind is float and type(value) is int and int not in kinds:
+            return _as_float(name, value)
+        if kind is not type(None):
+            names.append(NAMES.get(kind) or " or ".join(map(repr, typing.get_args(kind))))
+    raise TypeError(f"option {name} must be {' or '.join(names)}, got {value!r:.80}")
+
+
+def _hashable(name, value):
+    if isinstance(value, jax.Array | np.ndarray):
+        raise TypeError(
+            f"option {name!r} must be a plain Python value, known when the op is traced, and is an "
+            "array"
+        )
+    if isinstance(value, list | tuple):
+        return tuple(_hashable(name, entry) for entry in value)
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            f"option {name!r} must be hashable, such as a tuple, and is a {type(value).__name__}"
+        ) from None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _as_float(name, value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"option {name} is too large for a number") from None

@@ -1,0 +1,228 @@
+"""Measuring a network on a data set, and its predictions."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn.arrays import as_array
+from jaxnn.layer import Layer, Params, State, as_layer
+from jaxnn.op import Op
+from jaxnn.padded import values_of, zero_padding
+from jaxnn.training.data import Data, batches, count, require_batch_size
+from jaxnn.training.gradient import require_loss, without_padding
+from jaxnn.training.programs import remembered
+from jaxnn.training.reduction import (
+    reduce,
+    require_losses,
+    require_reduction,
+    row_weights,
+    weights_of_losses,
+)
+from jaxnn.training.state import Training
+
+Metrics = Callable | Mapping[str, Callable]
+RESERVED = ("loss", "seconds")
+
+
+def evaluate(
+    net: Layer | Op,
+    loss: Op,
+    params: Params | Training,
+    data: Data,
+    *,
+    state: State = None,
+    metrics: Metrics | None = None,
+    reduction: str = "mean",
+    batch_size: int = 4096,
+) -> dict[str, float]:
+    """The loss of a data set, and the means of metrics over its examples.
+
+    Args:
+        net: a layer, or an op of one argument.
+        loss: an op `(prediction, target) -> one value per example`.
+        params: the parameters; or a `Training`, whose parameters and state are taken.
+        data: `(x, target)`, `(x, target, weights)`, or an iterable of such minibatches.
+        state: of a network with state.
+        metrics: a function `(prediction, target) -> one value per example`, such as `accuracy`, or
+            a dict of such functions. The mean of each is over the examples that count: those that
+            the loss does not ignore and for which the metric is not NaN, and with weights in
+            proportion to them.
+        reduction: of the losses, as in `value_and_grad`.
+        batch_size: how many examples go through the network at once.
+
+    Returns:
+        A dict: "loss", and each metric by its name, which is that of the function unless a dict
+        gives another.
+
+    Raises:
+        TypeError, ValueError: there is no data, or it does not fit.
+
+    Example:
+        >>> x, labels = jnp.eye(3), jnp.array([0, 1, 1])
+        >>> net = jaxnn.mlp((3, 3))
+        >>> params = ({"w": 2 * jnp.eye(3), "b": jnp.zeros(3)},)
+        >>> measured = jaxnn.evaluate(
+        ...     net, jaxnn.softmax_cross_entropy, params, (x, labels), metrics=jaxnn.accuracy
+        ... )
+        >>> {name: round(number, 3) for name, number in measured.items()}
+        {'loss': 0.906, 'accuracy': 0.667}
+    """
+    params, state = params_and_state(params, state)
+    measure, net = evaluator(net, loss, metrics, reduction), as_layer(net)
+
+    def checked():
+        for batch in batches("data", data, batch_size):
+            require_prediction(net, loss, params, state, *batch[:2])
+            yield batch
+
+    return measure(params, state, checked())
+
+
+def predict(
+    net: Layer | Op,
+    params: Params | Training,
+    x,
+    *,
+    state: State = None,
+    batch_size: int = 4096,
+):
+    """The outputs of a network in inference, part by part.
+
+    Args:
+        net: a layer, or an op of one argument.
+        params: the parameters; or a `Training`, whose parameters and state are taken.
+        x: the inputs, an array or a tree of them with one row for each example.
+        state: of a network with state.
+        batch_size: how many examples go through the network at once.
+
+    Returns:
+        The outputs, an array or a tree of them with one row for each example.
+
+    Raises:
+        TypeError, ValueError: x is empty, or does not fit the network.
+
+    Example:
+        >>> net = jaxnn.mlp((4, 3))
+        >>> jaxnn.predict(net, net.init(jax.random.key(0)), jnp.ones((10, 4)), batch_size=4).shape
+        (10, 3)
+    """
+    require_batch_size(batch_size)
+    net = as_layer(net)
+    params, state = params_and_state(params, state)
+    x = jax.tree.map(lambda leaf: as_array("x", leaf), x)
+    if not jax.tree.leaves(x) or () in {leaf.shape for leaf in jax.tree.leaves(x)}:
+        raise ValueError("predict: x must have a first axis, that of the examples")
+    if count(x) == 0:
+        raise ValueError("predict: there are no examples")
+
+    outputs = _outputs(net)
+    parts = [
+        outputs(params, state, jax.tree.map(lambda leaf, i=i: leaf[i : i + batch_size], x))
+        for i in range(0, count(x), batch_size)
+    ]
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *y: jnp.concatenate(y), *parts)
+
+
+def params_and_state(params: Params | Training, state: State) -> tuple[Params, State]:
+    """Those of a `Training`, or as they were given."""
+    if not isinstance(params, Training):
+        return params, state
+    if state is not None:
+        raise ValueError("a Training has its state; give no other one")
+    return params.params, params.state
+
+
+def named(metrics: Metrics | None) -> dict[str, Callable]:
+    """Each metric by its name."""
+    if metrics is None:
+        return {}
+    if callable(metrics):
+        name = getattr(metrics, "__name__", None)
+        if name is None or name == "<lambda>":
+            name = "metric"
+        metrics = {name: metrics}
+    if not isinstance(metrics, Mapping) or not all(map(callable, metrics.values())):
+        raise TypeError(
+            "metrics must be a function (prediction, target), such as jaxnn.accuracy, or a dict of "
+            f"such functions, got {metrics!r}"
+        )
+    for name in metrics:
+        if not isinstance(name, str) or name in RESERVED or name.startswith("validation_"):
+            raise ValueError(
+                f"metrics: {name!r} cannot be a name, since the history has entries 'loss', "
+                "'seconds' and 'validation_…'"
+            )
+    return dict(metrics)
+
+
+def evaluator(net, loss, metrics, reduction) -> Callable:
+    """`(params, state, minibatches) -> {"loss": …}`, compiled for each size of minibatch."""
+    metrics = named(metrics)
+    require_loss(loss)
+    require_reduction("evaluate", reduction)
+    fractions = _fractions(as_layer(net), loss, tuple(metrics.items()), reduction)
+
+    def measure(params, state, minibatches):
+        sums: dict[str, list] = {}
+        for x, target, weights in minibatches:
+            for figure, pair in fractions(params, state, x, target, weights).items():
+                sums.setdefault(figure, []).append(pair)
+        totals = {
+            figure: [sum(map(float, part)) for part in zip(*pairs, strict=True)]
+            for figure, pairs in sums.items()
+        }
+        return {
+            figure: total if reduction == "sum" and figure == "loss" else _ratio(total, divisor)
+            for figure, (total, divisor) in totals.items()
+        }
+
+    return measure
+
+
+@remembered
+def _outputs(net) -> Callable:
+    return jax.jit(lambda params, state, x: net.apply(params, zero_padding(x), state))
+
+
+@remembered
+def _fractions(net, loss, metrics, reduction) -> Callable:
+    """`(params, state, x, target, weights)` to a numerator and a denominator of each figure."""
+
+    @jax.jit
+    def fractions(params, state, x, target, weights):
+        prediction, weights = without_padding(net.apply(params, zero_padding(x), state), weights)
+        losses = loss(prediction, target)
+        require_losses(losses, x, loss.__name__)
+        reduced = reduce(losses, prediction, target, weights, loss, reduction)
+        found = {"loss": (reduced.total, reduced.divisor)}
+        counts = row_weights(loss, prediction, target, losses) != 0
+        for name, metric in metrics:
+            values = metric(prediction, target)
+            require_losses(values, x, name)
+            found[name] = _counted(values, counts, weights)
+        return found
+
+    return fractions
+
+
+def require_prediction(net, loss, params, state, x, target) -> None:
+    """The loss takes what the network predicts, and concrete labels are in range."""
+    one = jax.tree.map(lambda array: jax.ShapeDtypeStruct((1, *array.shape[1:]), array.dtype), x)
+    prediction = values_of(jax.eval_shape(net.apply, params, one, state))
+    n = count(x)
+    loss.check(jax.tree.map(lambda y: jnp.zeros((n, *y.shape[1:]), y.dtype), prediction), target)
+
+
+def _counted(values, counts, weights):
+    """The sum of a metric over the examples that count, and of their weights."""
+    if counts.shape != values.shape:  # such as one value for a sequence
+        counts = jnp.ones(values.shape, bool)
+    counts = (counts & ~jnp.isnan(values)).astype(values.dtype)
+    if weights is not None:
+        counts = counts * weights_of_losses(weights, values)
+    return jnp.sum(jnp.where(counts == 0, 0, counts * values)), jnp.sum(counts)
+
+
+def _ratio(total: float, count: float) -> float:
+    return total / count if count else 0.0
