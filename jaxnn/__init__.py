@@ -38,6 +38,7 @@ from jaxnn.stacked import stacked
 from jaxnn.summary import summary
 from jaxnn.teaching import jacobians
 from jaxnn.teaching.least_squares import least_squares
+from jaxnn.tensor_parallel import column, row
 from jaxnn.tied import tied
 from jaxnn.training.callbacks import (
     EarlyStopping,
@@ -107,6 +108,7 @@ __all__ = [
     "autodiff",
     "batch_first",
     "channels_first",
+    "column",
     "convert_convention",
     "definitions",
     "each",
@@ -136,6 +138,7 @@ __all__ = [
     "remat",
     "residual",
     "reversible",
+    "row",
     "save_params",
     "save_sharded",
     "serial",

@@ -3,6 +3,7 @@
 import inspect
 import types
 import typing
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,11 @@ def bind(op, args: tuple, options: dict) -> tuple[tuple, dict]:
             elif (
                 isinstance(value, jax.Array)
                 or (value is None and parameter.default is None)
-                or (type(value) is dict and all(map(jax.Array.__instancecheck__, value.values())))
+                or (
+                    type(value) is dict
+                    and not _takes_one_array(parameter.annotation)
+                    and all(map(jax.Array.__instancecheck__, value.values()))
+                )
             ):
                 arrays.append(value)
             elif isinstance(value, Constant):
@@ -143,6 +148,7 @@ def _is_choice(annotation) -> bool:
     return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
+@cache
 def _takes_one_array(annotation) -> bool:
     """Whether an annotation is a jaxtyping array, or a choice of such arrays."""
     choices = typing.get_args(annotation) if _is_choice(annotation) else ()

@@ -7,6 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 NOT_NUMBERS = "OSUTmM"  # NumPy's kinds of objects, strings, durations and dates
+NUMBERS = (bool, int, float, complex)  # JAX gives them no dtype of their own
+
+is_array = jax.Array.__instancecheck__  # without a call in Python of this library
 
 
 def as_array(name: str, value) -> jax.Array:
@@ -27,7 +30,23 @@ def as_array(name: str, value) -> jax.Array:
         return value
     if hasattr(value, "__jax_array__"):
         return jnp.asarray(value)
-    return jnp.asarray(as_numpy(name, value))
+    array = as_numpy(name, value)
+    return jnp.asarray(value if type(value) in NUMBERS else array)
+
+
+def as_arrays(name: str, tree):
+    """A tree of arrays as a tree of arrays of JAX; see `as_array`."""
+    try:
+        leaves = jax.tree.leaves(tree)
+    except ValueError:  # JAX sorts the keys
+        raise TypeError(f"{name} has a dict whose keys are of several types") from None
+    if all(map(is_array, leaves)):
+        return tree
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: as_array(name + jax.tree_util.keystr(path), leaf),
+        tree,
+        is_leaf=lambda leaf: hasattr(leaf, "__jax_array__"),
+    )
 
 
 def as_numpy(name: str, value) -> np.ndarray:
@@ -47,6 +66,8 @@ def as_numpy(name: str, value) -> np.ndarray:
         kind = type(value).__name__
         shown = f"an array of dtype {array.dtype}" if isinstance(value, np.ndarray) else f"a {kind}"
         raise TypeError(f"{name} must be an array of numbers, got {shown}")
+    if array.dtype.char in np.typecodes["Float"][-1] + np.typecodes["Complex"][-1]:
+        raise TypeError(f"{name} is {array.dtype}, and JAX has no more than 64 bits for a number")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     narrow = np.dtype(jax.dtypes.canonicalize_dtype(array.dtype))
     if array.dtype.kind in "iu" and narrow.itemsize < array.dtype.itemsize and array.size:

@@ -98,7 +98,7 @@ def autodiff(function: Callable, init: Callable | None = None) -> Op | Layer:
         init: optional, `(key) -> params`.
 
     Raises:
-        TypeError: function is not callable.
+        TypeError: function or init is not callable.
 
     Example:
         >>> net = jaxnn.serial(jaxnn.Linear(4, 3), jaxnn.autodiff(jnp.sinh))
@@ -111,7 +111,9 @@ def autodiff(function: Callable, init: Callable | None = None) -> Op | Layer:
         [2. 2. 2.]
     """
     if not callable(function):
-        raise TypeError(f"autodiff: expected a function, got {function!r}")
+        raise TypeError(f"autodiff: expected a function, got {function!r:.80}")
+    if init is not None and not callable(init):
+        raise TypeError(f"autodiff: init must be a function, got {init!r:.80}")
     op = AutodiffOp(function)
     return op if init is None else AutodiffLayer(op, init)
 

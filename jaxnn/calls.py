@@ -17,7 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import dtypes, meshes
+from jaxnn.arrays import as_arrays, is_array
 
+FLOATING = frozenset(map(np.dtype, (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)))
 _dtype = attrgetter("dtype")
 
 
@@ -132,14 +134,20 @@ class Rules:
             **options: options for residuals that come from the plain forward function.
 
         Raises:
+            TypeError: dy holds something other than floating-point numbers.
             ValueError: dy does not have the shape of the output.
         """
         call = getattr(residuals, "call", None)
         if call is None:
             return self.backward(residuals, dy, **options)
         leaves, tree = jax.tree.flatten(dy)
-        if tree != call.output or tuple(map(np.shape, leaves)) != call.shapes:
-            raise self._wrong_cotangent(call, dy)
+        if (
+            tree != call.output
+            or not all(map(is_array, leaves))
+            or tuple(map(np.shape, leaves)) != call.shapes
+            or not FLOATING.issuperset(map(_dtype, leaves))
+        ):
+            dy = self._cotangent(call, dy)
         run = call.of(self.backward)
         if call.placements is None:
             gradients = run(residuals, dy)[: len(call.arguments.children())]
@@ -161,12 +169,18 @@ class Rules:
             dy: the gradient of the output.
 
         Raises:
+            TypeError: dy holds something other than floating-point numbers.
             ValueError: dy does not have the shape of the output.
         """
         call = residuals.call
         leaves, tree = jax.tree.flatten(dy)
-        if tree != call.output or tuple(map(np.shape, leaves)) != call.shapes:
-            raise self._wrong_cotangent(call, dy)
+        if (
+            tree != call.output
+            or not all(map(is_array, leaves))
+            or tuple(map(np.shape, leaves)) != call.shapes
+            or not FLOATING.issuperset(map(_dtype, leaves))
+        ):
+            dy = self._cotangent(call, dy)
         run = call.of(self.backward_input)
         if call.placements is None:
             deltas, *gradients = run(residuals, dy)[: len(call.arguments.children())]
@@ -198,12 +212,20 @@ class Rules:
             (gradient,) = meshes.with_types_of(_placed(call)[:1], alone, residuals, deltas)
         return _rounded((gradient,), call.arguments, call.dtypes)[0]
 
-    def _wrong_cotangent(self, call: Call, dy) -> ValueError:
-        return ValueError(
-            f"{self.name}: dy has shape {jax.tree.map(np.shape, dy)} but the output has shape "
-            f"{jax.tree.unflatten(call.output, call.shapes)}; they must be equal, nothing is "
-            "broadcast"
-        )
+    def _cotangent(self, call: Call, dy):
+        """dy as floating-point arrays of the output's tree and shapes."""
+        dy = as_arrays(f"{self.name}: dy", dy)
+        leaves, tree = jax.tree.flatten(dy)
+        if tree != call.output or tuple(map(np.shape, leaves)) != call.shapes:
+            raise ValueError(
+                f"{self.name}: dy has shape {jax.tree.map(np.shape, dy)} but the output has shape "
+                f"{jax.tree.unflatten(call.output, call.shapes)}; they must be equal, nothing is "
+                "broadcast"
+            )
+        for leaf in leaves:
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                raise TypeError(f"{self.name}: dy must be floating point, got {leaf.dtype}")
+        return dy
 
 
 def by_position(call: Call, gradients: tuple) -> list:

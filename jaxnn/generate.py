@@ -7,7 +7,8 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Integer
 
-from jaxnn.layer import Layer, Params
+from jaxnn.arrays import as_array, as_arrays, is_readable, require_key
+from jaxnn.layer import Layer, Params, as_layer
 
 
 def generate(
@@ -43,7 +44,8 @@ def generate(
         context: optional second input, for a net of (tokens, context) whose output is the logits.
 
     Raises:
-        TypeError: prompt is no array of integers.
+        TypeError: net is no layer, prompt is no array of integers, key is no random key, or
+            temperature or top_k is no number.
         ValueError: prompt is not (N, T) with at least one token, n is negative, temperature is not
             positive, or top_k is out of range.
         NotImplementedError: a layer has no `extend`.
@@ -57,17 +59,27 @@ def generate(
         >>> jaxnn.generate(net, params, prompt, 5).shape
         (1, 5)
     """
-    prompt = jnp.asarray(prompt)
+    net, params = as_layer(net), as_arrays("generate: params", params)
+    prompt = as_array("generate: prompt", prompt)
     if not jnp.issubdtype(prompt.dtype, jnp.integer):
         raise TypeError(f"generate: prompt must be integers, got {prompt.dtype}")
     if prompt.ndim != 2 or prompt.shape[1] == 0:
         raise ValueError(
             f"generate: prompt must be (N, T) with at least one token, got {prompt.shape}"
         )
-    if type(n) is not int or n < 0:
-        raise ValueError(f"generate: n must be an integer of at least 0, got {n!r}")
-    if not isinstance(temperature, jax.core.Tracer) and not np.all(np.asarray(temperature) > 0):
-        raise ValueError(f"generate: temperature must be above 0, got {temperature!r}")
+    if type(n) is not int or not 0 <= n < 2**31:
+        raise ValueError(f"generate: n must be an integer of at least 0, got {n!r:.80}")
+    if key is not None:
+        require_key("generate", key)
+    heat = as_array("generate: temperature", temperature)
+    if heat.dtype == bool or heat.shape not in ((), (len(prompt), 1)):
+        raise TypeError(f"generate: temperature must be a number, got {temperature!r:.80}")
+    if is_readable(heat) and not (np.isfinite(heat) & (np.asarray(heat) > 0)).all():
+        raise ValueError(f"generate: temperature must be above 0, got {temperature!r:.80}")
+    if top_k is not None and type(top_k) is not int:
+        raise TypeError(f"generate: top_k must be an integer, got {top_k!r:.80}")
+    inputs = prompt if context is None else (prompt, context)
+    jax.eval_shape(net.apply, params, inputs)  # its errors name the layer
     if n == 0:
         return prompt[:, :0]
 
@@ -79,7 +91,7 @@ def generate(
     def drawn(logits, i):
         if key is None:
             return jnp.argmax(logits, axis=-1).astype(prompt.dtype)
-        logits = _among(top_k, logits) / jnp.asarray(temperature, logits.dtype)
+        logits = _among(top_k, logits) / heat.astype(logits.dtype)
         return jax.random.categorical(jax.random.fold_in(key, i), logits).astype(prompt.dtype)
 
     def step(carry, i):
@@ -97,9 +109,9 @@ def _among(top_k: int | None, logits):
     """The logits, −∞ but for the k largest."""
     if top_k is None:
         return logits
-    if type(top_k) is not int or not 1 <= top_k <= logits.shape[-1]:
+    if not 1 <= top_k <= logits.shape[-1]:
         raise ValueError(
-            f"generate: top_k must be an integer from 1 to {logits.shape[-1]}, got {top_k!r}"
+            f"generate: top_k must be an integer from 1 to {logits.shape[-1]}, got {top_k}"
         )
     least = lax.top_k(logits, top_k)[0][..., -1:]
     return jnp.where(logits < least, -jnp.inf, logits)

@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
+from inspect import signature
 from operator import attrgetter
-from typing import Any, ClassVar, get_args
+from types import UnionType
+from typing import Any, ClassVar, Union, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
 
+from jaxnn.arrays import as_arrays, is_array
 from jaxnn.op import Op
 from jaxnn.options import as_option
 from jaxnn.padded import values_of, with_values
@@ -59,27 +62,27 @@ class Layer:
     """Whether each position of the output depends on the same position of the input alone."""
 
     def __init_subclass__(cls, **options):
-        """The flags are checked before the subclass's own `__post_init__`."""
+        """Options and arrays are checked before the subclass's own methods see them."""
         super().__init_subclass__(**options)
-        own = vars(cls).get("__post_init__")
-        if own is not None:
-
-            @wraps(own)
-            def checked(self, *args):
-                Layer.__post_init__(self)
-                own(self, *args)
-
-            cls.__post_init__ = checked
+        for name, first in (("apply", 0), ("fwd", 0), ("bwd", 1)):  # bwd's first: residuals
+            if callable(own := vars(cls).get(name)):
+                setattr(cls, name, _given_arrays(own, first))
+        if own := vars(cls).get("__post_init__"):
+            cls.__post_init__ = _given_options(own)
 
     def __post_init__(self, *_):
-        """Raise unless each option that is annotated as a flag is one."""
+        """Raise unless each option annotated as a flag or a function is one."""
         for option in fields(self) if is_dataclass(self) else ():
-            if bool in (option.type, *get_args(option.type)):
-                try:
-                    flag = as_option(option.name, getattr(self, option.name), option.type)
-                except TypeError as error:
-                    raise TypeError(f"{type(self).__name__}: {error}") from None
-                object.__setattr__(self, option.name, flag)
+            value, kinds = getattr(self, option.name), _choices(option.type)
+            try:
+                if bool in kinds:
+                    object.__setattr__(
+                        self, option.name, as_option(option.name, value, option.type)
+                    )
+                elif Callable in kinds and not (callable(value) or value is None):
+                    raise TypeError(f"option {option.name} must be a function, got {value!r:.80}")
+            except TypeError as error:
+                raise TypeError(f"{type(self).__name__}: {error}") from None
 
     @property
     def stateful(self) -> bool:
@@ -100,6 +103,7 @@ class Layer:
 
     def bwd(self, residuals: Residuals, dy) -> tuple[Params, Any]:
         """The gradients of the parameters and of the input."""
+        dy = as_arrays("dy", dy)
         deltas, dx = self.bwd_input(residuals, dy)
         return self.bwd_params(residuals, deltas), dx
 
@@ -158,6 +162,47 @@ class Layer:
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
+def _choices(annotation) -> tuple:
+    """The types that an annotation is a choice of."""
+    union = get_origin(annotation) in (Union, UnionType)
+    return get_args(annotation) if union else (annotation,)
+
+
+def _given_options(own):
+    """A `__post_init__` after that of `Layer`."""
+
+    @wraps(own)
+    def checked(self, *args):
+        Layer.__post_init__(self)
+        own(self, *args)
+
+    return checked
+
+
+def _given_arrays(own, first: int):
+    """A method whose arguments from this one to the second are trees of arrays of JAX."""
+    names = [name for name in signature(own).parameters if name != "self"][:2]
+
+    @wraps(own)
+    def checked(self, *args, **named):
+        try:
+            ready = not named and all(map(is_array, jax.tree.leaves(args[first:2])))
+        except ValueError:  # JAX cannot sort the keys of a dict
+            ready = False
+        if not ready:
+            try:
+                for i, name in enumerate(names[first:], first):
+                    if i < len(args):
+                        args = (*args[:i], as_arrays(name, args[i]), *args[i + 1 :])
+                    elif name in named:
+                        named[name] = as_arrays(name, named[name])
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{type(self).__name__}: {error}") from None
+        return own(self, *args, **named)
+
+    return checked
+
+
 @dataclass(frozen=True, repr=False)
 class OpLayer(Layer):
     """An op of one argument as a layer without parameters.
@@ -171,10 +216,14 @@ class OpLayer(Layer):
 
     def apply(self, params, x, state=None):
         """`op(x)`."""
+        if type(params) is not tuple or params:
+            self._require_none(params)
         return with_values(x, self.op(values_of(x)))
 
     def fwd(self, params, x, key=None):
         """`op.fwd(x)`."""
+        if type(params) is not tuple or params:
+            self._require_none(params)
         y, residuals = self.op.fwd(values_of(x))
         return with_values(x, y), residuals
 
@@ -182,6 +231,10 @@ class OpLayer(Layer):
         """`op.bwd`; there are no parameters, so no deltas."""
         dx, *_ = self.op.bwd(residuals, dy)
         return (), dx
+
+    def _require_none(self, params) -> None:
+        if jax.tree.leaves(params):
+            raise ValueError(f"{self.op.__name__} has no parameters, and params has arrays")
 
     def __repr__(self) -> str:
         return repr(self.op)
@@ -354,5 +407,5 @@ def as_layer(layer: Layer | Op) -> Layer:
 def require_sizes(layer: str, **sizes) -> None:
     """Raise unless every size is a positive integer."""
     for name, size in sizes.items():
-        if type(size) is not int or size < 1:
-            raise ValueError(f"{layer}: {name} must be a positive integer, got {size!r}")
+        if type(size) is not int or not 1 <= size < 2**31:
+            raise ValueError(f"{layer}: {name} must be a positive integer, got {size!r:.80}")

@@ -66,10 +66,6 @@ class Mixed(Around):
             dtype = None
         if self.dtype is None or dtype is None or dtype.name not in DTYPES:
             raise ValueError(f"mixed: dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
-        if not (self.loss_scale is None or isinstance(self.loss_scale, bool)):
-            raise TypeError(
-                f"mixed: loss_scale must be True, False or None, got {self.loss_scale!r}"
-            )
         object.__setattr__(self, "dtype", dtype)
 
     @property

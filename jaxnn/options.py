@@ -21,9 +21,11 @@ def as_option(name: str, value, annotation=Any):
 
     Raises:
         TypeError: it is an array, it is not hashable, or it is not of the annotated type.
-        ValueError: it is an integer that no floating-point number can hold.
+        ValueError: it holds an integer beyond 32 bits, or one that no floating-point number holds.
     """
     value = _hashable(name, value)
+    if annotation is not float:
+        _require_32_bits(name, value)
     kinds = typing.get_args(annotation) or (annotation,)
     literals = typing.get_origin(annotation) is typing.Literal
     for kind in () if literals else kinds:
@@ -55,6 +57,14 @@ def _hashable(name, value):
             f"option {name!r} must be hashable, such as a tuple, and is a {type(value).__name__}"
         ) from None
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _require_32_bits(name, value) -> None:
+    for entry in value if isinstance(value, tuple) else (value,):
+        if isinstance(entry, tuple):
+            _require_32_bits(name, entry)
+        elif type(entry) is int and not -(2**31) <= entry < 2**31:
+            raise ValueError(f"option {name} must fit 32 bits, got {entry}")
 
 
 def _as_float(name, value: int) -> float:

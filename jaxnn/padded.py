@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Integer
 
 
@@ -55,7 +56,10 @@ class TimeFirst(Padded):
 
 def swap_batch_and_time(x):
     """The first two axes swapped, of an array or of the values of a `Padded`."""
-    values = jnp.swapaxes(values_of(x), 0, 1)
+    values = values_of(x)
+    if np.ndim(values) < 2:
+        raise ValueError(f"batch_first: dy must be (N, T, …), got shape {np.shape(values)}")
+    values = jnp.swapaxes(values, 0, 1)
     if not isinstance(x, Padded):
         return values
     kind = Padded if isinstance(x, TimeFirst) else TimeFirst

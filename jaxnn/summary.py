@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
+from jaxnn.arrays import as_array
 from jaxnn.combinators import Around, Composed, Each, Serial
 from jaxnn.layer import BuiltLayer, Layer, as_layer
 from jaxnn.op import Op
@@ -72,7 +72,8 @@ def summary(net: Layer | Op, x, params=None) -> Summary:
         params: the parameters, or their shapes; by default those that `net.init` makes.
 
     Raises:
-        TypeError: net is neither a layer nor an op of one argument.
+        TypeError: net is neither a layer nor an op of one argument, or x or params holds something
+            other than arrays.
         ValueError: x does not fit the network.
 
     Example:
@@ -87,12 +88,25 @@ def summary(net: Layer | Op, x, params=None) -> Summary:
         total            float32[32,10]        9,610       24,576  618,817
     """
     net = as_layer(net)
-    x = jnp.asarray(x) if isinstance(x, list) else x
-    x = jax.eval_shape(lambda x: jax.tree.map(jnp.asarray, x), x)
+    x = _shapes("x", as_array("summary: x", x) if isinstance(x, list) else x)
     if params is None:
         params = jax.eval_shape(net.init, jax.random.key(0))
+    params = _shapes("params", params)
     total = _row(net, params, x, 0)._replace(layer="total")  # an error here names its layer
     return Summary(tuple(_rows(net, params, x, 0)), total)
+
+
+def _shapes(name: str, tree):
+    """The shapes of a tree of arrays; what is a shape already stays one."""
+
+    def shape(path, leaf):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        return jax.eval_shape(
+            lambda: as_array(f"summary: {name}{jax.tree_util.keystr(path)}", leaf)
+        )
+
+    return jax.tree_util.tree_map_with_path(shape, tree)
 
 
 def _rows(net: Layer, params, x, depth: int):

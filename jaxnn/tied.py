@@ -90,7 +90,7 @@ def tied(layer: Layer | Op, path: Path, to: Path, *, transpose: bool = False) ->
         transpose: whether the replacement is the transpose.
 
     Raises:
-        TypeError: layer is no layer.
+        TypeError: layer is no layer, path or to is no tuple of keys, or transpose is no flag.
         ValueError: there is nothing at a path, or, in `init`, the shapes differ.
 
     Reference: O. Press and L. Wolf, "Using the Output Embedding to Improve Language Models", 2017.
@@ -106,7 +106,9 @@ def tied(layer: Layer | Op, path: Path, to: Path, *, transpose: bool = False) ->
     """
     layer = as_layer(layer)
     initial = jax.eval_shape(layer.init, jax.random.key(0))
-    for where in (path, to):
+    for name, where in (("path", path), ("to", to)):
+        if not isinstance(where, tuple | list) or not where:
+            raise TypeError(f"tied: {name} must be a tuple of keys, got {where!r:.80}")
         _found(initial, where)
     return Tied(layer, tuple(path), tuple(to), transpose=transpose)
 

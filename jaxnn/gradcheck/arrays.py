@@ -118,3 +118,13 @@ def _square(array) -> float:
     """‖array‖², which may overflow."""
     flat = array.ravel()
     return flat @ flat
+
+
+def require_seed(caller: str, seed) -> None:
+    """The seed of random cotangents is an integer that NumPy takes.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if type(seed) is not int or seed < 0:
+        raise TypeError(f"{caller}: seed must be an integer of at least 0, got {seed!r:.80}")

@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.arrays import as_arrays, require_key
 from jaxnn.combinators import Serial
 from jaxnn.gradcheck.arrays import first_index, is_differentiable, wide
 from jaxnn.layer import BuiltLayer, Layer, OpLayer, as_layer
 from jaxnn.op import Op
 from jaxnn.padded import values_of
+from jaxnn.training.gradient import require_loss
 
 
 class NonFinite(NamedTuple):
@@ -57,6 +59,10 @@ def locate_nonfinite(
     Returns:
         The quantity and its place, or `None` if everything is finite.
 
+    Raises:
+        TypeError: net is no layer, loss no op of two arguments, key no random key, or one of the
+            others holds something other than arrays.
+
     Example:
         >>> from jaxnn.gradcheck import locate_nonfinite
         >>> net = jaxnn.serial(jaxnn.relu, jaxnn.tanh)
@@ -64,7 +70,15 @@ def locate_nonfinite(
         >>> print(locate_nonfinite(net, jaxnn.squared_error, ((), ()), x, target))
         x is inf at index (0, 1), as it was given
     """
-    for quantity, place, array in _step(as_layer(net), loss, params, x, target, key):
+    net = as_layer(net)
+    require_loss(loss)
+    if key is not None:
+        require_key("locate_nonfinite", key)
+    params, x, target = (
+        as_arrays(f"locate_nonfinite: {name}", tree)
+        for name, tree in (("params", params), ("x", x), ("target", target))
+    )
+    for quantity, place, array in _step(net, loss, params, x, target, key):
         array = jnp.asarray(array)
         if is_differentiable(array) and not jnp.isfinite(array).all():
             numbers = wide(array)

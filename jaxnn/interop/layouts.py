@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from jaxnn.arrays import as_numpy
 from jaxnn.layer import Params
 
 CONVENTIONS = ("row", "torch", "column")
@@ -33,6 +34,7 @@ def convert_convention(params: Params, to: str, *, source: str = "row") -> Param
         may share memory with `params`.
 
     Raises:
+        TypeError: an array of a linear layer holds something other than numbers.
         ValueError: there is no such convention, or a linear layer does not fit the one of
             `source`; the message has its path in the tree.
 
@@ -45,9 +47,10 @@ def convert_convention(params: Params, to: str, *, source: str = "row") -> Param
         ({'b': (3, 1), 'w': (3, 4)}, (), {'b': (2, 1), 'w': (2, 3)}, ())
     """
     for name, convention in (("to", to), ("source", source)):
-        if convention not in CONVENTIONS:
+        if not isinstance(convention, str) or convention not in CONVENTIONS:
             raise ValueError(
-                f"convert_convention: {name} must be 'row', 'torch' or 'column', got {convention!r}"
+                f"convert_convention: {name} must be 'row', 'torch' or 'column', got "
+                f"{convention!r:.80}"
             )
     transposed = (to == "row") != (source == "row")
 
@@ -68,7 +71,7 @@ def _is_linear(node) -> bool:
 
 
 def _check(layer, path, source):
-    if unknown := sorted(set(layer) - {"w", "b"}):
+    if unknown := sorted(set(layer) - {"w", "b"}, key=str):
         raise ValueError(
             f"convert_convention: {path} has a 'w' and is no linear layer: it has {unknown[0]!r}"
         )
@@ -77,6 +80,8 @@ def _check(layer, path, source):
             raise ValueError(
                 f"convert_convention: {path}[{name!r}] must be an array, got {type(array).__name__}"
             )
+        if isinstance(array, np.ndarray):
+            as_numpy(f"convert_convention: {path}[{name!r}]", array)
     shape = layer["w"].shape
     if len(shape) != 2:
         raise ValueError(f"convert_convention: {path}['w'] must be a matrix, got shape {shape}")

@@ -6,12 +6,16 @@ has matrices of jaxnn's shape, the gates of a GRU in the order z, r, n, and two 
 Flax has a kernel, and here and there a bias, for each gate.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
+from jaxnn.arrays import as_array
 from jaxnn.layer import Params
 from jaxnn.op import Op
+from jaxnn.ops._common.validation import describe
 from jaxnn.ops.recurrent.gru import gru
 from jaxnn.ops.recurrent.lstm import lstm
 from jaxnn.ops.recurrent.rnn import rnn
@@ -34,8 +38,8 @@ def recurrent_from_torch(op: Op, arrays: Arrays) -> Params:
             Arrays of NumPy do.
 
     Raises:
-        TypeError: the op is none of the three.
-        ValueError: an array is missing.
+        TypeError: the op is none of the three, or an array is not of floating-point numbers.
+        ValueError: an array is missing, unknown or of a wrong shape.
 
     Example:
         >>> arrays = {"weight_ih": jnp.ones((8, 3)), "weight_hh": jnp.ones((8, 2))}
@@ -44,9 +48,13 @@ def recurrent_from_torch(op: Op, arrays: Arrays) -> Params:
         {'b': (8,), 'u': (2, 8), 'w': (3, 8)}
     """
     _gates(op)
+    arrays = _given("recurrent_from_torch", arrays, "arrays")
     names = ["weight_ih", "weight_hh"]
     names += ["bias_ih", "bias_hh"] if {"bias_ih", "bias_hh"} & set(arrays) else []
     w, u, *biases = _named("recurrent_from_torch", arrays, names)
+    n_all, n_hidden = len(_gates(op)) * u.shape[-1], u.shape[-1]
+    shapes = {"weight_ih": (n_all, w.shape[-1]), "weight_hh": (n_all, n_hidden)}
+    _require_shapes("recurrent_from_torch", arrays, shapes, (n_all,))
     return {"w": w.T, "u": u.T} | (joined_biases(op, *biases) if biases else {})
 
 
@@ -65,7 +73,7 @@ def recurrent_to_torch(op: Op, params: Params) -> Arrays:
         >>> jaxnn.recurrent_to_torch(jaxnn.lstm, params)["weight_ih"].shape
         (8, 3)
     """
-    _gates(op)
+    params = _params("recurrent_to_torch", op, params)
     arrays = {"weight_ih": params["w"].T, "weight_hh": params["u"].T}
     if _has_biases(params):
         arrays["bias_ih"], arrays["bias_hh"] = two_biases(op, params)
@@ -83,7 +91,8 @@ def recurrent_from_keras(op: Op, arrays: Arrays) -> Params:
 
     Raises:
         TypeError: the op is none of the three.
-        ValueError: an array is missing, or the bias of a GRU is that of another variant.
+        ValueError: an array is missing, unknown or of a wrong shape, or the bias of a GRU is that
+            of another variant.
 
     Example:
         >>> arrays = {"kernel": jnp.ones((3, 6)), "recurrent_kernel": jnp.ones((2, 6))}
@@ -91,16 +100,21 @@ def recurrent_from_keras(op: Op, arrays: Arrays) -> Params:
         >>> jax.tree.map(jnp.shape, jaxnn.recurrent_from_keras(jaxnn.gru, arrays))
         {'b': (6,), 'b_u': (2,), 'u': (2, 6), 'w': (3, 6)}
     """
-    _gates(op)
+    n_gates = len(_gates(op))
+    arrays = _given("recurrent_from_keras", arrays, "arrays")
     names = ["kernel", "recurrent_kernel", *(["bias"] if "bias" in arrays else [])]
     w, u, *biases = _named("recurrent_from_keras", arrays, names)
+    n_all = n_gates * len(u)
+    shapes = {"kernel": (len(w), n_all), "recurrent_kernel": (len(u), n_all)}
     if op != gru:
+        _require_shapes("recurrent_from_keras", arrays, shapes, (n_all,))
         return {"w": w, "u": u} | ({"b": biases[0]} if biases else {})
     if biases and biases[0].ndim != 2:
         raise ValueError(
             f"recurrent_from_keras: the bias of a GRU has shape {biases[0].shape}; with "
             f"reset_after=True it is {(2, w.shape[-1])}"
         )
+    _require_shapes("recurrent_from_keras", arrays, shapes, (2, n_all))
     w, u, *biases = map(_swapped, (w, u, *biases))
     return {"w": w, "u": u} | (joined_biases(op, *biases[0]) if biases else {})
 
@@ -120,7 +134,7 @@ def recurrent_to_keras(op: Op, params: Params) -> Arrays:
         >>> jaxnn.recurrent_to_keras(jaxnn.gru, params)["bias"].shape
         (2, 6)
     """
-    _gates(op)
+    params = _params("recurrent_to_keras", op, params)
     arrays = {"kernel": params["w"], "recurrent_kernel": params["u"]}
     if _has_biases(params):
         arrays["bias"] = jnp.stack(two_biases(op, params)) if gru.is_same_as(op) else params["b"]
@@ -137,7 +151,7 @@ def recurrent_from_flax(op: Op, arrays: dict[str, Arrays]) -> Params:
 
     Raises:
         TypeError: the op is none of the three.
-        ValueError: an entry is missing.
+        ValueError: an entry is missing, unknown or of a wrong shape.
 
     Example:
         >>> kernel, bias = {"kernel": jnp.ones((3, 2))}, {"bias": jnp.ones(2)}
@@ -145,15 +159,30 @@ def recurrent_from_flax(op: Op, arrays: dict[str, Arrays]) -> Params:
         >>> jax.tree.map(jnp.shape, jaxnn.recurrent_from_flax(jaxnn.rnn, arrays))
         {'b': (2,), 'u': (2, 2), 'w': (3, 2)}
     """
-    gates = _gates(op)
-    of_x, of_h = (
-        _named("recurrent_from_flax", arrays, [side + gate for gate in gates]) for side in "ih"
-    )
-    kernels = ([dense["kernel"] for dense in side] for side in (of_x, of_h))
-    w, u = (jnp.concatenate(side, axis=-1) for side in kernels)
-    biased = of_h if lstm.is_same_as(op) else of_x
-    params = {"w": w, "u": u, "b": jnp.concatenate([dense["bias"] for dense in biased])}
-    return params | ({"b_u": jnp.asarray(of_h[-1]["bias"])} if gru.is_same_as(op) else {})
+    caller, gates = "recurrent_from_flax", _gates(op)
+    arrays = _given(caller, arrays, "arrays")
+    _require_names(caller, arrays, [side + gate for side in "ih" for gate in gates])
+    biased = "h" if lstm.is_same_as(op) else "i"
+    params: Params = {}
+    for side, name in (("i", "w"), ("h", "u")):
+        denses = []
+        for gate in gates:
+            with_bias = side == biased or (gru.is_same_as(op) and side + gate == "hn")
+            names = ["kernel", "bias"] if with_bias else ["kernel"]
+            where = f"{caller}: {side + gate}"
+            dense = dict(zip(names, _named(where, arrays[side + gate], names), strict=True))
+            n_hidden = dense["kernel"].shape[-1]
+            rows = len(dense["kernel"]) if side == "i" else n_hidden
+            _require_shapes(where, dense, {"kernel": (rows, n_hidden)}, (n_hidden,))
+            denses.append(dense)
+        if len({dense["kernel"].shape for dense in denses}) > 1:
+            raise ValueError(f"{caller}: the kernels of {side!r} have different shapes")
+        params[name] = jnp.concatenate([dense["kernel"] for dense in denses], axis=-1)
+        if side == biased:
+            params["b"] = jnp.concatenate([dense["bias"] for dense in denses])
+        if gru.is_same_as(op) and side == "h":
+            params["b_u"] = denses[-1]["bias"]
+    return _params(caller, op, params)
 
 
 def recurrent_to_flax(op: Op, params: Params) -> dict[str, Arrays]:
@@ -171,7 +200,7 @@ def recurrent_to_flax(op: Op, params: Params) -> dict[str, Arrays]:
         >>> sorted(jaxnn.recurrent_to_flax(jaxnn.lstm, params))
         ['hf', 'hg', 'hi', 'ho', 'if', 'ig', 'ii', 'io']
     """
-    gates = _gates(op)
+    params, gates = _params("recurrent_to_flax", op, params), _gates(op)
     arrays: dict[str, Arrays] = {}
     for side, name in (("i", "w"), ("h", "u")):
         kernels = jnp.split(params[name], len(gates), axis=-1)
@@ -194,10 +223,59 @@ def _gates(op) -> tuple[str, ...]:
     raise TypeError(f"expected jaxnn.rnn, jaxnn.gru or jaxnn.lstm, got {op!r}")
 
 
-def _named(function, arrays, names) -> list:
+def _given(function, arrays, what) -> dict:
+    """A dict with names as keys."""
+    if not isinstance(arrays, Mapping) or not all(isinstance(name, str) for name in arrays):
+        kind = type(arrays).__name__
+        raise TypeError(f"{function}: {what} must be a dict of arrays by name, got a {kind}")
+    return dict(arrays)
+
+
+def _require_names(function, arrays, names) -> None:
+    """All the names are there, and no others."""
     if missing := [name for name in names if name not in arrays]:
         raise ValueError(f"{function}: there is no {missing[0]!r} in {sorted(arrays)}")
-    return [a if isinstance(a, dict) else jnp.asarray(a) for a in map(arrays.get, names)]
+    if unknown := sorted(set(arrays) - set(names)):
+        raise ValueError(f"{function}: {unknown[0]!r} is not used; the names are {sorted(names)}")
+
+
+def _named(function, arrays, names) -> list:
+    """The floating-point arrays of these names, the matrices among them not empty of axes."""
+    arrays = _given(function, arrays, "arrays")
+    _require_names(function, arrays, names)
+    found = []
+    for name in names:
+        array = as_array(f"{function}: {name}", arrays[name])
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(f"{function}: {name} must be floating point, got {describe(array)}")
+        if array.ndim == 0:
+            raise ValueError(f"{function}: {name} has no axes, got {describe(array)}")
+        found.append(array)
+    return found
+
+
+def _require_shapes(function, arrays, shapes, of_bias) -> None:
+    """Each array has its shape; one that `shapes` lacks is a bias."""
+    for name, array in arrays.items():
+        shape = shapes.get(name, of_bias)
+        if np.shape(array) != shape:
+            raise ValueError(
+                f"{function}: {name} has shape {np.shape(array)}, and beside the others it must "
+                f"have shape {shape}"
+            )
+
+
+def _params(function, op: Op, params) -> Params:
+    """The params of a recurrent op, as arrays of the right shapes."""
+    n_gates, biases = len(_gates(op)), ["b", "b_u"] if gru.is_same_as(op) else ["b"]
+    params = _given(function, params, "params")
+    names = ["w", "u", *(name for name in biases if name in params)]
+    params = dict(zip(names, _named(f"{function}: params", params, names), strict=True))
+    n_hidden, n_inputs = len(params["u"]), len(params["w"])
+    n_all = n_gates * n_hidden
+    shapes = {"w": (n_inputs, n_all), "u": (n_hidden, n_all), "b_u": (n_hidden,)}
+    _require_shapes(f"{function}: params", params, shapes, (n_all,))
+    return params
 
 
 def joined_biases(op: Op, b_w, b_u) -> Params:

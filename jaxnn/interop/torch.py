@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.arrays import as_arrays, as_numpy
 from jaxnn.combinators import Around, Composed
 from jaxnn.interop.torch_modules import (
     PARTS,
@@ -100,6 +101,8 @@ def params_from_torch(
     """
     caller = "params_from_torch"
     net = as_layer(net)
+    _require_tensors(caller, tensors)
+    _require_patterns(caller, ignore=ignore, conv1d=conv1d)
     stored = Stored(tensors, tuple(conv1d))
     rules = _rules(caller, net, names, stored, PARAMS)
     arrays, used = _arrays(caller, tensors, rules, _ties(net))
@@ -150,6 +153,7 @@ def state_from_torch(
     """
     caller = "state_from_torch"
     net = as_layer(net)
+    _require_tensors(caller, tensors)
     rules = _rules(caller, net, names, Stored(tensors, ()), STATE)
     arrays, _ = _arrays(caller, tensors, rules, {})
     return _filled(STATE.tree(net), arrays)
@@ -192,10 +196,12 @@ def params_to_torch(
     """
     caller = "params_to_torch"
     net = as_layer(net)
+    _require_patterns(caller, conv1d=conv1d)
     written: dict[str, np.ndarray] = {}
     for kind, tree in ((PARAMS, params), (STATE, state)):
-        if tree is None:
+        if tree is None and kind is STATE:
             continue
+        tree = as_arrays(f"{caller}: {kind.name}", tree)
         arrays, wanted = _leaves(tree), _leaves(kind.tree(net))
         shapes, wanted_shapes = ({k: a.shape for k, a in d.items()} for d in (arrays, wanted))
         if shapes != wanted_shapes:
@@ -232,6 +238,24 @@ PARAMS = Kind("params", lambda layer: jax.eval_shape(layer.init, jax.random.key(
 STATE = Kind("state", lambda layer: jax.eval_shape(layer.init_state), STATE_RULES)
 
 
+def _require_tensors(caller: str, tensors) -> None:
+    """Raise unless there is a dict of tensors by name."""
+    if not isinstance(tensors, Mapping) or not all(isinstance(name, str) for name in tensors):
+        raise TypeError(
+            f"{caller}: tensors must be a dict of arrays by name, got {type(tensors).__name__}"
+        )
+
+
+def _require_patterns(caller: str, **options) -> None:
+    """Raise unless each option is a sequence of patterns; one string is none."""
+    for option, patterns in options.items():
+        is_sequence = isinstance(patterns, Sequence | set) and not isinstance(patterns, str)
+        if not is_sequence or not all(isinstance(pattern, str) for pattern in patterns):
+            raise TypeError(
+                f"{caller}: {option} must be a tuple of patterns, got {patterns!r:.80}"
+            )
+
+
 def _rules(
     caller: str,
     net: Layer,
@@ -242,6 +266,10 @@ def _rules(
     complete: bool = True,
 ) -> list[Rule]:
     """The rules of all layers, with paths from the root; if `complete`, every array has one."""
+    if not isinstance(names, Mapping):
+        raise TypeError(
+            f"{caller}: names must be a dict of prefixes by path, got {type(names).__name__}"
+        )
     nodes = list(_layers(net))
     names, known = _with_parts(caller, nodes, names)
     ties = _ties(net)
@@ -363,6 +391,8 @@ def _require_tensor(caller: str, tensors: Mapping[str, Any], name: str, shape, r
             f"{caller}: tensor {name!r} must be an array of NumPy or JAX, got "
             f"{type(tensor).__name__}; tensor.numpy() makes one of a tensor of PyTorch"
         )
+    if isinstance(tensor, np.ndarray):
+        as_numpy(f"{caller}: tensor {name!r}", tensor)
     if not jnp.issubdtype(tensor.dtype, jnp.floating):
         raise TypeError(f"{caller}: tensor {name!r} must be floating point, got {tensor.dtype}")
     if tensor.shape != shape:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 
 from jaxnn.combinators import Around
@@ -25,9 +26,7 @@ class ChannelsFirst(Around):
 
     def input_of_layer(self, x):
         """x with its channels moved to the back."""
-        if x.ndim < 2:
-            raise ValueError(f"channels_first: x has shape {x.shape}; it must be (N, C, …)")
-        return _to_back(x)
+        return _to_back("x", x)
 
     def fwd(self, params, x, key=None):
         """The output with its channels moved to the front, and the residuals of the layer."""
@@ -36,7 +35,7 @@ class ChannelsFirst(Around):
 
     def bwd_input(self, residuals, dy):
         """The channels of dx and dy are moved as those of x and y."""
-        deltas, dx = self.layer.bwd_input(residuals, _to_back(dy))
+        deltas, dx = self.layer.bwd_input(residuals, _to_back("dy", dy))
         return deltas, _to_front(dx)
 
 
@@ -64,8 +63,11 @@ def channels_first(layer: Layer | Op) -> ChannelsFirst:
     return ChannelsFirst(as_layer(layer))
 
 
-def _to_back(x):
-    """An array with its second axis last, if it has that many."""
+def _to_back(name, x):
+    """An array with its second axis last, if it has more than two."""
+    if not isinstance(x, jax.Array) or x.ndim < 2:
+        got = f"shape {x.shape}" if isinstance(x, jax.Array) else f"a {type(x).__name__}"
+        raise ValueError(f"channels_first: {name} must be an array (N, C, …), got {got}")
     return jnp.moveaxis(x, 1, -1) if x.ndim > 2 else x
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from jaxnn.layer import Layer
-from jaxnn.ops.dropout import dropout, require_rate
+from jaxnn.ops.dropout import dropout, require_broadcast_axes, require_rate
 from jaxnn.padded import values_of, with_values
 
 
@@ -19,7 +19,7 @@ class Dropout(Layer):
             images.
 
     Raises:
-        TypeError: rate is not a number.
+        TypeError: rate is not a number, or broadcast_axes holds something other than integers.
         ValueError: rate is out of range; or, later, `fwd` gets no key.
 
     Example:
@@ -32,13 +32,14 @@ class Dropout(Layer):
     """
 
     rate: float
-    broadcast_axes: tuple[int, ...] = field(default=(), kw_only=True)
+    broadcast_axes: int | tuple[int, ...] = field(default=(), kw_only=True)
 
     position_wise = True
 
     def __post_init__(self):
         try:
             require_rate(self.rate)
+            require_broadcast_axes(self.broadcast_axes)
         except (TypeError, ValueError) as error:
             raise type(error)(f"Dropout: {error}") from None
 

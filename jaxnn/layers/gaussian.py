@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from jaxnn.layer import Layer
+from jaxnn.ops._common.validation import require_alike
 from jaxnn.ops.gaussian import gaussian_sample
 
 
@@ -13,7 +14,7 @@ class GaussianSample(Layer):
     Inference (`apply`) gives the mean. The training form needs a key.
 
     Raises:
-        ValueError: `fwd` gets no key.
+        ValueError: x is no pair, or `fwd` gets no key.
 
     Example:
         >>> layer = jaxnn.GaussianSample()
@@ -26,7 +27,7 @@ class GaussianSample(Layer):
 
     def apply(self, params, x, state=None):
         """The mean."""
-        mean, _ = x
+        mean, _ = _pair(x)
         return mean
 
     def fwd(self, params, x, key=None):
@@ -36,9 +37,19 @@ class GaussianSample(Layer):
                 "GaussianSample: training needs a key for the sample; pass key= to fwd, or to the "
                 "function that trains the network"
             )
-        return gaussian_sample.fwd(*x, key)
+        return gaussian_sample.fwd(*_pair(x), key)
 
     def bwd_input(self, residuals, dy):
         """The gradients of the mean and of the log-variance."""
         dmean, dlog_variance, _ = gaussian_sample.bwd(residuals, dy)
         return (), (dmean, dlog_variance)
+
+
+def _pair(x) -> tuple:
+    if not isinstance(x, tuple | list) or len(x) != 2:
+        raise ValueError("GaussianSample: x must be the pair (mean, log_variance)")
+    try:
+        require_alike(mean=x[0], log_variance=x[1])
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"GaussianSample: {error}") from None
+    return tuple(x)

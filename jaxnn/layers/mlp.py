@@ -31,8 +31,10 @@ def mlp(
         >>> sum(p.size for p in jax.tree.leaves(net.init(jax.random.key(0))))
         9610
     """
-    if len(sizes) < 2:
-        raise ValueError(f"mlp: sizes must hold inputs and outputs, got {tuple(sizes)}")
+    if not isinstance(sizes, tuple | list) or len(sizes) < 2:
+        raise ValueError(
+            f"mlp: sizes must be a tuple that holds inputs and outputs, got {sizes!r:.80}"
+        )
     layers = []
     for n_in, n_out in pairwise(sizes):
         layers += [Linear(n_in, n_out), activation]

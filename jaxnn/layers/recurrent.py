@@ -78,6 +78,9 @@ class RecurrentLayer(Layer):
     def bwd_input(self, residuals, dy):
         """The gradient of the sequence; that of the final state is zero."""
         of_op, lengths = residuals
+        if not isinstance(dy, jax.Array) or dy.ndim != 3:
+            got = f"shape {dy.shape}" if isinstance(dy, jax.Array) else f"a {type(dy).__name__}"
+            raise ValueError(f"{type(self).__name__}: dy must be an array (T, N, H), got {got}")
         no_state = jnp.zeros(dy.shape[1:], dy.dtype)
         dfinal = no_state if self.n_states == 1 else (no_state,) * self.n_states
         deltas, dx, _, _ = self.op.bwd_input(of_op, (self._directed(dy, lengths), dfinal))

@@ -25,7 +25,7 @@ class DropoutResiduals(NamedTuple):
 
 @op
 def dropout(
-    x: Elements, key: PRNGKeyArray, *, rate: float, broadcast_axes: tuple[int, ...] = ()
+    x: Elements, key: PRNGKeyArray, *, rate: float, broadcast_axes: int | tuple[int, ...] = ()
 ) -> Elements:
     """Dropout, y = m ⊙ x/(1 − p): a random mask m of zeros and ones drops a fraction p.
 
@@ -100,7 +100,7 @@ def dropout_bwd(residuals, dy, *, rate, broadcast_axes=()):
 
 @op
 def alpha_dropout(
-    x: Elements, key: PRNGKeyArray, *, rate: float, broadcast_axes: tuple[int, ...] = ()
+    x: Elements, key: PRNGKeyArray, *, rate: float, broadcast_axes: int | tuple[int, ...] = ()
 ) -> Elements:
     """Dropout for networks of `selu`, y = a·(m ⊙ x + (1 − m)·s) + b with s = −λα.
 
@@ -185,6 +185,15 @@ def require_rate(rate) -> None:
     require_number("rate", rate, at_least=0)
     if not rate < 1:
         raise ValueError(f"option rate must be below 1, got {rate!r}")
+
+
+def require_broadcast_axes(axes) -> None:
+    """Raise unless the axes, of an x that is not known yet, are integers."""
+    each = axes if isinstance(axes, tuple) else (axes,)
+    if not all(type(axis) is int for axis in each):
+        raise TypeError(
+            f"option broadcast_axes must be an integer or a tuple of integers, got {axes!r:.80}"
+        )
 
 
 def textbook_mask(key, shape, rate, broadcast_axes):

@@ -19,10 +19,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
+from jaxnn.arrays import as_array
+from jaxnn.layer import require_sizes
 from jaxnn.op import Op
 from jaxnn.ops._common.validation import describe
 from jaxnn.ops.activations.softmax import softmax
 
+LAYOUTS = ("numerator", "denominator")
 Vector = Num[ArrayLike, " n"]
 Matrix = Num[ArrayLike, "m n"]
 
@@ -97,7 +100,10 @@ def softmax_jacobian(z: Vector, *, layout: str = "numerator") -> Float[Array, "n
         [[ 0.25 -0.25]
          [-0.25  0.25]]
     """
-    p = softmax(_array("softmax_jacobian", "z", z, ndim=1))
+    z = _array("softmax_jacobian", "z", z, ndim=1)
+    if z.size == 0:
+        raise ValueError("softmax_jacobian: z is empty")
+    p = softmax(z)
     return _lay_out("softmax_jacobian", jnp.diag(p) - jnp.outer(p, p), layout)
 
 
@@ -240,8 +246,9 @@ def devec(v: Num[ArrayLike, " mn"], shape: tuple[int, int]) -> Num[Array, "m n"]
          [4 5 6]]
     """
     v = _array("devec", "v", v, ndim=1)
-    if len(shape) != 2 or prod(shape) != v.size or min(shape) < 0:
-        raise ValueError(f"devec: {v.size} numbers do not fill a matrix of shape {shape}")
+    sizes = isinstance(shape, tuple | list) and all(type(n) is int and n >= 0 for n in shape)
+    if not sizes or len(shape) != 2 or prod(shape) != v.size:
+        raise ValueError(f"devec: {v.size} numbers do not fill a matrix of shape {shape!r:.80}")
     return jnp.reshape(v, shape, order="F")
 
 
@@ -310,20 +317,26 @@ def kronecker_gradient(x: Vector, delta: Num[ArrayLike, " m"]) -> Num[Array, "m 
     x = _array("kronecker_gradient", "x", x, ndim=1)
     delta = _array("kronecker_gradient", "delta", delta, ndim=1)
     m, n = delta.size, x.size
+    if m == 0:
+        raise ValueError("kronecker_gradient: delta is empty")
     return devec(vec_weight_jacobian(x, m, layout="denominator") @ delta, (m, n))
 
 
 def _lay_out(function, jacobian, layout):
     """A Jacobian of the numerator layout in the layout that was asked for."""
+    if not isinstance(layout, str) or layout not in LAYOUTS:
+        raise ValueError(
+            f"{function}: layout must be 'numerator' or 'denominator', got {layout!r:.80}"
+        )
     if layout == "numerator":
         return jacobian
-    if layout == "denominator":
-        return jnp.moveaxis(jacobian, 0, -1)  # the axis of the output goes last
-    raise ValueError(f"{function}: layout must be 'numerator' or 'denominator', got {layout!r}")
+    return jnp.moveaxis(jacobian, 0, -1)  # the axis of the output goes last
 
 
 def _array(function, name, value, ndim) -> Array:
-    array = jnp.asarray(value)
+    array = as_array(f"{function}: {name}", value)
+    if not jnp.issubdtype(array.dtype, jnp.number):
+        raise TypeError(f"{function}: {name} must hold numbers, got {describe(array)}")
     if array.ndim != ndim:
         kind = {1: "a vector", 2: "a matrix"}[ndim]
         raise ValueError(f"{function}: {name} must be {kind}, got shape {array.shape}")
@@ -331,5 +344,4 @@ def _array(function, name, value, ndim) -> Array:
 
 
 def _require_size(function, m):
-    if type(m) is not int or m < 1:
-        raise ValueError(f"{function}: m must be a positive integer, got {m!r}")
+    require_sizes(function, m=m)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnn.arrays import is_readable
+from jaxnn.arrays import as_array, is_readable
 from jaxnn.layer import Params
 from jaxnn.ops._common.numerics import at_least_float32
 from jaxnn.ops._common.validation import describe, require_floating
@@ -56,7 +56,7 @@ def least_squares(x: ArrayLike, y: ArrayLike) -> Params:
         >>> print(f"y = {params['b'][0]:.1f} + {params['w'][0, 0]:.1f}·x")
         y = 0.5 + 2.3·x
     """
-    x, y = jnp.asarray(x), jnp.asarray(y)
+    x, y = as_array("least_squares: x", x), as_array("least_squares: y", y)
     _check(x, y)
     params, constant, dependent = _solve(x, y)
     if is_readable(dependent):

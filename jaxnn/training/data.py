@@ -35,7 +35,7 @@ def is_stream(name: str, data: Data) -> bool:
     return True
 
 
-def as_examples(name: str, data: Data) -> tuple:
+def as_examples(name: str, data: Data | list) -> tuple:
     """The arrays of a data set, `(x, target, weights)`; weights may be `None`.
 
     Arrays of JAX and memory maps stay as they are, all others become arrays of NumPy.
@@ -51,7 +51,7 @@ def as_examples(name: str, data: Data) -> tuple:
     return x, target, weights[0] if weights else None
 
 
-def on_device(name: str, data: Data) -> tuple:
+def on_device(name: str, data: Data | list) -> tuple:
     """The same as arrays of JAX."""
     return jax.tree.map(partial(as_array, name), as_examples(name, data))
 

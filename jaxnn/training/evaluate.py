@@ -68,15 +68,16 @@ def evaluate(
         >>> {name: round(number, 3) for name, number in measured.items()}
         {'loss': 0.906, 'accuracy': 0.667}
     """
-    params, state = params_and_state(params, state)
+    require_batch_size(batch_size)
     measure, net = evaluator(net, loss, metrics, reduction), as_layer(net)
+    params, state = params_and_state(params, state)
 
     def checked():
         for batch in batches("data", data, batch_size):
             require_prediction(net, loss, params, state, *batch[:2])
             yield batch
 
-    return measure(params, state, checked())
+    return measure(params, checked(), state)
 
 
 def predict(
@@ -157,13 +158,14 @@ def named(metrics: Metrics | None) -> dict[str, Callable]:
 
 
 def evaluator(net, loss, metrics, reduction) -> Callable:
-    """`(params, state, minibatches) -> {"loss": …}`, compiled for each size of minibatch."""
+    """`(params, minibatches, state) -> {"loss": …}`, compiled for each size of minibatch."""
     metrics = named(metrics)
     require_loss(loss)
     require_reduction("evaluate", reduction)
     fractions = _fractions(as_layer(net), loss, tuple(metrics.items()), reduction)
 
-    def measure(params, state, minibatches):
+    def measure(params, minibatches, state=None):
+        params, state = params_and_state(params, state)
         sums: dict[str, list] = {}
         for x, target, weights in minibatches:
             for figure, pair in fractions(params, state, x, target, weights).items():

@@ -90,9 +90,9 @@ def fit(
             trees of arrays, weights multiply the losses. Arrays of NumPy that are large for the
             device and memory maps stay on the host, from where minibatches are moved while the
             device computes. Or an iterable of minibatches, such as a list, a generator or a loader
-            of another library; it is run through once in each epoch. When a run goes on, `fit`
-            omits the minibatches that it has used: that the rest is the same as before is up to
-            the caller.
+            of another library; it is run through once in each epoch. A run that goes on is given it
+            from the start again, and omits the minibatches that it has used: that they come in the
+            same order is up to the caller.
         state: of a network with state, to start from; by default `net.init_state()`.
         epochs: passes over the data that the run has in the end, those before it was stopped
             included.
@@ -152,16 +152,20 @@ def fit(
 
     source = _source(programs, data, batch_size, steps_per_epoch, sharding, epochs, training, check)
     training = _on_devices_of(source, sharding, training)
-    if validation_data is not None and not is_stream("validation_data", validation_data):
-        examples = as_examples("validation_data", validation_data)
-        require_examples(*examples)
-        require_finite("validation_data", *examples)
-        check(examples)
-    measured_on = {
-        "": ("data", source.examples),
-        "validation_": ("validation_data", validation_data),
-    }
+    _check_validation_data(validation_data, epochs - training.epoch, check)
     measure = evaluator(net, loss, metrics, reduction)
+
+    def measured(training):
+        found = {}
+        if source.examples is not None and metrics:
+            found = measure(training, batches("data", source.examples, MEASURED_AT_ONCE))
+            del found["loss"]
+        if validation_data is not None:
+            minibatches = batches("validation_data", validation_data, MEASURED_AT_ONCE)
+            after = measure(training, minibatches)
+            found |= {f"validation_{name}": number for name, number in after.items()}
+        return found
+
     names = ["loss", *metrics]
     if validation_data is not None:
         names += [f"validation_{name}" for name in names]
@@ -182,14 +186,8 @@ def fit(
             training = _run_epoch(source, training, interruption, saved, bar)
             seconds = time.perf_counter() - begun
             total, divisor = map(float, training.partial_loss)
-            figures = {"loss": total if reduction == "sum" or not divisor else total / divisor}
-            for prefix, (name, examples) in measured_on.items():
-                if examples is None or not (metrics or prefix):
-                    continue
-                found = measure(
-                    training.params, training.state, batches(name, examples, MEASURED_AT_ONCE)
-                )
-                figures |= {prefix + n: x for n, x in found.items() if prefix or n != "loss"}
+            value = total if reduction == "sum" or not divisor else total / divisor
+            figures = {"loss": value} | measured(training)
             training = training.with_measured(figures | {"seconds": seconds}, no_loss)
             bar.measured(figures)
             bar.at(training.epoch)
@@ -281,6 +279,22 @@ def _programs(net, loss, reduction, optimizer) -> Programs:
 @lru_cache(maxsize=REMEMBERED)
 def _sgd(rate) -> optax.GradientTransformation:
     return optax.sgd(rate)
+
+
+def _check_validation_data(data, epochs, check) -> None:
+    """What can be checked before the run."""
+    if data is None:
+        return
+    if not is_stream("validation_data", data):
+        examples = as_examples("validation_data", data)
+        require_examples(*examples)
+        require_finite("validation_data", *examples)
+        check(examples)
+    elif iter(data) is data and epochs > 1:
+        raise ValueError(
+            "fit: validation_data is a generator, which can be run through only once: give arrays, "
+            "a list or a loader"
+        )
 
 
 def _optimizer(optimizer, learning_rate) -> Optimizer:

@@ -3,6 +3,7 @@
 python -m tests.training.killed FOLDER
 """
 
+import signal
 import sys
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def figures(training: jaxnn.Training) -> dict[str, np.ndarray]:
 
 
 def main(folder: Path) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     sources.SECONDS_OF_A_RUN = 0.0  # single steps, each of them saved
     save = resume.Checkpoint.save
 

@@ -23,7 +23,15 @@ LABELS = RANDOM.integers(0, 3, N).astype(np.int32)
 SGD = optax.sgd(0.1)
 MINIBATCHES = [(X[i : i + BATCH], LABELS[i : i + BATCH]) for i in range(0, N, BATCH)]
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+pytestmark = pytest.mark.usefixtures("standard_promotion", "listening")
+
+
+@pytest.fixture
+def listening():
+    """Ctrl-C is not ignored, as it is by a job in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 ADAM = optax.adam(optax.cosine_decay_schedule(1e-2, 100))
@@ -341,8 +349,9 @@ class TestCallbacks:
         log = jaxnn.LogTensorBoard(tmp_path)
         log(training_with(loss=[3.0]))
         log(training_with(loss=[3.0, 2.0]))
+        log._writer.close()  # waits for the thread that writes
         (events,) = tmp_path.iterdir()
-        assert b"loss" in events.read_bytes()
+        assert events.read_bytes().count(b"loss") == 2
 
     def test_a_number_that_is_not_measured_is_named(self):
         with pytest.raises(ValueError, match="no 'validation_loss'; it has 'loss'"):
@@ -368,6 +377,7 @@ BAD = [
     ({"data": count(), "epochs": 1}, TypeError, r"must be a pair \(x, target\)"),
     ({"data": "digits"}, TypeError, "got a str"),
     ({"data": [(X[:5], LABELS[:4])]}, ValueError, "the same number of examples"),
+    ({"validation_data": iter(MINIBATCHES)}, ValueError, "validation_data is a generator"),
     ({"metrics": {"loss": jaxnn.accuracy}}, ValueError, "'loss' cannot be a name"),
     ({"metrics": "accuracy"}, TypeError, "metrics must be a function"),
     ({"callbacks": [3]}, TypeError, "a callback must be a function of the Training"),

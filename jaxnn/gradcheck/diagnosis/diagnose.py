@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.arrays import as_array, as_numpy, require_key
 from jaxnn.gradcheck.arrays import cast, relative_error, same_tree
 from jaxnn.gradcheck.diagnosis.hypotheses import STRUCTURAL
 from jaxnn.gradcheck.diagnosis.leaf_mistakes import (
@@ -23,8 +24,9 @@ from jaxnn.gradcheck.diagnosis.mistakes import MISTAKES
 from jaxnn.gradcheck.diagnosis.result import Diagnosis, LeafVerdict, NamedMistake
 from jaxnn.gradcheck.diagnosis.tape import Gradients, Tape, autodiff, float64, tape_of
 from jaxnn.gradcheck.diagnosis.wording import sentence
-from jaxnn.layer import Layer
+from jaxnn.layer import Layer, as_layer
 from jaxnn.op import Op
+from jaxnn.training.gradient import require_loss
 from jaxnn.training.reduction import require_reduction
 
 MOST_MISTAKES = 3  # at once, in an explanation that starts from a recomputed gradient
@@ -92,7 +94,8 @@ def diagnose(
         The `Diagnosis`.
 
     Raises:
-        TypeError: an argument holds something other than arrays of numbers.
+        TypeError: an argument holds something other than arrays of numbers, net or loss is none,
+            learning_rate or weight_decay is no number, or key is no random key.
         ValueError: grads has another tree than params, or reduction is unknown.
 
     Example:
@@ -108,6 +111,15 @@ def diagnose(
         ['wrong sign']
     """
     require_reduction("diagnose", reduction)
+    require_loss(loss)
+    net = as_layer(net)
+    if key is not None:
+        require_key("diagnose", key)
+    for name, number in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
+        if number is not None:
+            _require_number(name, number)
+    if weights is not None:
+        _require_arrays("weights", weights)
     for name, tree in (("params", params), ("grads", grads), ("x", x), ("target", target)):
         _require_arrays(name, tree)
     _require_tree("grads", grads, params)
@@ -189,12 +201,16 @@ def _mistakes_of(tape: Tape, explanations: list[Explanation]) -> list[NamedMista
 
 def _require_arrays(name, tree):
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
-        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int) or not (
-            jnp.issubdtype(array.dtype, np.number)
-        ):
-            where = name + jax.tree_util.keystr(path)
-            raise TypeError(f"diagnose: {where} must be an array of numbers, got {leaf!r:.60}")
+        where = f"diagnose: {name}{jax.tree_util.keystr(path)}"
+        array = leaf if isinstance(leaf, jax.Array) else as_numpy(where, leaf)
+        if not jnp.issubdtype(array.dtype, np.number):
+            raise TypeError(f"{where} must be an array of numbers, got {array.dtype}")
+
+
+def _require_number(name, number):
+    array = as_array(f"diagnose: {name}", number)
+    if array.shape or array.dtype == bool or not np.isfinite(array):
+        raise TypeError(f"diagnose: {name} must be a finite number, got {number!r:.80}")
 
 
 def _require_tree(name, tree, params):

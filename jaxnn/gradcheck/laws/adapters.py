@@ -7,9 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
+from jaxnn.arrays import as_arrays
 from jaxnn.layer import Layer
 from jaxnn.op import Op
 from jaxnn.transformations import definitions
@@ -198,9 +197,6 @@ def _statement(target, options, definition=None) -> str:
 
 
 def _arrays(name, arg):
-    for leaf in jax.tree.leaves(arg):
-        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int):
-            raise TypeError(
-                f"{name} must hold arrays, got {type(leaf).__name__}; options go by keyword"
-            )
-    return jax.tree.map(jnp.asarray, arg)
+    if isinstance(arg, str):
+        raise TypeError(f"{name} must hold arrays, got str; options go by keyword")
+    return as_arrays(name, arg)

@@ -4,7 +4,12 @@ from collections.abc import Collection
 
 import numpy as np
 
-from jaxnn.gradcheck.arrays import is_differentiable, relative_or_absolute_error, representable
+from jaxnn.gradcheck.arrays import (
+    is_differentiable,
+    relative_or_absolute_error,
+    representable,
+    require_seed,
+)
 from jaxnn.gradcheck.laws.adapters import adapt
 from jaxnn.gradcheck.laws.evaluation import Evaluation
 from jaxnn.gradcheck.laws.laws import LAWS
@@ -50,7 +55,8 @@ def check(
         A `Report`: print it, ask `.ok`, or call `.raise_if_failed()`.
 
     Raises:
-        TypeError: the target cannot be checked, or an argument is not an array.
+        TypeError: the target cannot be checked, an argument is not an array, or seed, second_order
+            or laws is of a wrong type.
         ValueError: there is no such law.
 
     Example:
@@ -63,8 +69,13 @@ def check(
         >>> report.ok
         False
     """
-    if unknown := sorted(set(laws or ()) - set(LAWS)):
+    if not isinstance(second_order, bool):
+        raise TypeError(f"check: second_order must be True or False, got {second_order!r:.80}")
+    if isinstance(laws, str) or not isinstance(laws, Collection | None):
+        raise TypeError(f"check: laws must be a tuple of names, got {laws!r:.80}")
+    if unknown := [law for law in laws or () if not isinstance(law, str) or law not in LAWS]:
         raise ValueError(f"there is no law {unknown[0]!r}; the laws are {', '.join(LAWS)}")
+    require_seed("check", seed)
     checked, args = adapt(target, args, options, definition)
     evaluation = Evaluation(
         checked, args, seed, plain=laws is None or not set(PLAIN).isdisjoint(laws)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.gradcheck.arrays import relative_or_absolute_error
+from jaxnn.gradcheck.arrays import relative_or_absolute_error, require_seed
 from jaxnn.gradcheck.numpy.conventions import NumPyBackward
 from jaxnn.gradcheck.numpy.evaluation import NumPyEvaluation
 from jaxnn.gradcheck.numpy.laws import NUMPY_LAWS
@@ -52,7 +52,7 @@ def check_numpy(
         A `Report`: print it, ask `.ok`, or call `.raise_if_failed()`.
 
     Raises:
-        TypeError: forward or backward is missing.
+        TypeError: forward or backward is missing, or seed is no integer.
         ValueError: the object has no array of that name, or the arrays are too large for
             differences.
 
@@ -66,6 +66,7 @@ def check_numpy(
         >>> print(check_numpy(square_forward, square_backward, np.ones(3)).findings[0].message)
         d_x is 0.5 × the true gradient everywhere: a 2 is missing, or a ½ is too much
     """
+    require_seed("check_numpy", seed)
     with jax.enable_x64(True), np.errstate(all="ignore"):
         evaluation = NumPyEvaluation(NumPyBackward(forward, backward, args, params, grads), seed)
         tried, findings = [], []

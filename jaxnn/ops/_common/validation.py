@@ -68,6 +68,8 @@ def require_axis(x, axis) -> None:
 
 def require_axes(x, axis, option: str = "axis") -> None:
     """An option is one axis of `x`, or a tuple of different ones."""
+    if type(axis) is int and -x.ndim <= axis < x.ndim:
+        return
     axes = axis if isinstance(axis, tuple) else (axis,)
     if not axes or not all(type(a) is int for a in axes):
         raise TypeError(f"option {option} must be an integer or a tuple of integers, got {axis!r}")
@@ -96,7 +98,8 @@ def require_number(
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"option {name} must be a number, got {value!r}")
     if math.isnan(value) or (finite and math.isinf(value)):
-        raise ValueError(f"option {name} must be a {'finite ' if finite else ''}number, got {value}")
+        kind = "finite number" if finite else "number"
+        raise ValueError(f"option {name} must be a {kind}, got {value}")
     bounds = []
     if above is not None:
         bounds.append((value > above, f"above {above}"))
