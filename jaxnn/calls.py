@@ -217,8 +217,9 @@ class Rules:
         dy = as_arrays(f"{self.name}: dy", dy)
         leaves, tree = jax.tree.flatten(dy)
         if tree != call.output or tuple(map(np.shape, leaves)) != call.shapes:
+            shapes = str(jax.tree.map(np.shape, dy))
             raise ValueError(
-                f"{self.name}: dy has shape {jax.tree.map(np.shape, dy)} but the output has shape "
+                f"{self.name}: dy has shape {shapes:.200} but the output has shape "
                 f"{jax.tree.unflatten(call.output, call.shapes)}; they must be equal, nothing is "
                 "broadcast"
             )

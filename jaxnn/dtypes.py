@@ -24,7 +24,7 @@ def is_floating(array: jax.Array) -> bool:
 
 def widest(dtypes: Iterable) -> jnp.dtype:
     """The widest of these floating dtypes; float32 where float16 meets bfloat16."""
-    by_size = sorted(dtypes, key=attrgetter("itemsize"))
+    by_size = sorted(set(dtypes), key=attrgetter("itemsize"))
     if len(by_size) > 1 and by_size[-2].itemsize == by_size[-1].itemsize:
         return jnp.dtype(jnp.float32)
     return by_size[-1]

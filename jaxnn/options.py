@@ -21,7 +21,7 @@ def as_option(name: str, value, annotation=Any):
 
     Raises:
         TypeError: it is an array, it is not hashable, or it is not of the annotated type.
-        ValueError: it holds an integer beyond 32 bits, or one that no floating-point number holds.
+        ValueError: it is a string that is none of the choices, or it holds an integer beyond 32 bits, or one that no floating-point number holds.
     """
     value = _hashable(name, value)
     if annotation is not float:
@@ -39,7 +39,9 @@ def as_option(name: str, value, annotation=Any):
             return _as_float(name, value)
         if kind is not type(None):
             names.append(NAMES.get(kind) or " or ".join(map(repr, typing.get_args(kind))))
-    raise TypeError(f"option {name} must be {' or '.join(names)}, got {value!r:.80}")
+    literal = any(typing.get_origin(kind) is typing.Literal for kind in (annotation, *kinds))
+    error = ValueError if literal and type(value) is str else TypeError
+    raise error(f"option {name} must be {' or '.join(names)}, got {value!r:.80}")
 
 
 def _hashable(name, value):

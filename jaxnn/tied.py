@@ -128,6 +128,8 @@ def _changed(params, path: tuple, new):
     key, *rest = path
     if rest:
         new = _changed(params[key], tuple(rest), new)
+    if not isinstance(params, dict | tuple | list):
+        raise ValueError(f"tied: params must have a place for {key!r}, got a {type(params).__name__}")
     if isinstance(params, dict):
         others = {k: v for k, v in params.items() if k != key}
         return others if new is None else others | {key: new}

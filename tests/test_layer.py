@@ -245,7 +245,7 @@ BAD = [
         ValueError,
         r"layer 2 \(Linear\): linear: x is float64\[7,4\] but params\['w'\] has shape",
     ),
-    (lambda: jaxnn.mlp((5,)), ValueError, r"sizes must hold inputs and outputs, got \(5,\)"),
+    (lambda: jaxnn.mlp((5,)), ValueError, "sizes must be a tuple that holds inputs and outputs"),
     (lambda: jaxnn.serial(jnp.tanh), TypeError, "expected a Layer or an op"),
     (lambda: jaxnn.serial(jaxnn.Linear), TypeError, "call it to make a layer"),
     (lambda: jaxnn.serial(jaxnn.linear), TypeError, "only an op of one argument"),

@@ -65,7 +65,7 @@ def rotary_embedding(
     Args:
         x: queries or keys.
         positions: optional, the position of each.
-        base: of the wavelengths.
+        base: of the wavelengths, at least 1.
         interleaved: whether neighbours are pairs, as in GPT-J; without it halves are, as in
             GPT-NeoX and Llama.
         rotated: R, by default D.
@@ -122,7 +122,7 @@ def rotary_embedding(
 @rotary_embedding.validate
 def _(x, positions, *, base, interleaved, rotated, scaling, time_axis):
     require_floating(x=x)
-    require_number("base", base, above=0)
+    require_number("base", base, at_least=1)
     _require_scaling(scaling)
     if x.ndim != 4:
         raise ValueError(f"x must be (B, T, H, D), got shape {x.shape}")

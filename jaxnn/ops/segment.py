@@ -261,6 +261,8 @@ def _sums(values, segment_ids, num_segments):
 
 def _of_each_value(segments, segment_ids):
     """The entry of each value's segment, 0 for an id out of range."""
+    if len(segments) == 0:  # JAX gathers from no rows only with bounds checked
+        return jnp.zeros_like(segments, shape=(*segment_ids.shape, *segments.shape[1:]))
     rows = segments.at[_rows(segment_ids)]
     return rows.get(mode="fill", fill_value=0, wrap_negative_indices=False)
 

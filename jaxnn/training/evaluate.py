@@ -60,8 +60,7 @@ def evaluate(
 
     Example:
         >>> x, labels = jnp.eye(3), jnp.array([0, 1, 1])
-        >>> net = jaxnn.mlp((3, 3))
-        >>> params = ({"w": 2 * jnp.eye(3), "b": jnp.zeros(3)},)
+        >>> net, params = jaxnn.Linear(3, 3), {"w": 2 * jnp.eye(3), "b": jnp.zeros(3)}
         >>> measured = jaxnn.evaluate(
         ...     net, jaxnn.softmax_cross_entropy, params, (x, labels), metrics=jaxnn.accuracy
         ... )
@@ -170,14 +169,12 @@ def evaluator(net, loss, metrics, reduction) -> Callable:
         for x, target, weights in minibatches:
             for figure, pair in fractions(params, state, x, target, weights).items():
                 sums.setdefault(figure, []).append(pair)
-        totals = {
-            figure: [sum(map(float, part)) for part in zip(*pairs, strict=True)]
-            for figure, pairs in sums.items()
-        }
-        return {
-            figure: total if reduction == "sum" and figure == "loss" else _ratio(total, divisor)
-            for figure, (total, divisor) in totals.items()
-        }
+        measured = {}
+        for figure in ("loss", *metrics):
+            total, divisor = (sum(map(float, part)) for part in zip(*sums[figure], strict=True))
+            is_sum = reduction == "sum" and figure == "loss"
+            measured[figure] = total if is_sum else _ratio(total, divisor)
+        return measured
 
     return measure
 

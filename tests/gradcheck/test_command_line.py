@@ -173,7 +173,7 @@ def test_what_is_wrong_is_shown(run):
     status, out, _ = run(BAD, "--seed", "3")
     assert status == 1
     assert "affine: WRONG" in out
-    assert "d_b is 0.1429 × the true gradient" in out
+    assert "d_b is 0.143 × the true gradient" in out
     assert "check_numpy(affine_forward, affine_backward, *args, seed=3)" in out
 
 

@@ -516,8 +516,7 @@ def soft_shrink(x: Elements, *, threshold: float = 0.5) -> Elements:
         >>> print(jaxnn.soft_shrink(jnp.array([-2.0, 0.25, 2.0])))
         [-1.5  0.   1.5]
     """
-    below = jnp.where(x < -threshold, x + threshold, 0)
-    return jnp.where(x > threshold, x - threshold, below)
+    return jnp.where((-threshold <= x) & (x <= threshold), 0, x - threshold * jnp.sign(x))
 
 
 @soft_shrink.validate

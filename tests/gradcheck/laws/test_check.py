@@ -57,7 +57,7 @@ def test_a_right_pair_passes():
 WRONG = {
     r"d_params\['w'\] is 64 × the true gradient everywhere, and 64 is the size of axis 0 of x: "
     "the 1/N of a mean is missing": lambda d, dx, r, dy: (d | {"w": 64 * d["w"]}, dx),
-    r"d_params\['b'\] is 0\.01562 × .*one over the size of axis 0 of x.*mean stands": (
+    r"d_params\['b'\] is 0\.0156 × .*one over the size of axis 0 of x.*mean stands": (
         lambda d, dx, r, dy: (d | {"b": dy.mean(0)}, dx)
     ),
     "d_x is the true gradient with the opposite sign": lambda d, dx, r, dy: (d, -dx),
