@@ -83,17 +83,23 @@ def as_numpy(name: str, value) -> np.ndarray:
     return array
 
 
+def is_key(value) -> bool:
+    """Whether a value is one random key."""
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return shape == ()
+    return dtype == jnp.uint32 and shape in ((2,), (4,))
+
+
 def require_key(name: str, key) -> None:
     """A random key of JAX is one, as `jax.random.key` or `jax.random.PRNGKey` makes it.
 
     Raises:
         TypeError: it is something else.
     """
+    if is_key(key):
+        return
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
-    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
-        return
-    if dtype == jnp.uint32 and shape is not None and len(shape) == 1 and shape[0] in (2, 4):
-        return
     kind = type(key).__name__ if shape is None else f"{dtype}{list(shape)}"
     raise TypeError(f"{name}: key must be a random key, such as jax.random.key(0), got {kind}")
 

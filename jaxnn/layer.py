@@ -79,7 +79,7 @@ class Layer:
                     object.__setattr__(
                         self, option.name, as_option(option.name, value, option.type)
                     )
-                elif Callable in kinds and not (callable(value) or value is None):
+                elif Callable in kinds and type(value) not in kinds and not callable(value):
                     raise TypeError(f"option {option.name} must be a function, got {value!r:.80}")
             except TypeError as error:
                 raise TypeError(f"{type(self).__name__}: {error}") from None
@@ -165,7 +165,8 @@ class Layer:
 def _choices(annotation) -> tuple:
     """The types that an annotation is a choice of."""
     union = get_origin(annotation) in (Union, UnionType)
-    return get_args(annotation) if union else (annotation,)
+    kinds = get_args(annotation) if union else (annotation,)
+    return tuple(Callable if get_origin(kind) is Callable else kind for kind in kinds)
 
 
 def _given_options(own):

@@ -21,7 +21,8 @@ def as_option(name: str, value, annotation=Any):
 
     Raises:
         TypeError: it is an array, it is not hashable, or it is not of the annotated type.
-        ValueError: it is a string that is none of the choices, or it holds an integer beyond 32 bits, or one that no floating-point number holds.
+        ValueError: it is a string that is none of the choices, or it holds an integer beyond 32
+            bits, or one that no floating-point number holds.
     """
     value = _hashable(name, value)
     if annotation is not float:

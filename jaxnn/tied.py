@@ -129,7 +129,8 @@ def _changed(params, path: tuple, new):
     if rest:
         new = _changed(params[key], tuple(rest), new)
     if not isinstance(params, dict | tuple | list):
-        raise ValueError(f"tied: params must have a place for {key!r}, got a {type(params).__name__}")
+        kind = type(params).__name__
+        raise ValueError(f"tied: params must have a place for {key!r}, got a {kind}")
     if isinstance(params, dict):
         others = {k: v for k, v in params.items() if k != key}
         return others if new is None else others | {key: new}

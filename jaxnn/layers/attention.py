@@ -363,7 +363,9 @@ class TransformerBlock(BuiltLayer):
     dropout: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self):
-        _ = self.net  # bad sizes and options are refused here
+        sizes = {"dim": self.dim, "heads": self.heads, "hidden": 1 if self.hidden is None else self.hidden}
+        require_sizes("TransformerBlock", **sizes)
+        _ = self.net  # other bad options are refused here
 
     @cached_property
     def net(self) -> Serial:

@@ -21,6 +21,7 @@ from jaxnn.ops._common.validation import (
     require_integers,
     require_lengths,
     require_number,
+    require_one_key,
 )
 
 Queries = Float[Array, "B T H D"]
@@ -779,11 +780,7 @@ def _require_dropout(key, rate) -> None:
         if rate:
             raise ValueError(f"option dropout_rate is {rate}, which needs the argument key")
         return
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if not typed and key.dtype != jnp.uint32:
-        raise TypeError(f"key must be a PRNG key as jax.random.key makes it, got {describe(key)}")
-    if key.ndim != (0 if typed else 1):
-        raise ValueError(f"key must be one PRNG key, got {describe(key)}")
+    require_one_key(key)
 
 
 def _of_pairs(a):

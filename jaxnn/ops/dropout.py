@@ -10,7 +10,12 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from jaxnn.op import op
 from jaxnn.ops._common.numerics import wide
-from jaxnn.ops._common.validation import describe, require_axes, require_floating, require_number
+from jaxnn.ops._common.validation import (
+    require_axes,
+    require_floating,
+    require_number,
+    require_one_key,
+)
 
 Elements = Float[Array, "*shape"]
 
@@ -173,11 +178,7 @@ def require_dropout(x, key, rate, broadcast_axes) -> None:
     require_rate(rate)
     if broadcast_axes != ():
         require_axes(x, broadcast_axes, "broadcast_axes")
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if not typed and key.dtype != jnp.uint32:
-        raise TypeError(f"key must be a PRNG key as jax.random.key makes it, got {describe(key)}")
-    if key.ndim != (0 if typed else 1):
-        raise ValueError(f"key must be one PRNG key, got {describe(key)}")
+    require_one_key(key)
 
 
 def require_rate(rate) -> None:

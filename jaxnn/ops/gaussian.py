@@ -8,7 +8,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from jaxnn.op import op
 from jaxnn.ops._common.numerics import at_least_float32, wide
-from jaxnn.ops._common.validation import require_alike, require_equal_shapes, require_floating
+from jaxnn.ops._common.validation import (
+    require_alike,
+    require_equal_shapes,
+    require_floating,
+    require_one_key,
+)
 
 Latent = Float[Array, "*shape"]
 Components = Float[Array, "*N K"]
@@ -61,8 +66,7 @@ def gaussian_sample(mean: Latent, log_variance: Latent, key: PRNGKeyArray) -> La
 def _(mean, log_variance, key):
     require_floating(mean=mean, log_variance=log_variance)
     require_equal_shapes(mean=mean, log_variance=log_variance)
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise TypeError(f"key must be a key of jax.random.key, got {key.dtype}{list(key.shape)}")
+    require_one_key(key)
 
 
 @gaussian_sample.forward

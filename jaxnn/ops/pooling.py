@@ -620,9 +620,13 @@ def _sums_along(x: Array, axis: Windows, padding, stride: int, spread: int = 1) 
 
 
 def _with_edges(x: Input, axis: Windows) -> Padded:
-    """x with its first and its last entry repeated in the padding of one axis."""
+    """x with its first and its last entry repeated in the padding of one axis.
+
+    Where the windows lie apart, entries may follow the last one: they are dropped.
+    """
+    x = lax.slice_in_dim(x, 0, axis.size + min(axis.after, 0), axis=axis.axis)
     pairs = [(0, 0)] * x.ndim
-    pairs[axis.axis] = axis.before, axis.after
+    pairs[axis.axis] = axis.before, max(axis.after, 0)
     return jnp.pad(x, pairs, mode="edge")
 
 

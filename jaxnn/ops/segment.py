@@ -192,6 +192,8 @@ def segment_max(values: Values, segment_ids: Ids, *, num_segments: int) -> Segme
         [4. 0. 2.]
     """
     ids, n = segment_ids.astype(int), values.shape[0]
+    if num_segments == 0:
+        return jnp.zeros_like(values, shape=(0, *values.shape[1:]))
     fixed = jax.lax.stop_gradient(values)
     maxima = jax.ops.segment_max(fixed, ids, num_segments)
     of_value = maxima.at[ids].get(mode="fill", wrap_negative_indices=False)

@@ -210,7 +210,7 @@ def textbook_direction(x: Numbers, axis: Axes) -> Numbers:
     largest = lax.stop_gradient(jnp.max(jnp.abs(x), axis, keepdims=True, initial=0))
     scaled = x / jnp.where(largest > 0, largest, 1)
     squares = jnp.sum(scaled**2, axis, keepdims=True)
-    return jnp.where(squares > 0, scaled / jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+    return jnp.where(squares == 0, 0, scaled / jnp.sqrt(jnp.where(squares == 0, 1, squares)))
 
 
 def _size_and_length(x: Numbers, axis: Axes) -> tuple[Numbers, Numbers]:

@@ -117,7 +117,8 @@ def test_channels_first():
     report = check(head, params, x, laws=("value", "gradient"))
     report.raise_if_failed()
     assert jax.eval_shape(head.apply, params, x).shape == (5, 2)
-    with pytest.raises(ValueError, match=r"channels_first: x must be an array \(N, C, …\), got shape \(5,\)"):
+    words = r"channels_first: x must be an array \(N, C, …\), got shape \(5,\)"
+    with pytest.raises(ValueError, match=words):
         head.apply(params, x[:, 0, 0, 0])
     with pytest.raises(TypeError, match="expected a Layer or an op"):
         jaxnn.channels_first(jnp.tanh)

@@ -371,3 +371,11 @@ def test_bad_input_gets_one_clear_sentence(call, error, words):
     with pytest.raises(error, match=words) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(2, 5), (1, 3)])
+def test_windows_that_leave_out_the_end_of_the_axis(window, stride):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 9, 5)))
+    starts = range(0, 9 - window + 1, stride)
+    maxima = np.stack([np.asarray(x)[:, i : i + window].max(1) for i in starts], 1)
+    np.testing.assert_array_equal(max_pool(x, window=window, stride=stride), maxima)

@@ -52,8 +52,8 @@ def main(folder: Path) -> None:
     sources.SECONDS_OF_A_RUN = 0.0  # single steps, each of them saved
     save = resume.Checkpoint.save
 
-    def announced(self, *args):
-        save(self, *args)
+    def announced(self, *args, **named):
+        save(self, *args, **named)
         resume.Checkpoint.save = save
         print("saved", flush=True)
 

@@ -61,6 +61,8 @@ def killed_and_compared(signals, tmp_path) -> Counter:
                 process.send_signal(left[-1])
                 if process.wait(60) != 0:  # it did not come too late
                     counts[left.pop()] += 1
+            else:
+                assert process.returncode == 0, "it ended by itself, with an error"
         if process.returncode == 0:
             with np.load(folder / "result.npz") as found:
                 assert set(found) == set(expected)
@@ -81,7 +83,7 @@ def test_a_hundred(signals, tmp_path):
     counts = killed_and_compared(signals, tmp_path)
     print(counts)
     assert sum(counts[number] for number in set(signals)) == 100
-    assert counts["runs"] >= 10
+    assert counts["runs"] >= 5
 
 
 def test_one_of_each(tmp_path):

@@ -207,14 +207,13 @@ def require_target(
     if n_classes == 0:
         place = "last axis" if axes == (array.ndim - 1,) else f"axis {axis}"
         raise ValueError(f"{name} is {describe(array)}, without any class in its {place}")
-    if ignore is not None and type(ignore) is not int:
-        raise TypeError(f"option ignore_label must be an integer, got {ignore!r}")
     rows = tuple(size for a, size in enumerate(array.shape) if a not in axes)
     if jnp.issubdtype(target.dtype, jnp.integer):
         require_labels(target, rows, n_classes, ignore)
         return
     if target.shape == rows:
         raise TypeError(f"labels must be integers, got {describe(target)}")
+    require_real(target)
     require_equal_shapes(**prediction, target=target)
     if ignore is not None:
         raise ValueError(f"option ignore_label needs integer labels, got {describe(target)}")
@@ -234,12 +233,17 @@ def require_class_weights(class_weights, sizes: int | tuple[int, ...]) -> None:
         )
 
 
-def require_answers(target: Array, **prediction) -> None:
-    """Raise unless the target holds a number, integer or boolean for each component."""
-    require_floating(**prediction)
-    if jnp.issubdtype(target.dtype, jnp.complexfloating):
+def require_real(target: Array) -> None:
+    """Raise if the target holds complex numbers or random keys."""
+    if not (jnp.issubdtype(target.dtype, jnp.floating) or target.dtype.kind in "biu"):
         raise TypeError(
             f"target must be real numbers, integers or booleans, got {describe(target)}"
         )
+
+
+def require_answers(target: Array, **prediction) -> None:
+    """Raise unless the target holds a number, integer or boolean for each component."""
+    require_floating(**prediction)
+    require_real(target)
     require_equal_shapes(**prediction, target=target)
     require_last_axis(**prediction)

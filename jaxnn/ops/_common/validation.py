@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.arrays import is_readable
+from jaxnn.arrays import is_key, is_readable
 
 
 def describe(x: jax.Array) -> str:
@@ -134,6 +134,13 @@ def require_padding(padding, n_axes: int) -> None:
             f"tuple of {n_axes} that holds one of these or a pair (before, after) for each axis "
             f"between the first and the last, with no negative number, got {padding!r}"
         )
+
+
+def require_one_key(key) -> None:
+    """An argument is one random key."""
+    if not is_key(key):
+        kind = ValueError if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else TypeError
+        raise kind(f"key must be one PRNG key, as jax.random.key makes it, got {describe(key)}")
 
 
 def require_keys(params, required: Iterable[str], optional: Iterable[str] = ()) -> None:
