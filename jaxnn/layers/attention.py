@@ -363,7 +363,11 @@ class TransformerBlock(BuiltLayer):
     dropout: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self):
-        sizes = {"dim": self.dim, "heads": self.heads, "hidden": 1 if self.hidden is None else self.hidden}
+        sizes = {
+            "dim": self.dim,
+            "heads": self.heads,
+            "hidden": 1 if self.hidden is None else self.hidden,
+        }
         require_sizes("TransformerBlock", **sizes)
         _ = self.net  # other bad options are refused here
 
