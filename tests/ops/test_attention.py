@@ -559,7 +559,7 @@ def test_one_export_serves_every_batch_and_length(options):
         ({"softcap": 0.0}, ValueError, "softcap must be above 0"),
         ({"dropout_rate": 0.5}, ValueError, "dropout_rate is 0.5, which needs the argument key"),
         ({"dropout_rate": 1.0}, ValueError, "dropout_rate must be below 1"),
-        ({"key": jnp.zeros(2)}, TypeError, "key must be a PRNG key"),
+        ({"key": jnp.zeros(2)}, TypeError, "key must be one PRNG key"),
         ({"scale": "1"}, TypeError, "scale must be a number"),
         ({"implementation": "flash"}, ValueError, "must be 'tiles' or 'cudnn'"),
         ({"block": 0}, ValueError, "block must be a positive integer"),
