@@ -34,13 +34,21 @@ def as_array(name: str, value) -> jax.Array:
     return jnp.asarray(value if type(value) in NUMBERS else array)
 
 
+def leaves(name: str, tree) -> list:
+    """The leaves of a tree.
+
+    Raises:
+        TypeError: the keys of a dict are of several types, which JAX cannot sort.
+    """
+    try:
+        return jax.tree.leaves(tree)
+    except ValueError:
+        raise TypeError(f"{name} has a dict whose keys are of several types") from None
+
+
 def as_arrays(name: str, tree):
     """A tree of arrays as a tree of arrays of JAX; see `as_array`."""
-    try:
-        leaves = jax.tree.leaves(tree)
-    except ValueError:  # JAX sorts the keys
-        raise TypeError(f"{name} has a dict whose keys are of several types") from None
-    if all(map(is_array, leaves)):
+    if all(map(is_array, leaves(name, tree))):
         return tree
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: as_array(name + jax.tree_util.keystr(path), leaf),
@@ -85,10 +93,11 @@ def as_numpy(name: str, value) -> np.ndarray:
 
 def is_key(value) -> bool:
     """Whether a value is one random key."""
-    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
-    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        return shape == ()
-    return dtype == jnp.uint32 and shape in ((2,), (4,))
+    if not isinstance(value, jax.Array | np.ndarray):
+        return False
+    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return value.shape == ()
+    return value.dtype == jnp.uint32 and value.shape in ((2,), (4,))
 
 
 def require_key(name: str, key) -> None:
@@ -99,8 +108,8 @@ def require_key(name: str, key) -> None:
     """
     if is_key(key):
         return
-    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
-    kind = type(key).__name__ if shape is None else f"{dtype}{list(shape)}"
+    is_one = isinstance(key, jax.Array | np.ndarray)
+    kind = f"{key.dtype}{list(key.shape)}" if is_one else type(key).__name__
     raise TypeError(f"{name}: key must be a random key, such as jax.random.key(0), got {kind}")
 
 

@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Integer
 
 
@@ -57,8 +56,9 @@ class TimeFirst(Padded):
 def swap_batch_and_time(x):
     """The first two axes swapped, of an array or of the values of a `Padded`."""
     values = values_of(x)
-    if np.ndim(values) < 2:
-        raise ValueError(f"batch_first: dy must be (N, T, …), got shape {np.shape(values)}")
+    if not isinstance(values, jax.Array) or values.ndim < 2:
+        got = f"shape {values.shape}" if isinstance(values, jax.Array) else type(values).__name__
+        raise ValueError(f"batch_first: dy must be an array (N, T, …), got {got}")
     values = jnp.swapaxes(values, 0, 1)
     if not isinstance(x, Padded):
         return values

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 
-from jaxnn.arrays import as_array
+from jaxnn.arrays import as_array, leaves
 from jaxnn.combinators import Around, Composed, Each, Serial
 from jaxnn.layer import BuiltLayer, Layer, as_layer
 from jaxnn.op import Op
@@ -106,6 +106,7 @@ def _shapes(name: str, tree):
             lambda: as_array(f"summary: {name}{jax.tree_util.keystr(path)}", leaf)
         )
 
+    leaves(f"summary: {name}", tree)
     return jax.tree_util.tree_map_with_path(shape, tree)
 
 

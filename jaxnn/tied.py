@@ -107,7 +107,8 @@ def tied(layer: Layer | Op, path: Path, to: Path, *, transpose: bool = False) ->
     layer = as_layer(layer)
     initial = jax.eval_shape(layer.init, jax.random.key(0))
     for name, where in (("path", path), ("to", to)):
-        if not isinstance(where, tuple | list) or not where:
+        is_path = isinstance(where, tuple | list) and all(type(key) in (int, str) for key in where)
+        if not is_path or not where:
             raise TypeError(f"tied: {name} must be a tuple of keys, got {where!r:.80}")
         _found(initial, where)
     return Tied(layer, tuple(path), tuple(to), transpose=transpose)
@@ -128,7 +129,7 @@ def _changed(params, path: tuple, new):
     key, *rest = path
     if rest:
         new = _changed(params[key], tuple(rest), new)
-    if not isinstance(params, dict | tuple | list):
+    if not isinstance(params, dict if isinstance(key, str) else (dict, tuple, list)):
         kind = type(params).__name__
         raise ValueError(f"tied: params must have a place for {key!r}, got a {kind}")
     if isinstance(params, dict):

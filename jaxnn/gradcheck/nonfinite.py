@@ -113,6 +113,7 @@ def _forward(layer, params, x, key, place):
         for path, leaf in _leaves(residuals):
             yield f"residual field {path.removeprefix('.')!r}", _place_of(layer, place), leaf
         return y, residuals
+    layer.require_one_for_each("params", params)
     residuals = []
     for i, (inner, inner_params) in enumerate(zip(layer.layers, params, strict=True)):
         inner_key = None if key is None else jax.random.fold_in(key, i)

@@ -184,7 +184,8 @@ def params_to_torch(
         tensors.items()})` loads them.
 
     Raises:
-        TypeError: a name is not of the type that its layer needs.
+        TypeError: a name is not of the type that its layer needs, or params or state holds
+            something other than arrays of floating-point numbers.
         ValueError: params or state are not those of the network, `names` lacks a layer or has a
             path where there is none, or two arrays that differ have one name.
 
@@ -203,6 +204,11 @@ def params_to_torch(
             continue
         tree = as_arrays(f"{caller}: {kind.name}", tree)
         arrays, wanted = _leaves(tree), _leaves(kind.tree(net))
+        for path, array in arrays.items():
+            if not jnp.issubdtype(array.dtype, jnp.floating):
+                raise TypeError(
+                    f"{caller}: {kind.name} must be floating point, got {array.dtype} at {path}"
+                )
         shapes, wanted_shapes = ({k: a.shape for k, a in d.items()} for d in (arrays, wanted))
         if shapes != wanted_shapes:
             where = next(iter(sorted(set(shapes.items()) ^ set(wanted_shapes.items()), key=str)))[0]
@@ -251,9 +257,7 @@ def _require_patterns(caller: str, **options) -> None:
     for option, patterns in options.items():
         is_sequence = isinstance(patterns, Sequence | set) and not isinstance(patterns, str)
         if not is_sequence or not all(isinstance(pattern, str) for pattern in patterns):
-            raise TypeError(
-                f"{caller}: {option} must be a tuple of patterns, got {patterns!r:.80}"
-            )
+            raise TypeError(f"{caller}: {option} must be a tuple of patterns, got {patterns!r:.80}")
 
 
 def _rules(
@@ -366,7 +370,7 @@ def _arrays(
             continue
         for name, shape in zip(rule.tensors, rule.shapes, strict=True):
             _require_tensor(caller, tensors, name, shape, rule)
-        made = rule.read(*(np.asarray(tensors[name]) for name in rule.tensors))
+        made = rule.read(*(as_numpy(name, tensors[name]) for name in rule.tensors))
         arrays |= dict(zip(rule.arrays, made, strict=True))
     made_of = {key: rule.tensors for rule in rules for key in rule.arrays}
     for key in arrays:

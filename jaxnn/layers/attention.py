@@ -260,6 +260,9 @@ class MultiHeadAttention(Layer):
         queries = zero_padding(x)
         keys = queries if context is None else zero_padding(context)
         for what, given, dim in (("x", queries, self.dim), ("the context", keys, self.context_dim)):
+            if not isinstance(values_of(given), jax.Array):
+                kind = type(values_of(given)).__name__
+                raise TypeError(f"{name}: {what} must be an array (B, T, {dim}), got a {kind}")
             shape, dim = values_of(given).shape, self.dim if dim is None else dim
             if len(shape) != 3 or shape[-1] != dim:
                 raise ValueError(f"{name}: {what} has shape {shape}; it must be (B, T, {dim})")
@@ -376,7 +379,8 @@ class TransformerBlock(BuiltLayer):
         """The residual branches."""
         hidden = 4 * self.dim if self.hidden is None else self.hidden
         activation = as_layer(self.activation)
-        dropped = [Dropout(self.dropout)] if self.dropout else []
+        dropout = Dropout(self.dropout)  # it checks the rate
+        dropped = [dropout] if self.dropout else []
         options: dict[str, Any] = {
             "kv_heads": self.kv_heads,
             "softcap": self.softcap,

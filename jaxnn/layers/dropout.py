@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from jaxnn.layer import Layer
+from jaxnn.ops._common.validation import require_floating
 from jaxnn.ops.dropout import dropout, require_broadcast_axes, require_rate
 from jaxnn.padded import values_of, with_values
 
@@ -45,6 +46,10 @@ class Dropout(Layer):
 
     def apply(self, params, x, state=None):
         """x itself."""
+        try:
+            require_floating(x=values_of(x))
+        except TypeError as error:
+            raise TypeError(f"Dropout: {error}") from None
         return x
 
     def fwd(self, params, x, key=None):

@@ -464,6 +464,8 @@ def instance_norm(
 @instance_norm.validate
 def _(params, x, *, eps):
     require_normalised(params, x, eps, axes=3)
+    if x.shape[-1] == 0:
+        raise ValueError(f"x is {describe(x)}, without any channel")
 
 
 @instance_norm.forward

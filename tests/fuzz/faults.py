@@ -79,7 +79,7 @@ def of_array(valid, *, required: bool, lists: bool) -> Iterator[Fault]:
 
 def of_tree(valid, *, required: bool, lists: bool) -> Iterator[Fault]:
     """Faults in the place of a dict or a tuple of arrays, and of each array in it."""
-    yield from _no_arrays(required)
+    yield from _no_arrays(required and bool(valid))
     yield Fault("a string array", np.array(["a"]))
     if isinstance(valid, dict):
         yield Fault("a further entry", {**valid, "zzz": jnp.ones(3)})

@@ -35,7 +35,9 @@ FITS = {  # where faults with these labels are none
     "convert_convention": {"params": "[^:]*|.*complex"},
     # the arguments are those of the user's function
     "check_numpy": {"x": ".*"},
-    "check": {"further": ".*"},
+    "check": {"further": ".*", "target": "Linear.*"},
+    # tensors of other layers stay where they are
+    "state_from_torch": {"tensors": "a further entry"},
     # a learning rate may be an array without axes
     "sgd_update": {"learning_rate": r"array\(1\)|Array.*"},
     # shapes do
@@ -222,8 +224,8 @@ def _functions():
         None,
     )
     yield (
-        "validation of Padded",
-        lambda values, lengths: (
+        "Padded",
+        lambda values, lengths=None: (
             jaxnn.batch_first(jaxnn.RNN(5, 3))
             .apply(RNN_PARAMS, jaxnn.Padded(values, lengths))
             .values

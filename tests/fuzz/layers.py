@@ -1,6 +1,7 @@
 """Constructors and methods of layers and combinators; the truth is their definition in float64."""
 
 import inspect
+import re
 from collections.abc import Iterator
 from functools import cache, partial
 
@@ -186,6 +187,8 @@ def _methods(name, layer, x, words) -> Iterator[Subject]:
         }
         if jax.tree.leaves(params):
             found["params"] = list(of_value(params, required=True, lists=False))
+        if name == "pick":  # it passes entries of any kind
+            found["x"] = [fault for fault in found["x"] if not re.search(": |list", fault.label)]
         if of_key:
             found["key"] = list(of_value(key, required=False, lists=False))
         return found

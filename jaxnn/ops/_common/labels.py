@@ -235,7 +235,7 @@ def require_class_weights(class_weights, sizes: int | tuple[int, ...]) -> None:
 
 def require_real(target: Array) -> None:
     """Raise if the target holds complex numbers or random keys."""
-    if not (jnp.issubdtype(target.dtype, jnp.floating) or target.dtype.kind in "biu"):
+    if not any(jnp.issubdtype(target.dtype, kind) for kind in (jnp.floating, jnp.integer, bool)):
         raise TypeError(
             f"target must be real numbers, integers or booleans, got {describe(target)}"
         )
