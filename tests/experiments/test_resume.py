@@ -21,10 +21,10 @@ from jaxnn.training.resume import Checkpoint
 
 save = Checkpoint.save
 
-def killed_before_a_save(checkpoint, training, *arguments):
+def killed_before_a_save(checkpoint, training, **options):
     if checkpoint.folder.name == {network!r} and training.epoch == 1:
         os.kill(os.getpid(), signal.{signal})
-    save(checkpoint, training, *arguments)
+    save(checkpoint, training, **options)
 
 resume.SECONDS = 0.0
 Checkpoint.save = killed_before_a_save
