@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
+from jaxnn.calls import weighted
+from jaxnn.example_gradients import Whole
 from jaxnn.layer import Layer
 from jaxnn.op import Op
 
@@ -81,8 +84,33 @@ class AutodiffLayer(Layer):
         return self.op.fwd(params, x)
 
     def bwd(self, residuals, dy):
-        """The pullback; the deltas are the gradients of the parameters."""
+        """The pullback."""
         return self.op.bwd(residuals, dy)
+
+    def bwd_input(self, residuals, dy):
+        """The pullback without its first entry; that needs dy itself."""
+        _, dx = self.op.bwd(residuals, dy)
+        return dy, dx
+
+    def bwd_params(self, residuals, deltas, weights=None, axis=0):
+        """The first entry of the pullback."""
+        if weights is not None:
+            return weighted(self.bwd_params, residuals, deltas, weights, axis)
+        dparams, _ = self.op.bwd(residuals, deltas)
+        return dparams
+
+    def bwd_examples(self, residuals, deltas, axis=0):
+        """A pullback for each example, whose dy is that of the example and otherwise 0.
+
+        The function is JAX's, so this is what `vmap` can do: N backward passes over the batch.
+        """
+        n_examples = {dy.shape[axis] for dy in jax.tree.leaves(deltas)}
+
+        def of_one(weights):
+            return self.bwd_params(residuals, deltas, weights, axis)
+
+        (n,) = n_examples
+        return jax.tree.map(Whole, jax.vmap(of_one)(jnp.eye(n)))
 
 
 def autodiff(function: Callable, init: Callable | None = None) -> Op | Layer:

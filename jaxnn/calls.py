@@ -66,6 +66,7 @@ class Rules:
     backward: Any = None
     backward_input: Any = None
     backward_params: Any = None
+    backward_examples: Any = None
     tangent: Any = None
     row_weights: Any = None
 
@@ -193,13 +194,22 @@ class Rules:
             deltas, *gradients = meshes.with_types_of(kinds, of_given, residuals, dy)
         return deltas, *_rounded((None, *gradients), call.arguments, call.dtypes)[1:]
 
-    def bwd_params(self, residuals, deltas):
+    def bwd_params(self, residuals, deltas, weights=None, axis: int = 0):
         """The gradient of the first argument, the parameters.
 
         Args:
             residuals: those of `fwd`.
             deltas: those of `bwd_input`.
+            weights: optional, one for each example, by which its gradient enters the sum; or a tree
+                of them, with those for each array of the parameters.
+            axis: the axis of the deltas that has the examples.
+
+        Raises:
+            ValueError: there are weights, and the gradient of one example is not defined.
         """
+        if weights is not None:
+            jax.eval_shape(partial(self.bwd_examples, axis=axis), residuals, deltas)  # may raise
+            return weighted(self.bwd_params, residuals, deltas, weights, axis)
         call = residuals.call
         run = call.of(self.backward_params)
         if call.placements is None:
@@ -211,6 +221,25 @@ class Rules:
 
             (gradient,) = meshes.with_types_of(_placed(call)[:1], alone, residuals, deltas)
         return _rounded((gradient,), call.arguments, call.dtypes)[0]
+
+    def bwd_examples(self, residuals, deltas, axis: int = 0):
+        """The gradient of each example, for each array of the parameters in the form that it has.
+
+        Args:
+            residuals: those of `fwd`.
+            deltas: those of `bwd_input`.
+            axis: the axis of the deltas that has the examples.
+
+        Raises:
+            ValueError: the gradient of one example is not defined.
+        """
+        if self.backward_examples is None:
+            raise ValueError(f"{self.name} does not define the gradient of each example")
+        try:
+            rule = residuals.call.of(self.backward_examples)
+            return rule(residuals, deltas, examples_axis=axis)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
 
     def _cotangent(self, call: Call, dy):
         """dy as floating-point arrays of the output's tree and shapes."""
@@ -227,6 +256,29 @@ class Rules:
             if not jnp.issubdtype(leaf.dtype, jnp.floating):
                 raise TypeError(f"{self.name}: dy must be floating point, got {leaf.dtype}")
         return dy
+
+
+def weighted(bwd_params, residuals, deltas, weights, axis):
+    """Σₙ wₙ·gₙ: the gradient of the parameters is linear in the deltas, so they take the weights.
+
+    With other weights for each array of the parameters, the others' gradients are dead code.
+    """
+
+    def gradient(weights):
+        def times(d):
+            shape = [1] * d.ndim
+            shape[axis] = d.shape[axis]
+            return d * weights.reshape(shape).astype(d.dtype)
+
+        return bwd_params(residuals, jax.tree.map(times, deltas))
+
+    if is_array(weights):
+        return gradient(weights)
+    gradients = {id(w): gradient(w) for w in jax.tree.leaves(weights)}
+    leaves, tree = jax.tree.flatten(weights)
+    return jax.tree.unflatten(
+        tree, [jax.tree.leaves(gradients[id(w)])[i] for i, w in enumerate(leaves)]
+    )
 
 
 def by_position(call: Call, gradients: tuple) -> list:

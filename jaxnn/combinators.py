@@ -1,12 +1,14 @@
 """Combinators: layers made of layers, whose backward is the chain rule."""
 
 from dataclasses import dataclass, field
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxnn.layer import Layer, OpLayer, State, as_layer
+from jaxnn.example_gradients import map_forms
+from jaxnn.layer import Layer, OpLayer, State, as_layer, bwd_params_of
 from jaxnn.op import Op
 from jaxnn.padded import swap_batch_and_time, values_of, with_values
 
@@ -26,14 +28,25 @@ class Composed(Layer):
         keys = jax.random.split(key, max(len(self.layers), 1))
         return tuple(layer.init(k) for layer, k in zip(self.layers, keys, strict=False))
 
-    def bwd_params(self, residuals, deltas):
+    def bwd_params(self, residuals, deltas, weights=None, axis=0):
         """The gradients of each layer's parameters."""
-        return tuple(
-            layer.bwd_params(saved, delta)
-            for layer, saved, delta in zip(
-                self.layers, self.residuals_of_layers(residuals), deltas, strict=True
-            )
-        )
+        each = weights if type(weights) is tuple else (weights,) * len(self.layers)
+        saved = self.residuals_of_layers(residuals)
+        layers = zip(self.layers, saved, deltas, each, strict=True)
+        return tuple(bwd_params_of(*layer, axis) for layer in layers)
+
+    def bwd_examples(self, residuals, deltas, axis=0):
+        """The gradients of each layer's parameters, example by example."""
+        i, layer, found = 0, self, []
+        saved = self.residuals_of_layers(residuals)
+        try:
+            for i, (layer, s, delta) in enumerate(  # noqa: B007  an error names it
+                zip(self.layers, saved, deltas, strict=True)
+            ):
+                found.append(layer.bwd_examples(s, delta, axis))
+        except ValueError as error:
+            raise located(error, i, layer) from None
+        return tuple(found)
 
     def init_state(self):
         """The state of each layer."""
@@ -65,11 +78,7 @@ class Composed(Layer):
 
     def require_one_for_each(self, what: str, tree) -> None:
         """Raise unless a tree is a tuple with an entry for each layer."""
-        if not isinstance(tree, tuple | list) or len(tree) != len(self.layers):
-            raise ValueError(
-                f"{type(self).__name__.lower()}: {what} must be a tuple with one entry for each of "
-                f"{len(self.layers)} layers, got {jax.tree.structure(tree)}"
-            )
+        require_entries(type(self).__name__.lower(), what, tree, len(self.layers), "layers")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.layers))})"
@@ -96,6 +105,7 @@ class SideBySide(Composed):
 
     def bwd_each(self, residuals, dys) -> tuple[tuple, tuple]:
         """The deltas and the gradient of the input of each layer."""
+        self.require_one_for_each("dy", dys)
         deltas, dxs = [], []
         for layer, saved, dy in zip(self.layers, residuals, dys, strict=True):
             delta, dx = layer.bwd_input(saved, dy)
@@ -136,7 +146,7 @@ class Serial(Composed):
 
     def fwd(self, params, x, key=None):
         """The output of the last layer, and the residuals of each."""
-        if len(params) != len(self.layers):
+        if type(params) is not tuple or len(params) != len(self.layers):
             self.require_one_for_each("params", params)
         residuals, i, layer = [], 0, self
         try:
@@ -222,9 +232,13 @@ class Around(Layer):
         """The parameters that the layer is given."""
         return params
 
-    def bwd_params(self, residuals, deltas):
+    def bwd_params(self, residuals, deltas, weights=None, axis=0):
         """The gradients of the layer's parameters."""
-        return self.layer.bwd_params(residuals, deltas)
+        return bwd_params_of(self.layer, residuals, deltas, weights, axis)
+
+    def bwd_examples(self, residuals, deltas, axis=0):
+        """The gradients of the layer's parameters, example by example."""
+        return self.layer.bwd_examples(residuals, deltas, axis)
 
     def init_cache(self, batch, length, dtype=jnp.float32):
         """The cache of the layer."""
@@ -475,6 +489,7 @@ class Shared(Around):
 
     def apply(self, params, x, state=None):
         """The tuple of the outputs."""
+        require_entries("shared", "x", x)
         return tuple(self.layer.apply(params, entry, state) for entry in x)
 
     def input_of_layer(self, x):
@@ -483,25 +498,29 @@ class Shared(Around):
 
     def fwd(self, params, x, key=None):
         """The tuple of the outputs, and the residuals of each call."""
+        require_entries("shared", "x", x)
         keys = [None if key is None else jax.random.fold_in(key, i) for i in range(len(x))]
         steps = [self.layer.fwd(params, entry, k) for entry, k in zip(x, keys, strict=True)]
         return tuple(y for y, _ in steps), tuple(saved for _, saved in steps)
 
     def bwd_input(self, residuals, dy):
         """Each call gets its own entry of dy."""
+        require_entries("shared", "dy", dy, len(residuals), "inputs")
         steps = [
             self.layer.bwd_input(saved, entry) for saved, entry in zip(residuals, dy, strict=True)
         ]
         return tuple(deltas for deltas, _ in steps), tuple(dx for _, dx in steps)
 
-    def bwd_params(self, residuals, deltas):
+    def bwd_params(self, residuals, deltas, weights=None, axis=0):
         """The sum over the calls, because the params go into each of them."""
-        return sum_of_gradients(
-            [
-                self.layer.bwd_params(saved, delta)
-                for saved, delta in zip(residuals, deltas, strict=True)
-            ]
-        )
+        calls = zip(residuals, deltas, strict=True)
+        return sum_of_gradients([bwd_params_of(self.layer, *call, weights, axis) for call in calls])
+
+    def bwd_examples(self, residuals, deltas, axis=0):
+        """The sum over the calls: to an example they are so many more places."""
+        calls = zip(residuals, deltas, strict=True)
+        first, *others = [self.layer.bwd_examples(*call, axis) for call in calls]
+        return reduce(partial(map_forms, lambda g, h: g.plus(h)), others, first)
 
     def update_state(self, state, residuals):
         """The state after one call and then the next."""
@@ -553,13 +572,18 @@ class Pick(Layer):
 
     def fwd(self, params, x, key=None):
         """The same, and the shapes of the input."""
+        y = self.apply(params, x)
         leaves, tree = jax.tree.flatten(tuple(map(values_of, x)))
-        return self.apply(params, x), Shapes(tree, tuple((a.shape, a.dtype) for a in leaves))
+        return y, Shapes(tree, tuple((a.shape, a.dtype) for a in leaves))
 
     def bwd_input(self, residuals, dy):
         """dy where the entry was taken from, and 0 elsewhere."""
-        dx = list(residuals.zeros())
-        for i, entry in zip(self.indices, dy if len(self.indices) > 1 else (dy,), strict=True):
+        dx, entries = list(residuals.zeros()), (dy,)
+        if len(self.indices) > 1:
+            require_entries("pick", "dy", dy, len(self.indices), "positions")
+            entries = dy
+        for i, entry in zip(self.indices, entries, strict=True):
+            require_gradient("pick", dx[i], entry)
             dx[i] = sum_of_gradients([dx[i], entry])
         return (), tuple(dx)
 
@@ -606,8 +630,6 @@ class BatchFirst(Around):
 
     def input_of_layer(self, x):
         """x with its first two axes swapped."""
-        if values_of(x).ndim < 2:
-            raise ValueError(f"batch_first: x has shape {values_of(x).shape}; it must be (N, T, …)")
         return swap_batch_and_time(x)
 
     def fwd(self, params, x, key=None):
@@ -622,8 +644,16 @@ class BatchFirst(Around):
 
     def bwd_input(self, residuals, dy):
         """dx and dy have their first two axes swapped as x and y have."""
-        deltas, dx = self.layer.bwd_input(residuals, swap_batch_and_time(dy))
+        deltas, dx = self.layer.bwd_input(residuals, swap_batch_and_time(dy, "dy"))
         return deltas, None if dx is None else swap_batch_and_time(dx)
+
+    def bwd_params(self, residuals, deltas, weights=None, axis=0):
+        """The layer has the examples along the other of the two axes."""
+        return super().bwd_params(residuals, deltas, weights, 1 - axis)
+
+    def bwd_examples(self, residuals, deltas, axis=0):
+        """The same, example by example."""
+        return super().bwd_examples(residuals, deltas, 1 - axis)
 
 
 def batch_first(layer: Layer | Op) -> BatchFirst:
@@ -658,6 +688,46 @@ def sum_of_gradients(gradients):
 
     first, *others = [gradient for gradient in gradients if gradient is not None] or [None]
     return jax.tree.map(added, first, *others, is_leaf=lambda leaf: leaf is None)
+
+
+def require_entries(caller: str, what: str, tree, n: int | None = None, of: str = "") -> None:
+    """A tree is a tuple or a list, with an entry for each of n layers, inputs or positions.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(tree, tuple | list) or n not in (None, len(tree)):
+        entries = "inputs" if n is None else f"one entry for each of {n} {of}"
+        got = str(jax.tree.structure(tree))
+        raise ValueError(f"{caller}: {what} must be a tuple with {entries}, got {got:.200}")
+
+
+def require_gradient(caller: str, zeros, dy) -> None:
+    """dy has the tree and the shapes of an output, and floating-point numbers where it has them.
+
+    Raises:
+        ValueError: it does not.
+    """
+
+    def fits(zero, entry):
+        if zero is None:
+            return True
+        alike = getattr(entry, "shape", None) == zero.shape
+        return alike and jnp.issubdtype(entry.dtype, jnp.floating)
+
+    try:
+        fit = jax.tree.map(fits, zeros, dy, is_leaf=lambda leaf: leaf is None)
+    except (TypeError, ValueError):
+        fit = False
+    if not all(jax.tree.leaves(fit)):
+        raise ValueError(
+            f"{caller}: dy must hold floating-point numbers in the shape of the output, "
+            f"{jax.tree.map(jnp.shape, zeros)!s:.200}, got {jax.tree.map(_kind, dy)!s:.200}"
+        )
+
+
+def _kind(leaf) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else type(leaf).__name__
 
 
 def located(error: Exception, i: int, layer: Layer) -> Exception:
@@ -696,5 +766,10 @@ class Widths:
 
     def split(self, dy):
         """The part of dy that belongs to each."""
+        if getattr(dy, "shape", ())[-1:] != (sum(self.sizes),):
+            raise ValueError(
+                f"parallel: dy must be an array whose last axis is {sum(self.sizes)}, that of the "
+                f"concatenated outputs, got {jax.tree.map(_kind, dy)!s:.200}"
+            )
         starts = [sum(self.sizes[: i + 1]) for i in range(len(self.sizes) - 1)]
         return jnp.split(dy, starts, axis=-1)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.arrays import as_arrays, is_array
+from jaxnn.example_gradients import squared_norms
 from jaxnn.op import Op
 from jaxnn.options import as_option
 from jaxnn.padded import values_of, with_values
@@ -35,6 +36,14 @@ class Layer:
 
         deltas, dx    = layer.bwd_input(residuals, dy)
         dparams       = layer.bwd_params(residuals, deltas)
+
+    From the same deltas follows the gradient of each example: their sum with a weight for each,
+    their squared norms, or the gradients themselves in the form that the backward has, see
+    `jaxnn.example_gradients`.
+
+        dparams       = layer.bwd_params(residuals, deltas, weights)
+        norms         = layer.squared_norms(residuals, deltas)
+        gradients     = layer.bwd_examples(residuals, deltas)
 
     Parameters are a pytree: a dict of arrays, a tuple of such dicts, or the empty tuple. `x` and
     `y` may be pytrees too, such as `Padded` sequences or a tuple of several inputs; the gradient of
@@ -116,9 +125,40 @@ class Layer:
             raise NotImplementedError(f"{type(self).__name__} defines neither bwd nor bwd_input")
         return self.bwd(residuals, dy)
 
-    def bwd_params(self, residuals: Residuals, deltas) -> Params:
-        """The gradient of the parameters."""
+    def bwd_params(self, residuals: Residuals, deltas, weights=None, axis: int = 0) -> Params:
+        """The gradient of the parameters, summed over the examples.
+
+        Args:
+            residuals: those of `fwd`.
+            deltas: those of `bwd_input`.
+            weights: optional, one for each example, by which its gradient enters the sum; or a tree
+                like the parameters of such arrays.
+            axis: the axis of the examples.
+        """
+        if weights is not None:
+            self.bwd_examples(residuals, deltas, axis)  # may raise
         return deltas
+
+    def bwd_examples(self, residuals: Residuals, deltas, axis: int = 0) -> Params:
+        """The gradient of each example, for each array of the parameters in the form that it has.
+
+        Args:
+            residuals: those of `fwd`.
+            deltas: those of `bwd_input`.
+            axis: the axis of the examples.
+
+        Raises:
+            ValueError: the gradient of one example is not defined.
+        """
+        if jax.tree.leaves(deltas):
+            raise ValueError(
+                f"{type(self).__name__} does not define bwd_examples, the gradient of each example"
+            )
+        return deltas
+
+    def squared_norms(self, residuals: Residuals, deltas, axis: int = 0) -> Params:
+        """‖gₙ‖² of each example, a tree like the parameters of arrays (N,); see `bwd_examples`."""
+        return squared_norms(self.bwd_examples(residuals, deltas, axis))
 
     def init_state(self) -> State:
         """The state before training."""
@@ -258,6 +298,7 @@ class ParametricOpLayer(Layer):
     bwd = property(attrgetter("op.bwd"))
     bwd_input = property(attrgetter("op.bwd_input"))
     bwd_params = property(attrgetter("op.bwd_params"))
+    bwd_examples = property(attrgetter("op.bwd_examples"))
 
 
 class BuiltLayer(Layer):
@@ -289,9 +330,13 @@ class BuiltLayer(Layer):
         """`net.bwd_input`."""
         return self.net.bwd_input(residuals, dy)
 
-    def bwd_params(self, residuals, deltas):
+    def bwd_params(self, residuals, deltas, weights=None, axis=0):
         """`net.bwd_params`."""
-        return self.net.bwd_params(residuals, deltas)
+        return self.net.bwd_params(residuals, deltas, weights, axis)
+
+    def bwd_examples(self, residuals, deltas, axis=0):
+        """`net.bwd_examples`."""
+        return self.net.bwd_examples(residuals, deltas, axis)
 
     def init_state(self):
         """`net.init_state`."""
@@ -403,6 +448,13 @@ def as_layer(layer: Layer | Op) -> Layer:
             "can stand as a layer"
         )
     return OpLayer(layer)
+
+
+def bwd_params_of(layer: Layer, residuals, deltas, weights, axis: int) -> Params:
+    """`layer.bwd_params` of a layer that a user may have written without weights."""
+    if weights is None:
+        return layer.bwd_params(residuals, deltas)
+    return layer.bwd_params(residuals, deltas, weights, axis)
 
 
 def require_sizes(layer: str, **sizes) -> None:

@@ -96,6 +96,10 @@ class Numbered(Around):
         """The layer's."""
         return self.layer.bwd(residuals, dy)
 
+    def bwd_input(self, residuals, dy):
+        """The layer's."""
+        return self.layer.bwd_input(residuals, dy)
+
 
 class OneKey(Serial):
     """Layers in sequence that all get the key of the whole."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnn.combinators import Around
-from jaxnn.layer import Layer, as_layer
+from jaxnn.layer import Layer, as_layer, bwd_params_of
 from jaxnn.op import Op
 from jaxnn.padded import Padded, values_of
 
@@ -112,12 +112,21 @@ class Mixed(Around):
         deltas, dx = self.layer.bwd_input(residuals.saved, _cast(dy, self.dtype))
         return deltas, _restored(dx, residuals.dtypes.x)
 
-    def bwd_params(self, residuals, deltas):
+    def bwd_params(self, residuals, deltas, weights=None, axis=0):
         """The gradients of the parameters, in the dtypes of the parameters."""
         if self.scales:
-            return deltas
-        dparams = self.layer.bwd_params(residuals.saved, deltas)
+            return Layer.bwd_params(self, residuals, deltas, weights, axis)
+        dparams = bwd_params_of(self.layer, residuals.saved, deltas, weights, axis)
         return _restored(dparams, residuals.dtypes.params)
+
+    def bwd_examples(self, residuals, deltas, axis=0):
+        """The gradients of the parameters, example by example."""
+        if self.scales:
+            raise ValueError(
+                "mixed: with a loss scale the backward is one piece, which gives no gradient of "
+                "each example; take bfloat16, or loss_scale=False"
+            )
+        return self.layer.bwd_examples(residuals.saved, deltas, axis)
 
     def update_state(self, state, residuals):
         """The state of the network after a training step, in the dtype that it had."""

@@ -38,7 +38,7 @@ class Op(Generic[P, T]):
     One annotated with a jaxtyping array takes exactly one array. Options are keyword-only, static
     and hashable. Reverse mode runs `backward`; forward mode runs its transpose, or `tangent`. An op
     whose first argument is its parameters may have its backward in two halves, `bwd_input` and
-    `bwd_params`.
+    `bwd_params`, and then the gradient of each example, `bwd_examples`.
 
     Example:
         >>> y, residuals = jaxnn.tanh.fwd(jnp.array([0.0, 1.0]))
@@ -48,9 +48,11 @@ class Op(Generic[P, T]):
     """
 
     __name__: str
+    mixes_examples = False  # whether the loss of one example depends on the others in its batch
     bwd = property(attrgetter("rules.bwd"))
     bwd_input = property(attrgetter("rules.bwd_input"))
     bwd_params = property(attrgetter("rules.bwd_params"))
+    bwd_examples = property(attrgetter("rules.bwd_examples"))
 
     def __init__(self, definition: Callable[P, T]):
         update_wrapper(self, definition)
@@ -62,6 +64,7 @@ class Op(Generic[P, T]):
     backward = _declares("backward", "`(residuals, dy, **options) -> gradients`, linear in `dy`")
     backward_input = _declares("backward_input", "`(residuals, dy, **options) -> (deltas, dx, …)`")
     backward_params = _declares("backward_params", "`(residuals, deltas, **options) -> dparams`")
+    backward_examples = _declares("backward_examples", "`(residuals, deltas, examples_axis, …)`")
     tangent = _declares("tangent", "`(residuals, tangents, **options) -> ẏ`, if it is cheaper")
     row_weights = _declares("row_weights", "`(*args, **options) -> weight of each loss in a mean`")
 

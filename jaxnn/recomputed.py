@@ -91,8 +91,20 @@ class Remat(Around):
         _, saved = self.layer.fwd(params, computed_after(x, dy), key)
         return self.layer.bwd(saved, dy)
 
-    bwd_input = Layer.bwd_input
-    bwd_params = Layer.bwd_params
+    def bwd_input(self, residuals, dy):
+        """The same in two halves; until the second, the residuals are held beside the deltas."""
+        params, x, key, _ = residuals
+        _, saved = self.layer.fwd(params, computed_after(x, dy), key)
+        deltas, dx = self.layer.bwd_input(saved, dy)
+        return (saved, deltas), dx
+
+    def bwd_params(self, residuals, deltas, weights=None, axis=0):
+        """The gradients of the layer's parameters."""
+        return super().bwd_params(*deltas, weights, axis)
+
+    def bwd_examples(self, residuals, deltas, axis=0):
+        """The gradients of the layer's parameters, example by example."""
+        return super().bwd_examples(*deltas, axis)
 
     def update_state(self, state, residuals):
         """The state of the layer after a training step."""

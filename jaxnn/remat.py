@@ -63,8 +63,23 @@ class RematWithin(Around):
         dparams, dx = plan.net(self._layers()).bwd(saved, dy)
         return self._whole(plan.flat(dparams)), dx
 
-    bwd_input = Layer.bwd_input
-    bwd_params = Layer.bwd_params
+    def bwd_input(self, residuals, dy):
+        """The same in two halves, unit by unit."""
+        plan, saved = residuals
+        return plan.net(self._layers()).bwd_input(saved, dy)
+
+    def bwd_params(self, residuals, deltas, weights=None, axis=0):
+        """The gradients of each layer's parameters."""
+        plan, saved = residuals
+        if isinstance(weights, tuple | dict):
+            weights = plan.grouped(self._entries(weights))
+        dparams = plan.net(self._layers()).bwd_params(saved, deltas, weights, axis)
+        return self._whole(plan.flat(dparams))
+
+    def bwd_examples(self, residuals, deltas, axis=0):
+        """The gradients of each layer's parameters, example by example."""
+        plan, saved = residuals
+        return self._whole(plan.flat(plan.net(self._layers()).bwd_examples(saved, deltas, axis)))
 
     def update_state(self, state, residuals):
         """The state of the network after a training step."""

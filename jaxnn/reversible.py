@@ -47,6 +47,10 @@ class Invertible(Layer):
         """The gradients of the parameters, the carry before the layer, and dx."""
         raise NotImplementedError
 
+    def go_back_input(self, params, carry, dy, key=None) -> tuple[Any, Any, Any]:
+        """The deltas, the carry before the layer, and dx."""
+        raise NotImplementedError
+
     def fwd(self, params, x, key=None):
         """The output, and the carry that it comes from."""
         carry = self.advance(params, self.carry_of(x), key)
@@ -57,8 +61,10 @@ class Invertible(Layer):
         dparams, _, dx = self.go_back(residuals.params, residuals.carry, dy, residuals.key)
         return dparams, dx
 
-    bwd_input = Layer.bwd_input
-    bwd_params = Layer.bwd_params
+    def bwd_input(self, residuals, dy):
+        """The same, which leaves the gradients of the parameters for later."""
+        deltas, _, dx = self.go_back_input(residuals.params, residuals.carry, dy, residuals.key)
+        return deltas, dx
 
 
 class Precise(NamedTuple):
@@ -150,20 +156,49 @@ class Reversible(Invertible, Composed):
 
     def go_back(self, params, carry, dy, key=None):
         """x₂ = y₂ − g(y₁) and x₁ = y₁ − f(x₂), pair by pair, and each backward on the way."""
+        return self._walk_back(params, carry, dy, key, lambda layer, *given: layer.bwd(*given))
+
+    def go_back_input(self, params, carry, dy, key=None):
+        """The same, where the residuals of each layer are held beside its deltas."""
+
+        def backward(layer, saved, dy):
+            deltas, dx = layer.bwd_input(saved, dy)
+            return (saved, deltas), dx
+
+        return self._walk_back(params, carry, dy, key, backward)
+
+    def bwd_params(self, residuals, deltas, weights=None, axis=0):
+        """The gradients of each layer's parameters."""
+        saved, deltas = zip(*deltas, strict=True)
+        return super().bwd_params(saved, deltas, weights, axis)
+
+    def bwd_examples(self, residuals, deltas, axis=0):
+        """The gradients of each layer's parameters, example by example."""
+        saved, deltas = zip(*deltas, strict=True)
+        return super().bwd_examples(saved, deltas, axis)
+
+    def _walk_back(self, params, carry, dy, key, backward):
+        """The way back, with `backward(layer, residuals, dy) -> (kept, dx)` of each layer."""
         self.require_one_for_each("params", params)
         moved, other, padded = carry
+        shape = (*moved.value.shape[:-1], 2 * moved.value.shape[-1])
+        if getattr(dy, "shape", None) != shape:
+            got = str(jax.tree.map(jnp.shape, dy))
+            raise ValueError(
+                f"reversible: dy must have the shape of the output, {shape}, got {got:.200}"
+            )
         d_moved, d_other = _split(dy)
-        dparams: list = []
+        kept: list = []
         for i in reversed(range(len(self.layers))):
             moved, other, d_moved, d_other = other, moved, d_other, d_moved
             source = computed_after(other.value, d_moved)
             y, saved = self.layers[i].fwd(params[i], with_values(padded, source), self._key(key, i))
             moved = moved.plus(-values_of(y))
-            dlayer, dx = self.layers[i].bwd(saved, d_moved)
+            of_layer, dx = backward(self.layers[i], saved, d_moved)
             d_other = d_other + dx
-            dparams.insert(0, dlayer)
+            kept.insert(0, of_layer)
         return (
-            tuple(dparams),
+            tuple(kept),
             Halves(moved, other, padded),
             jnp.concatenate([d_moved, d_other], axis=-1),
         )

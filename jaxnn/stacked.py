@@ -1,6 +1,7 @@
 """Equal layers in sequence as one loop, compiled once whatever the depth."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnn.combinators import Around
-from jaxnn.layer import Layer, as_layer, require_sizes
+from jaxnn.example_gradients import Stack, map_forms
+from jaxnn.layer import Layer, as_layer, bwd_params_of, require_sizes
 from jaxnn.op import Op
 from jaxnn.reversible import CarryResiduals, Invertible
 
@@ -138,27 +140,56 @@ class Stacked(Around):
         """The chain rule as a loop from the last layer to the first."""
         layer = self.layer
         if isinstance(residuals, CarryResiduals):
-            params, carry, key = residuals
+            return self._walk_back(residuals, dy, layer.go_back)
+        return self._chain(residuals, dy, layer.bwd)
 
-            def back(state, entry):
-                (carry, dy), (p, i) = state, entry
-                dparams, carry, dx = layer.go_back(p, carry, dy, _key(key, i))
-                return (carry, dx), dparams
+    def bwd_input(self, residuals, dy):
+        """The same loop, which leaves the gradients of the parameters for later."""
+        layer = self.layer
+        if isinstance(residuals, CarryResiduals):
+            return self._walk_back(residuals, dy, layer.go_back_input)
+        return self._chain(residuals, dy, layer.bwd_input)
 
-            steps = params, self._places()
-            (_, dx), dparams = lax.scan(back, (carry, dy), steps, reverse=True)
-            return dparams, dx
+    def bwd_params(self, residuals, deltas, weights=None, axis=0):
+        """The gradients of the parameters of one layer after the other."""
+
+        def gradient(saved, deltas):
+            return bwd_params_of(self.layer, saved, deltas, weights, axis)
+
+        return lax.map(lambda entry: _of_layer(gradient, *entry), _entries(residuals, deltas))
+
+    def bwd_examples(self, residuals, deltas, axis=0):
+        """The gradients of the parameters of each layer, example by example."""
+
+        def gradients(saved, deltas):
+            return self.layer.bwd_examples(saved, deltas, axis)
+
+        of_layers = jax.vmap(partial(_of_layer, gradients))(*_entries(residuals, deltas))
+        return map_forms(Stack, of_layers)
+
+    def _walk_back(self, residuals, dy, go_back):
+        """The way back from the last carry, and what `go_back` gives for each layer."""
+        params, carry, key = residuals
+
+        def back(state, entry):
+            (carry, dy), (p, i) = state, entry
+            kept, carry, dx = go_back(p, carry, dy, _key(key, i))
+            return (carry, dx), kept
+
+        steps = params, self._places()
+        (_, dx), kept = lax.scan(back, (carry, dy), steps, reverse=True)
+        return kept, dx
+
+    def _chain(self, residuals, dy, backward):
+        """The chain rule, and what `backward` gives for each layer beside dx."""
 
         def step(dy, entry):
             p, saved = entry
-            dparams, dx = layer.bwd(saved.whole(p), dy)
-            return dx, dparams
+            kept, dx = backward(saved.whole(p), dy)
+            return dx, kept
 
-        dx, dparams = lax.scan(step, dy, tuple(residuals), reverse=True)
-        return dparams, dx
-
-    bwd_input = Layer.bwd_input
-    bwd_params = Layer.bwd_params
+        dx, kept = lax.scan(step, dy, tuple(residuals), reverse=True)
+        return kept, dx
 
     def init_state(self):
         """The state of each layer, along a leading axis."""
@@ -243,6 +274,16 @@ def stacked(layer: Layer | Op, n: int) -> Stacked:
         >>> third = jax.tree.map(lambda array: array[2], params)
     """
     return Stacked(as_layer(layer), n)
+
+
+def _entries(residuals, deltas):
+    """What the layers have along their axis; the deltas of invertible layers hold the residuals."""
+    return None if isinstance(residuals, CarryResiduals) else residuals, deltas
+
+
+def _of_layer(function, residuals, deltas):
+    """A function of the whole residuals and the deltas of one layer."""
+    return function(residuals and residuals.saved.whole(residuals.params), deltas)
 
 
 def _key(key, i):

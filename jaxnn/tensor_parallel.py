@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
+from jaxnn.calls import weighted
 from jaxnn.combinators import Around
 from jaxnn.dtypes import widest
 from jaxnn.layers.linear import Linear
 from jaxnn.meshes import alike, is_placed, with_types_of
-from jaxnn.ops.linear import linear
+from jaxnn.ops.linear import LinearResiduals, linear, linear_bwd_examples
 from jaxnn.padded import values_of, with_values
 
 
@@ -98,13 +99,28 @@ class SplitLinear(Around):
             return self.part_bwd_input(residuals, dy)
         return self.layer.bwd_input(residuals, dy)
 
-    def bwd_params(self, residuals, deltas):
+    def bwd_params(self, residuals, deltas, weights=None, axis=0):
         """dW and db, split as W and b are."""
+        if weights is not None:
+            self.bwd_examples(residuals, deltas, axis)  # may raise
+            return weighted(self.bwd_params, residuals, deltas, weights, axis)
         if isinstance(residuals, SplitResiduals):
             return self._split_bwd_params(residuals, deltas)
         if self._axis_type() is AxisType.Manual:
             return self.part_bwd_params(residuals, deltas)
         return self.layer.bwd_params(residuals, deltas)
+
+    def bwd_examples(self, residuals, deltas, axis=0):
+        """dW and db, example by example."""
+        if isinstance(residuals, SplitResiduals):
+            of_op = LinearResiduals(*residuals)
+            return linear_bwd_examples(of_op, deltas, examples_axis=axis)
+        if self._axis_type() is AxisType.Manual:
+            raise ValueError(
+                f"{self.name}: inside jax.shard_map a device has a part of each example's gradient "
+                "only; take the gradient of each example outside"
+            )
+        return self.layer.bwd_examples(residuals, deltas, axis)
 
     def part_apply(self, params, x):
         """The output on one device."""

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
+from jaxnn.arrays import is_array
 from jaxnn.combinators import Around
-from jaxnn.layer import Layer, Params, as_layer
+from jaxnn.example_gradients import map_forms
+from jaxnn.layer import Layer, Params, as_layer, bwd_params_of
 from jaxnn.op import Op
 
 Path = tuple[int | str, ...]
@@ -52,12 +54,23 @@ class Tied(Around):
         """That of the network."""
         return self.layer.bwd_input(residuals, dy)
 
-    def bwd_params(self, residuals, deltas):
+    def bwd_params(self, residuals, deltas, weights=None, axis=0):
         """The gradients of the network's parameters, those of the two places added up."""
-        dparams = self.layer.bwd_params(residuals, deltas)
+        if weights is not None and not is_array(weights):
+            weights = _changed(weights, self.path, _found(weights, self.to))
+        dparams = bwd_params_of(self.layer, residuals, deltas, weights, axis)
         source, tied = _found(dparams, self.to), self._moved(_found(dparams, self.path))
         dparams = _changed(dparams, self.to, jax.tree.map(jnp.add, source, tied))
         return _changed(dparams, self.path, None)
+
+    def bwd_examples(self, residuals, deltas, axis=0):
+        """The same, example by example."""
+        gradients = self.layer.bwd_examples(residuals, deltas, axis)
+        source, tied = _found(gradients, self.to), _found(gradients, self.path)
+        if self.transpose:
+            tied = map_forms(lambda g: g.transposed(), tied)
+        both = map_forms(lambda g, h: g.plus(h), source, tied)
+        return _changed(_changed(gradients, self.to, both), self.path, None)
 
     def extend(self, params, x, cache):
         """The output of the network for the next positions."""

@@ -202,9 +202,19 @@ class MultiHeadAttention(Layer):
             return deltas, dx
         return deltas, _where(valid[0], dxs["q"] + dxs["k"] + dxs["v"])
 
-    def bwd_params(self, residuals, deltas):
+    def bwd_params(self, residuals, deltas, weights=None, axis=0):
         """The gradients of the four linear layers."""
-        return {n: linear.bwd_params(residuals.linear[n], delta) for n, delta in deltas.items()}
+        each = weights if isinstance(weights, dict) else dict.fromkeys(deltas, weights)
+        return {
+            n: linear.bwd_params(residuals.linear[n], delta, each[n], axis)
+            for n, delta in deltas.items()
+        }
+
+    def bwd_examples(self, residuals, deltas, axis=0):
+        """The gradients of the four linear layers, example by example."""
+        return {
+            n: linear.bwd_examples(residuals.linear[n], delta, axis) for n, delta in deltas.items()
+        }
 
     def init_cache(self, batch, length, dtype=jnp.float32):
         """Room for the keys and values of all positions."""

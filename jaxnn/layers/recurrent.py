@@ -86,9 +86,13 @@ class RecurrentLayer(Layer):
         deltas, dx, _, _ = self.op.bwd_input(of_op, (self._directed(dy, lengths), dfinal))
         return deltas, self._directed(dx, lengths)
 
-    def bwd_params(self, residuals, deltas):
+    def bwd_params(self, residuals, deltas, weights=None, axis=0):
         """The gradients of the matrices and the biases."""
-        return self.op.bwd_params(residuals.op, deltas)
+        return self.op.bwd_params(residuals.op, deltas, weights, axis)
+
+    def bwd_examples(self, residuals, deltas, axis=0):
+        """The gradients of the matrices and the biases, sequence by sequence."""
+        return self.op.bwd_examples(residuals.op, deltas, axis)
 
     def init_cache(self, batch, length, dtype=jnp.float32):
         """The state, 0 before the first step; it does not grow with the length."""

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Integer
 
+from jaxnn.example_gradients import Whole, require_examples_axis, require_examples_first
 from jaxnn.op import op
 from jaxnn.ops._common.numerics import representable, wide
 from jaxnn.ops._common.validation import require_floating, require_where
@@ -172,6 +173,15 @@ def batch_norm_bwd_params(residuals, deltas, *, eps=1e-5):
     return affine_gradient(residuals.params, *deltas)
 
 
+@batch_norm.backward_examples
+def batch_norm_bwd_examples(residuals, deltas, *, examples_axis, eps=1e-5):
+    """Refused: the statistics belong to the whole batch."""
+    raise ValueError(
+        "the gradient of one example is not defined in training, because the examples of a batch "
+        "share its mean and variance; take LayerNorm or GroupNorm"
+    )
+
+
 @op
 def batch_norm_inference(
     params: Params, statistics: Statistics, x: Float[Array, "*N C"], *, eps: float = 1e-5
@@ -256,19 +266,29 @@ def batch_norm_inference_bwd(residuals, dy, *, eps=1e-5):
 @batch_norm_inference.backward_input
 @wide
 def batch_norm_inference_bwd_input(residuals, dy, *, eps=1e-5):
-    """dx = γ·r·dy, dmean = −γ·r·dβ, dvar = −½·γ·r²·dγ, and on the way dγ and dβ."""
+    """dx = γ·r·dy, dmean = −γ·r·dβ, dvar = −½·γ·r²·dγ, and on the way dγₙ and dβₙ."""
     params, statistics, x = residuals
     mean, r = _mean_and_r(statistics, eps)
-    _, dscale, dbias = _sums(x, dy, mean, r)
+    x_hat = _by_channel(x - jnp.broadcast_to(mean, x.shape), r)
+    deltas = tuple(jnp.sum(s, axis=tuple(range(1, x.ndim - 1))) for s in (dy * x_hat, dy))
+    dscale, dbias = (_over_examples(s) for s in deltas)
     slope = _slope(params, r)
     dstatistics = {"mean": -slope * dbias, "var": -0.5 * slope * (r * dscale)}
-    return (dscale, dbias), dstatistics, _by_channel(dy, slope)
+    return deltas, dstatistics, _by_channel(dy, slope)
 
 
 @batch_norm_inference.backward_params
 def batch_norm_inference_bwd_params(residuals, deltas, *, eps=1e-5):
-    """dγ and dβ, which `batch_norm_inference_bwd_input` has computed."""
-    return affine_gradient(residuals.params, *deltas)
+    """dγ and dβ, the sums over the examples."""
+    return affine_gradient(residuals.params, *map(_over_examples, deltas))
+
+
+@batch_norm_inference.backward_examples
+def batch_norm_inference_bwd_examples(residuals, deltas, *, examples_axis, eps=1e-5):
+    """dγₙ = Σ dyₙ·x̂ₙ and dβₙ = Σ dyₙ over the places of each example."""
+    require_examples_first(examples_axis)
+    require_examples_axis(residuals.x.ndim - 1, examples_axis)
+    return affine_gradient(residuals.params, *map(Whole, deltas))
 
 
 def _batch(x):
@@ -295,6 +315,11 @@ def _sums(z, dy, mean, r):
     """x̂, Σₙ dy·x̂ and Σₙ dy."""
     x_hat = _by_channel(z - jnp.broadcast_to(mean, z.shape), r)
     return x_hat, jnp.sum(dy * x_hat, axis=_batch(dy)), jnp.sum(dy, axis=_batch(dy))
+
+
+def _over_examples(x):
+    """The sum over the examples, if there is an axis of them."""
+    return jnp.sum(x, axis=tuple(range(x.ndim - 1)))
 
 
 def _by_channel(x, factor):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxnn.example_gradients import Patches, Whole, places, require_examples_first
 from jaxnn.op import op
 from jaxnn.ops._common.convolutions import (
     Inputs,
@@ -15,6 +16,7 @@ from jaxnn.ops._common.convolutions import (
     convolve,
     gradient_of_w,
     gradient_of_x,
+    pixels_met,
     transposed,
 )
 from jaxnn.ops._common.numerics import at_least_float32
@@ -171,6 +173,15 @@ def conv_bwd_params(residuals, dy, *, stride=1, padding="SAME", dilation=1, grou
     params, x = residuals
     space = _space(params, x, stride, padding, dilation)
     return _with_bias(gradient_of_w(x, dy, space, groups), dy, params)
+
+
+@conv.backward_examples
+def conv_bwd_examples(residuals, dy, *, examples_axis, groups=1, **options):
+    """dWₙ[k] = Σₚ xₙ[s·p + d·k − l]ᵀ·dyₙ[p], dbₙ = Σₚ dyₙ[p]."""
+    require_examples_first(examples_axis)
+    params, x = residuals
+    met = pixels_met(x, _space(params, x, **options), groups)
+    return _of_examples(params, met, _grouped(dy, groups), dy, transpose=False)
 
 
 @conv.tangent
@@ -332,6 +343,15 @@ def conv_transpose_bwd_params(residuals, dy, *, groups=1, **options):
     return _with_bias(transposed(gradient_of_w(dy, x, space, groups), groups), dy, params)
 
 
+@conv_transpose.backward_examples
+def conv_transpose_bwd_examples(residuals, dy, *, examples_axis, groups=1, **options):
+    """dWₙ[k] = Σ_q xₙ[q]ᵀ·dyₙ[s·q + l − d·k], dbₙ = Σₚ dyₙ[p]."""
+    require_examples_first(examples_axis)
+    params, x = residuals
+    met = pixels_met(dy, _transposed_space(params, x, **options), groups)
+    return _of_examples(params, met[::-1], _grouped(x, groups), dy, transpose=True)
+
+
 @conv_transpose.tangent
 def conv_transpose_tangent(residuals, tangents, *, groups=1, **options):
     """The ẏ of `conv`, with transposed convolutions."""
@@ -380,7 +400,7 @@ def _padding_of_spread_x(padding, reaches, strides, output_padding):
     return pairs
 
 
-def _space(params, x, stride, padding, dilation):
+def _space(params, x, stride=1, padding="SAME", dilation=1):
     """The windows of `conv` along each axis."""
     return windows_along(x.shape, params["w"].shape[:-2], stride, padding, dilation)
 
@@ -403,6 +423,19 @@ def _with_bias(dw, dy, params):
     if "b" not in params:
         return {"w": dw}
     return {"w": dw, "b": jnp.sum(at_least_float32(dy), axis=range(dy.ndim - 1))}
+
+
+def _of_examples(params, met, still, dy, transpose):
+    """The gradients of each example, where there is a b with that of b."""
+    gradients = {"w": Patches(met, still, params["w"].shape[:-2], transpose)}
+    if "b" in params:
+        gradients["b"] = Whole(jnp.sum(at_least_float32(places(dy, 0)), axis=1))
+    return gradients
+
+
+def _grouped(x, groups):
+    """(N, P, G, channels of a group)."""
+    return x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
 
 
 def _tangent(convolution, residuals, tangents):

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
 from jaxnn.arrays import is_readable
+from jaxnn.example_gradients import Rows, places, require_examples_axis
 from jaxnn.op import op
 from jaxnn.ops._common.numerics import at_least_float32, wide
 from jaxnn.ops._common.tuning import BAG_UNROLL
@@ -75,6 +76,9 @@ def embedding(params: Params, ids: Ids, *, padding_idx: int | None = None) -> Fl
     That is dw = Eᵀ·dy of the linear map y = E·w, where Eₙᵥ = 1 if idsₙ = v and else 0. The matrix
     E is never built: each row of dy is added to its row of dw, which starts at zero. A row that no
     id asks for has gradient 0, and that of `padding_idx` is set to 0. Ids have no gradient.
+
+    For example n with the places t, dwₙ = Eₙᵀ·dYₙ, and since ⟨e_i, e_j⟩ = [i = j],
+        ‖dwₙ‖² = Σₜₛ [idsₙₜ = idsₙₛ]·⟨dyₙₜ, dyₙₛ⟩
 
     Saves the ids; of the table only the shape is needed. Sums of float16 and bfloat16 are in
     float32.
@@ -145,6 +149,14 @@ def embedding_bwd_params(residuals, dy, *, padding_idx=None):
     dw = jnp.zeros(w.sizes, dy.dtype).at[_rows(ids)]
     dw = dw.add(dy, mode="drop", wrap_negative_indices=False)
     return {"w": dw if padding_idx is None else dw.at[padding_idx].set(0)}
+
+
+@embedding.backward_examples
+def embedding_bwd_examples(residuals, dy, *, examples_axis, padding_idx=None):
+    """Row v of dwₙ is Σₜ dyₙₜ over the t with idsₙₜ = v."""
+    ids, w = residuals
+    ids = _without(padding_idx, _rows(ids), w.sizes[0])
+    return {"w": Rows(places(ids, examples_axis, 0), places(dy, examples_axis), w.sizes[0])}
 
 
 @op
@@ -305,6 +317,20 @@ def embedding_bag_bwd_params(residuals, dy, *, mode="sum", padding_idx=None):
     return {"w": dw}
 
 
+@embedding_bag.backward_examples
+@wide
+def embedding_bag_bwd_examples(residuals, dy, *, examples_axis, mode="sum", padding_idx=None):
+    """Row v of dwₙ is Σₗ aₙₗ·dyₙ over the l with idsₙₗ = v."""
+    require_examples_axis(dy.ndim - 1, examples_axis)
+    n_rows, positions = residuals.w.sizes[0], _positions(residuals, padding_idx)
+    dy = dy / _number(dy, residuals.ids, positions.seen) if mode == "mean" else dy
+    rows, a, seen = (None if p is None else jnp.moveaxis(p, 0, -1) for p in positions)
+    rows = rows if seen is None else jnp.where(seen, rows, n_rows)
+    deltas = jnp.broadcast_to(dy[..., None, :], (*rows.shape, dy.shape[-1]))
+    deltas = deltas if a is None else deltas * a[..., None]
+    return {"w": Rows(places(rows, examples_axis, 0), places(deltas, examples_axis), n_rows)}
+
+
 def require_table(params) -> None:
     """Raise unless `params` are those of an embedding."""
     require_keys(params, ["w"])
@@ -343,6 +369,13 @@ def require_ids(ids, n_rows: int) -> None:
 def _rows(ids: Ids) -> Ids:
     """Ids in a dtype that holds the number of rows, whatever it is."""
     return ids.astype(jnp.int32) if ids.dtype.itemsize < 4 else ids
+
+
+def _without(padding_idx: int | None, rows: Ids, n_rows: int) -> Ids:
+    """The rows, that of `padding_idx` out of range."""
+    if padding_idx is None:
+        return rows
+    return jnp.where(rows == padding_idx % n_rows, jnp.asarray(n_rows, rows.dtype), rows)
 
 
 def _positions(residuals: EmbeddingBagResiduals, padding_idx: int | None) -> Positions:

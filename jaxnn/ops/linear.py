@@ -5,9 +5,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxnn.example_gradients import Outer, Whole, places
 from jaxnn.op import op
 from jaxnn.ops._common.compiler import transposed_product
-from jaxnn.ops._common.numerics import contract
+from jaxnn.ops._common.numerics import at_least_float32, contract
 from jaxnn.ops._common.validation import describe, require_params
 
 Params = dict[str, Float[Array, "..."]]
@@ -34,6 +35,9 @@ def linear(params: Params, x: Float[Array, "*N I"]) -> Float[Array, "*N O"]:
         dW = xᵀ·dy      (I, O)     ⟨dy, x·Ẇ⟩ = ⟨xᵀ·dy, Ẇ⟩
         db = Σₙ dy      (O,)       every row n has the same b
         dx = dy·Wᵀ      (N, I)     ⟨dy, ẋ·W⟩ = ⟨dy·Wᵀ, ẋ⟩
+
+    For example n, with T places that meet the same W, dWₙ = Xₙᵀ·dYₙ and
+        ‖dWₙ‖² = Σₜₛ (Xₙ·Xₙᵀ)ₜₛ·(dYₙ·dYₙᵀ)ₜₛ,  which is ‖xₙ‖²·‖dyₙ‖² for T = 1
 
     dW carries no 1/N: a mean over the batch has already put it into dy.
 
@@ -112,3 +116,14 @@ def linear_bwd_params(residuals, dy):
     if "b" in params:
         dparams["b"] = jnp.sum(dy, axis=batch, dtype=dparams["w"].dtype)
     return dparams
+
+
+@linear.backward_examples
+def linear_bwd_examples(residuals, dy, *, examples_axis):
+    """dWₙ = Xₙᵀ·dYₙ, dbₙ = Σₜ dyₙₜ."""
+    params, x = residuals
+    dy = places(dy, examples_axis)
+    gradients = {"w": Outer(places(x, examples_axis), dy)}
+    if "b" in params:
+        gradients["b"] = Whole(jnp.sum(at_least_float32(dy), axis=1))
+    return gradients

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from jaxnn.example_gradients import Whole, require_examples_axis, require_examples_first
 from jaxnn.op import op
 from jaxnn.ops._common.compiler import stored
 from jaxnn.ops._common.numerics import representable, wide
@@ -193,6 +195,17 @@ def layer_norm_bwd_params(residuals, deltas, *, axis=-1, eps=1e-5, scale_offset=
     return affine_gradient(residuals.params, _sum_over_batch(residuals.r, product, axes), dbias)
 
 
+@layer_norm.backward_examples
+@wide
+def layer_norm_bwd_examples(
+    residuals, deltas, *, examples_axis, axis=-1, eps=1e-5, scale_offset=0.0
+):
+    """dγₙ = Σₜ r·(dy·(x − mean)), dβₙ = Σₜ dy."""
+    (dy, product), axes = deltas, axes_of(residuals.x, axis)
+    over_places = partial(_sum_over_places, axes=axes, examples_axis=examples_axis)
+    return affine_gradient(residuals.params, over_places(residuals.r * product), over_places(dy))
+
+
 @op
 def rms_norm(
     params: Params,
@@ -304,6 +317,17 @@ def rms_norm_bwd_params(residuals, product, *, axis=-1, eps=1e-5, scale_offset=0
     return affine_gradient(residuals.params, _sum_over_batch(residuals.r, product, axes))
 
 
+@rms_norm.backward_examples
+@wide
+def rms_norm_bwd_examples(
+    residuals, product, *, examples_axis, axis=-1, eps=1e-5, scale_offset=0.0
+):
+    """dγₙ = Σₜ r·(dy·x)."""
+    axes = axes_of(residuals.x, axis)
+    dscale = _sum_over_places(residuals.r * product, axes, examples_axis)
+    return affine_gradient(residuals.params, dscale)
+
+
 @op
 def group_norm(
     params: Params, x: Float[Array, "N *S C"], *, groups: int = 32, eps: float = 1e-5
@@ -412,6 +436,14 @@ def group_norm_bwd_params(residuals, deltas, *, groups=32, eps=1e-5):
     return affine_gradient(residuals.params, b, a)
 
 
+@group_norm.backward_examples
+def group_norm_bwd_examples(residuals, deltas, *, examples_axis, groups=32, eps=1e-5):
+    """dγₙ = B, dβₙ = A."""
+    require_examples_first(examples_axis)
+    a, b = (Whole(s.reshape(s.shape[0], -1)) for s in deltas)
+    return affine_gradient(residuals.params, b, a)
+
+
 @op
 def instance_norm(
     params: Params, x: Float[Array, "N *S C"], *, eps: float = 1e-5
@@ -490,6 +522,12 @@ def instance_norm_bwd_input(residuals, dy, *, eps=1e-5):
 def instance_norm_bwd_params(residuals, deltas, *, eps=1e-5):
     """dγ = Σₙ B, dβ = Σₙ A."""
     return group_norm_bwd_params(residuals, deltas, groups=residuals.x.shape[-1], eps=eps)
+
+
+@instance_norm.backward_examples
+def instance_norm_bwd_examples(residuals, deltas, *, examples_axis, eps=1e-5):
+    """dγₙ = B, dβₙ = A."""
+    return group_norm_bwd_examples(residuals, deltas, examples_axis=examples_axis)
 
 
 def axes_of(x: Numbers, axis: Axes) -> tuple[int, ...]:
@@ -649,6 +687,13 @@ def _sum_over_batch(r, x, axes):
     """Σₙ r·x of each column, as the product of a vector and a matrix."""
     batch = others(axes, x)
     return jnp.squeeze(_dot(r, x, batch, batch), tuple(range(len(axes))))
+
+
+def _sum_over_places(x, axes, examples_axis):
+    """Σₜ x of each example and column."""
+    require_examples_axis(min(axes), examples_axis)
+    summed = tuple(a for a in others(axes, x) if a != examples_axis)
+    return Whole(jnp.sum(x, axis=summed))
 
 
 def _dot(a, b, a_axes, b_axes):

@@ -5,6 +5,7 @@ least float32, and describe how the kernel meets x by the `Windows` along each a
 """
 
 from functools import partial
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -95,6 +96,33 @@ def gradient_of_w(x: Inputs, dy: Outputs, space: Space, groups: int = 1) -> Kern
     images = x.shape[0] if is_symbolic else _images_at_a_time(x.shape[0], whole_bytes)
     by_parts = partial(_dw_by_images, space=space, groups=groups, images=images)
     return lax.platform_dependent(x, dy, cpu=by_parts, default=at_once)
+
+
+def pixels_met(x: Inputs, space: Space, groups: int) -> tuple[Float[Array, "N P G I"], ...]:
+    """The pixels x[s·p + d·k − l] that each entry k of the kernel meets, of each group.
+
+    Args:
+        x: the input of the convolution.
+        space: the windows of the convolution.
+        groups: its groups.
+    """
+    padded = lax.pad(
+        x,
+        jnp.zeros((), x.dtype),
+        [(0, 0, 0), *((axis.before, axis.after, 0) for axis in space), (0, 0, 0)],
+    )
+    met = []
+    for k in product(*(range(axis.length) for axis in space)):
+        starts = [i * axis.dilation for i, axis in zip(k, space, strict=True)]
+        stops = [start + axis.spread for start, axis in zip(starts, space, strict=True)]
+        pixels = lax.slice(
+            padded,
+            (0, *starts, 0),
+            (x.shape[0], *stops, x.shape[-1]),
+            (1, *(axis.stride for axis in space), 1),
+        )
+        met.append(pixels.reshape(x.shape[0], -1, groups, x.shape[-1] // groups))
+    return tuple(met)
 
 
 def _images_at_a_time(n_images, whole_bytes):

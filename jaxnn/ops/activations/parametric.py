@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxnn.example_gradients import Whole, require_examples_axis
 from jaxnn.op import op
 from jaxnn.ops._common.numerics import wide
 from jaxnn.ops._common.validation import require_params
@@ -102,6 +103,15 @@ def prelu_bwd_params(residuals, dy):
     params, x = residuals
     summed = range(x.ndim if params["slope"].ndim == 0 else x.ndim - 1)
     return {"slope": jnp.sum(jnp.where(x > 0, 0, x) * dy, axis=tuple(summed))}
+
+
+@prelu.backward_examples
+@wide
+def prelu_bwd_examples(residuals, dy, *, examples_axis):
+    """daₙ = Σ xₙ·dyₙ where xₙ ≤ 0."""
+    params, x = residuals
+    terms = jnp.where(x > 0, 0, x) * dy
+    return {"slope": _sum_over_places(terms, params["slope"], examples_axis)}
 
 
 @op
@@ -202,6 +212,25 @@ def dynamic_tanh_bwd_params(residuals, deltas):
     if "bias" in params:
         dparams["bias"] = jnp.sum(dy, axis=batch)
     return dparams
+
+
+@dynamic_tanh.backward_examples
+@wide
+def dynamic_tanh_bwd_examples(residuals, deltas, *, examples_axis):
+    """dαₙ = Σ xₙ·uₙ, dγₙ = Σₜ t·dyₙ, dβₙ = Σₜ dyₙ."""
+    params, x = residuals
+    dy, u = deltas
+    terms = {"alpha": x * u, "scale": jnp.tanh(params["alpha"] * x) * dy, "bias": dy}
+    return {
+        name: _sum_over_places(terms[name], param, examples_axis) for name, param in params.items()
+    }
+
+
+def _sum_over_places(terms, parameter, examples_axis):
+    """The sum of the terms of each example, for a parameter of each feature or for one alone."""
+    require_examples_axis(terms.ndim - 1, examples_axis)
+    kept = {examples_axis} | ({terms.ndim - 1} if parameter.ndim else set())
+    return Whole(jnp.sum(terms, axis=tuple(a for a in range(terms.ndim) if a not in kept)))
 
 
 def _require_features(x) -> None:

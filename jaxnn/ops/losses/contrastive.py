@@ -102,6 +102,9 @@ def info_nce(queries: Vectors, keys: Vectors, *, temperature: float = 0.1) -> Lo
     return total - jnp.sum(jnp.where(_identity(queries), similarities, 0), axis=-1)
 
 
+info_nce.mixes_examples = True
+
+
 @info_nce.validate
 def _(queries, keys, *, temperature):
     _require_pairs(temperature, queries=queries, keys=keys)
@@ -182,6 +185,9 @@ def nt_xent(first: Vectors, second: Vectors, *, temperature: float = 0.5) -> Los
     partners = jnp.sum(jnp.where(jnp.roll(_identity(u), n, axis=0), similarities, 0), axis=-1)
     losses = _log_sum_exp(others) - partners
     return 0.5 * (losses[:n] + losses[n:])
+
+
+nt_xent.mixes_examples = True
 
 
 @nt_xent.validate

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxnn.example_gradients import Outer, Whole, places
 from jaxnn.op import op
 from jaxnn.ops._common.numerics import at_least_float32, contract
 from jaxnn.ops.linear import linear_fwd
@@ -114,6 +115,12 @@ def rnn_cell_bwd_params(residuals, da, *, activation="tanh"):
     return input_params_gradient(residuals, da) | {"u": du}
 
 
+@rnn_cell.backward_examples
+def rnn_cell_bwd_examples(residuals, da, *, examples_axis, activation="tanh"):
+    """dWₙ = xₙ ⊗ daₙ, dUₙ = hₙ ⊗ daₙ, dbₙ = daₙ."""
+    return _of_examples(residuals, examples_axis, residuals.state, da, da)
+
+
 @op
 def gru_cell(params: Params, x: Inputs, state: Hidden) -> Hidden:
     """One step of a gated recurrent unit.
@@ -209,6 +216,15 @@ def gru_cell_bwd_params(residuals, deltas):
     return dparams
 
 
+@gru_cell.backward_examples
+def gru_cell_bwd_examples(residuals, deltas, *, examples_axis):
+    """dWₙ = xₙ ⊗ (dr', dz', dn'), dUₙ = hₙ ⊗ (dr', dz', dm), and the biases."""
+    da, dm = deltas
+    h = residuals.state
+    through_u = jnp.concatenate([da[..., : 2 * h.shape[-1]], dm], axis=-1)
+    return _of_examples(residuals, examples_axis, h, da, through_u, b_u=dm)
+
+
 @op
 def lstm_cell(params: Params, x: Inputs, state: State) -> State:
     """One step of a long short-term memory.
@@ -297,6 +313,23 @@ def lstm_cell_bwd_params(residuals, da):
     """dW = xᵀ·da, dU = h₀ᵀ·da, db = Σₙ da."""
     du = _over_batch(residuals.state[0], da)
     return input_params_gradient(residuals, da) | {"u": du}
+
+
+@lstm_cell.backward_examples
+def lstm_cell_bwd_examples(residuals, da, *, examples_axis):
+    """dWₙ = xₙ ⊗ daₙ, dUₙ = hₙ ⊗ daₙ, dbₙ = daₙ."""
+    return _of_examples(residuals, examples_axis, residuals.state[0], da, da)
+
+
+def _of_examples(residuals, examples_axis, h, da, through_u, **biases):
+    """The gradients of each example from the step's deltas."""
+    x, h, of_w, of_u = (places(a, examples_axis) for a in (residuals.x, h, da, through_u))
+    gradients = {"w": Outer(x, of_w), "u": Outer(h, of_u)}
+    for name, deltas in {"b": da, **biases}.items():
+        if name in residuals.params:
+            over_places = jnp.sum(at_least_float32(places(deltas, examples_axis)), axis=1)
+            gradients[name] = Whole(over_places)
+    return gradients
 
 
 def _prepared(params, x, state):

@@ -12,6 +12,7 @@ from jaxnn.ops.recurrent.sweep import (
     Params,
     RecurrenceResiduals,
     Sequences,
+    gradients_of_examples,
     hidden_before,
     initial,
     input_gradient,
@@ -150,6 +151,16 @@ def gru_bwd_params(residuals, deltas):
     if "b_u" in params:
         dparams["b_u"] = jnp.sum(at_least_float32(dm), axis=(0, 1))
     return dparams
+
+
+@gru.backward_examples
+def gru_bwd_examples(residuals, deltas, *, examples_axis):
+    """As the sums above, but over the steps of one sequence at a time."""
+    params, x, state, _, y, _ = residuals
+    da, dm = deltas
+    through_u = jnp.concatenate([da[:, :, : 2 * y.shape[-1]], dm], axis=-1)
+    start = initial(params, x, state)
+    return gradients_of_examples(residuals, examples_axis, start, da, through_u, b_u=dm)
 
 
 def gru_step(params, projected, state):

@@ -12,6 +12,7 @@ from jaxnn.ops.recurrent.sweep import (
     Params,
     RecurrenceResiduals,
     Sequences,
+    gradients_of_examples,
     hidden_before,
     initial,
     input_gradient,
@@ -148,6 +149,13 @@ def lstm_bwd_params(residuals, da):
     if "b" in params:
         dparams["b"] = jnp.sum(at_least_float32(da), axis=(0, 1))
     return dparams
+
+
+@lstm.backward_examples
+def lstm_bwd_examples(residuals, da, *, examples_axis):
+    """dWₙ = Σₜ xₙₜ ⊗ daₙₜ, dUₙ = Σₜ hₙₜ₋₁ ⊗ daₙₜ, dbₙ = Σₜ daₙₜ."""
+    h, _ = _start(residuals.params, residuals.x, residuals.state)
+    return gradients_of_examples(residuals, examples_axis, h, da, da)
 
 
 def lstm_step(params, projected, state):

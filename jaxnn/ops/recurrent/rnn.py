@@ -14,6 +14,7 @@ from jaxnn.ops.recurrent.sweep import (
     Params,
     RecurrenceResiduals,
     Sequences,
+    gradients_of_examples,
     hidden_before,
     initial,
     input_gradient,
@@ -142,6 +143,13 @@ def rnn_bwd_params(residuals, da, *, activation="tanh"):
     params, x, state, _, y, _ = residuals
     before = hidden_before(y, initial(params, x, state), da)
     return input_params_gradient(residuals, da) | {"u": contract(before, da, (0, 1), (0, 1))}
+
+
+@rnn.backward_examples
+def rnn_bwd_examples(residuals, da, *, examples_axis, activation="tanh"):
+    """dWₙ = Σₜ xₙₜ ⊗ daₙₜ, dUₙ = Σₜ hₙₜ₋₁ ⊗ daₙₜ, dbₙ = Σₜ daₙₜ."""
+    start = initial(residuals.params, residuals.x, residuals.state)
+    return gradients_of_examples(residuals, examples_axis, start, da, da)
 
 
 def rnn_step(params, projected, state, activation="tanh"):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
+from jaxnn.example_gradients import Outer, Whole, places
 from jaxnn.ops._common.compiler import room_after
 from jaxnn.ops._common.numerics import at_least_float32, contract
 from jaxnn.ops._common.validation import require_floating, require_keys, require_lengths
@@ -169,6 +170,36 @@ def hidden_before(
     first = jnp.broadcast_to(start, room[:1, :, :h].shape)
     before = room.at[:1, :, :h].set(first).at[1:, :, :h].set(y[:-1])
     return before if beside is None else before.at[:, :, h:].set(beside)
+
+
+def gradients_of_examples(
+    residuals, examples_axis: int, start: Hidden, da: Deltas, through_u: Deltas, **biases: Deltas
+):
+    """dWₙ = Xₙᵀ·dAₙ, dUₙ = Hₙᵀ·dAₙ and the sums over the steps of each sequence.
+
+    Args:
+        residuals: those of the op.
+        examples_axis: the axis of the examples, which must be that of the sequences.
+        start: h₀.
+        da: what W and b meet, of all steps.
+        through_u: what U meets.
+        **biases: what the other biases meet.
+
+    Raises:
+        ValueError: it is another axis.
+    """
+    if examples_axis != 1:
+        raise ValueError(
+            "the gradient of each example needs the examples along axis 1, where a recurrent op "
+            f"has its sequences (T, N, I), not along axis {examples_axis}; see batch_first"
+        )
+    before = hidden_before(residuals.y, start, da)
+    sequences, before, of_u = (places(a, 1) for a in (residuals.x, before, through_u))
+    gradients = {"w": Outer(sequences, places(da, 1)), "u": Outer(before, of_u)}
+    for name, deltas in {"b": da, **biases}.items():
+        if name in residuals.params:
+            gradients[name] = Whole(jnp.sum(at_least_float32(deltas), axis=0))
+    return gradients
 
 
 def with_wide_biases(params: Params) -> Params:

@@ -1,0 +1,404 @@
+"""The gradient of each example, in the form in which the backward has it.
+
+The gradient of a weight is a sum over examples, and most often each term is a product of two small
+arrays: dWₙ = Σₜ xₙₜ ⊗ dyₙₜ. `bwd_examples` returns the factors. Norms, squares and sums of the
+gradients follow from the factors; the N gradients themselves are made only for `whole`.
+
+Every form has the N examples along the first axis of its arrays. T is the number of places at which
+an example meets the same weights: positions of a sequence, pixels, calls of a shared layer.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial, reduce
+from itertools import combinations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Integer
+
+PAIRS_UP_TO = 256
+"""The places for which `Rows` compares all pairs; beyond, it sorts them."""
+
+
+class ExampleGradients:
+    """The gradients of N examples with respect to one array of parameters."""
+
+    def squared_norms(self) -> Float[Array, " N"]:
+        """‖gₙ‖² of each example."""
+        raise NotImplementedError
+
+    def whole(self) -> Float[Array, "N ..."]:
+        """The N gradients, each of the size of the parameters."""
+        raise NotImplementedError
+
+    def transposed(self) -> "ExampleGradients":
+        """Those of the transposed matrix."""
+        return Transposed(self)
+
+    def plus(self, other: "ExampleGradients") -> "ExampleGradients":
+        """The sums gₙ + hₙ, for parameters that stand in two places."""
+        return Sum((self, other))
+
+
+def _form(**static):
+    """A dataclass that is a pytree; `static` names the fields that are no arrays."""
+
+    def declare(cls):
+        cls = dataclass(frozen=True)(cls)
+        names = list(cls.__dataclass_fields__)
+        meta = list(static.get("static", ()))
+        return jax.tree_util.register_dataclass(cls, [n for n in names if n not in meta], meta)
+
+    return declare
+
+
+@_form()
+class Whole(ExampleGradients):
+    """The gradients themselves, where an example's is no larger than its activations.
+
+    Attributes:
+        gradients: (N, …).
+    """
+
+    gradients: Float[Array, "N ..."]
+
+    def squared_norms(self):
+        """Σ g² of each example."""
+        return _over_all_but_first(_squares(self.gradients))
+
+    def whole(self):
+        """The gradients."""
+        return self.gradients
+
+    def transposed(self):
+        """Their last two axes swapped."""
+        return Whole(jnp.swapaxes(self.gradients, -2, -1))
+
+    def plus(self, other):
+        """The sum, whatever the form of the other."""
+        return Whole(self.gradients + other.whole())
+
+
+@_form()
+class Outer(ExampleGradients):
+    """gₙ = Σₜ aₙₜ ⊗ dₙₜ, the gradient of a matrix that maps a to an output with gradient d.
+
+    With A (T, I) and D (T, O) of one example, gₙ = Aᵀ·D, and by vec(ABC) = (Cᵀ ⊗ A)·vec(B)
+        ‖Aᵀ·D‖² = tr(Dᵀ·A·Aᵀ·D) = Σₜₛ (A·Aᵀ)ₜₛ·(D·Dᵀ)ₜₛ
+    which for one place is ‖a‖²·‖d‖².
+
+    Attributes:
+        inputs: a (N, T, I).
+        deltas: d (N, T, O).
+    """
+
+    inputs: Float[Array, "N T I"]
+    deltas: Float[Array, "N T O"]
+
+    def squared_norms(self):
+        """‖a‖²·‖d‖² at one place; by the Gram matrices, or the product, whichever is smaller."""
+        a, d = self.inputs, self.deltas
+        (_, t, i), o = a.shape, d.shape[-1]
+        if t == 1:
+            return _over_all_but_first(_squares(a)) * _over_all_but_first(_squares(d))
+        if t * (i + o) < i * o:
+            return _over_all_but_first(_gram(a, a) * _gram(d, d))
+        return _over_all_but_first(_squares(self.whole()))
+
+    def whole(self):
+        """Aᵀ·D of each example."""
+        return _contract(self.inputs, self.deltas, 1, 1)
+
+    def transposed(self):
+        """(a ⊗ d)ᵀ = d ⊗ a."""
+        return Outer(self.deltas, self.inputs)
+
+    def plus(self, other):
+        """The places of one after those of the other."""
+        if not isinstance(other, Outer):
+            return super().plus(other)
+        joined = jax.tree.map(lambda *both: jnp.concatenate(both, axis=1), self, other)
+        return joined
+
+
+@_form(static=("n_rows",))
+class Rows(ExampleGradients):
+    """gₙ = Σₜ e(idₙₜ) ⊗ dₙₜ, the gradient of a table whose row idₙₜ is read at place t.
+
+    It is `Outer` with the unit vectors e as inputs, which are never built:
+        ‖gₙ‖² = Σₜₛ [idₜ = idₛ]·⟨dₜ, dₛ⟩
+
+    Attributes:
+        ids: (N, T); those out of range have no gradient.
+        deltas: d (N, T, D).
+        n_rows: the number of rows.
+    """
+
+    ids: Integer[Array, "N T"]
+    deltas: Float[Array, "N T D"]
+    n_rows: int
+
+    def squared_norms(self):
+        """Over all pairs of places, or over the sums of those with one id."""
+        t = self.ids.shape[1]
+        if t == 1:
+            return _over_all_but_first(jnp.where(self._known, _squares(self.deltas), 0))
+        if t <= PAIRS_UP_TO:
+            deltas = jnp.where(self._known, self.deltas, 0)
+            equal = self.ids[:, :, None] == self.ids[:, None, :]
+            return _over_all_but_first(jnp.where(equal, _gram(deltas, deltas), 0))
+        return _over_all_but_first(_squares(jax.vmap(_sums_of_equal)(self.ids, self._kept)))
+
+    def whole(self):
+        """A table for each example."""
+
+        def table(ids, deltas):
+            empty = jnp.zeros((self.n_rows, deltas.shape[-1]), deltas.dtype)
+            return empty.at[ids].add(deltas, mode="drop", wrap_negative_indices=False)
+
+        return jax.vmap(table)(self.ids, self._kept)
+
+    def plus(self, other):
+        """The places of one after those of the other."""
+        if not isinstance(other, Rows):
+            return super().plus(other)
+        return jax.tree.map(lambda *both: jnp.concatenate(both, axis=1), self, other)
+
+    @property
+    def _known(self):
+        return ((self.ids >= 0) & (self.ids < self.n_rows))[..., None]
+
+    @property
+    def _kept(self):
+        return jnp.where(self._known, _wide(self.deltas), 0)
+
+
+@_form(static=("transpose",))
+class Patches(ExampleGradients):
+    """The gradient of the kernel of a convolution, one product for each of its entries.
+
+        gₙ[k] = Σₚ xₙ[p, k]ᵀ·dₙ[p]
+    where x[p, k] is the pixel that entry k of the kernel meets at place p of the output. Each
+    product is over the places of an example, so nothing is larger than the kernel.
+
+    Attributes:
+        met: for each entry k, the pixels that it meets, (N, P, G, I) with G groups of channels.
+        deltas: d (N, P, G, O).
+        kernel: the shape of the kernel in space; the entries are in row-major order.
+        transpose: whether gₙ[k] is dᵀ·x in place of xᵀ·d.
+    """
+
+    met: tuple[Float[Array, "N P G I"], ...]
+    deltas: Float[Array, "N P G O"]
+    kernel: tuple[int, ...]
+    transpose: bool
+
+    def products(self) -> Iterator[Float[Array, "G N I O"]]:
+        """gₙ[k] of each group, for one entry k after the other."""
+        for met in self.met:
+            pair = (self.deltas, met) if self.transpose else (met, self.deltas)
+            yield lax.dot_general(
+                *pair, (((1,), (1,)), ((0, 2), (0, 2))), preferred_element_type=_sums(met.dtype)
+            )
+
+    def squared_norms(self):
+        """Σₖ ‖gₙ[k]‖²."""
+        return reduce(jnp.add, (_over_all_but_first(_squares(g)) for g in self.products()))
+
+    def whole(self):
+        """A kernel for each example."""
+        stacked = jnp.stack(list(self.products()), axis=1)  # (N, K, G, I, O)
+        n, _, g, i, o = stacked.shape
+        return jnp.moveaxis(stacked, 2, 3).reshape(n, *self.kernel, i, g * o)
+
+
+@_form()
+class Sum(ExampleGradients):
+    """gₙ + hₙ + …, of forms that have no common one.
+
+        ‖g + h‖² = ‖g‖² + ‖h‖² + 2·⟨g, h⟩
+
+    Attributes:
+        terms: the forms.
+    """
+
+    terms: tuple[ExampleGradients, ...]
+
+    def squared_norms(self):
+        """The squares, and twice the product of each pair."""
+        squares = [term.squared_norms() for term in self.terms]
+        products = [2 * inner_products(*pair) for pair in combinations(self.terms, 2)]
+        return reduce(jnp.add, [*squares, *products])
+
+    def whole(self):
+        """The sums."""
+        return reduce(jnp.add, [term.whole() for term in self.terms])
+
+    def plus(self, other):
+        """One term more."""
+        return Sum((*self.terms, other))
+
+
+@_form()
+class Transposed(ExampleGradients):
+    """gₙᵀ, of matrices.
+
+    Attributes:
+        of: the form of gₙ.
+    """
+
+    of: ExampleGradients
+
+    def squared_norms(self):
+        """Those of gₙ."""
+        return self.of.squared_norms()
+
+    def whole(self):
+        """gₙᵀ."""
+        return jnp.swapaxes(self.of.whole(), -2, -1)
+
+    def transposed(self):
+        """gₙ."""
+        return self.of
+
+
+@_form()
+class Stack(ExampleGradients):
+    """The gradients of parameters that `stacked` holds along a leading axis of layers.
+
+    Attributes:
+        of: the form for one layer, whose arrays have the layers before the examples.
+    """
+
+    of: ExampleGradients
+
+    def squared_norms(self):
+        """The sum over the layers."""
+        return jnp.sum(jax.vmap(lambda form: form.squared_norms())(self.of), axis=0)
+
+    def whole(self):
+        """(N, layers, …)."""
+        return jnp.moveaxis(jax.vmap(lambda form: form.whole())(self.of), 0, 1)
+
+    def transposed(self):
+        """The matrices of each layer transposed."""
+        return Stack(jax.vmap(lambda form: form.transposed())(self.of))
+
+
+def inner_products(g: ExampleGradients, h: ExampleGradients) -> Float[Array, " N"]:
+    """⟨gₙ, hₙ⟩ of each example.
+
+    A table that is read by ids and also multiplied with, as by tied embeddings, has
+        ⟨Σₜ e(idₜ) ⊗ dₜ, Σₛ aₛ ⊗ cₛ⟩ = Σₜₛ aₛ[idₜ]·⟨dₜ, cₛ⟩
+    without a table for each example.
+    """
+    if isinstance(g, Transposed):
+        return inner_products(g.of, h.transposed())
+    if isinstance(h, Transposed):
+        return inner_products(g.transposed(), h.of)
+    if isinstance(h, Rows):
+        g, h = h, g
+    if isinstance(g, Rows) and isinstance(h, Outer):
+        pick = partial(jnp.take, axis=-1, mode="fill", fill_value=0)
+        picked = jnp.where(g._known, jnp.swapaxes(jax.vmap(pick)(h.inputs, g.ids), 1, 2), 0)
+        return _over_all_but_first(_wide(picked) * _gram(g.deltas, h.deltas))
+    return _over_all_but_first(_wide(g.whole()) * h.whole())
+
+
+def squared_norms(forms):
+    """‖gₙ‖² of each example and each array of parameters, the tree of the parameters."""
+    return map_forms(lambda form: form.squared_norms(), forms)
+
+
+def map_forms(function, *forms):
+    """A function of each form in a tree of them."""
+    return jax.tree.map(function, *forms, is_leaf=is_form)
+
+
+def is_form(tree) -> bool:
+    """Whether this is the form of one array's gradients, not a tree of several."""
+    return isinstance(tree, ExampleGradients)
+
+
+def places(x: Float[Array, "..."], axis: int, n_features: int = 1) -> Float[Array, "N T ..."]:
+    """An array with the examples first, the other axes merged into one, and its features last.
+
+    Args:
+        x: any array.
+        axis: the axis of the examples.
+        n_features: the number of axes at the end that are features.
+
+    Raises:
+        ValueError: it has no axis of examples there.
+    """
+    require_examples_axis(x.ndim - n_features, axis)
+    moved = jnp.moveaxis(x, axis, 0)
+    features = moved.shape[moved.ndim - n_features :]
+    n_places = 1
+    for size in moved.shape[1 : moved.ndim - n_features]:
+        n_places *= size
+    return moved.reshape(moved.shape[0], n_places, *features)
+
+
+def require_examples_first(examples_axis: int) -> None:
+    """Raise unless the examples stand along the first axis, as an op with axes in space has them.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if examples_axis != 0:
+        raise ValueError(
+            "the gradient of each example needs the examples along axis 0, where this op has its "
+            f"batch, not along axis {examples_axis}"
+        )
+
+
+def require_examples_axis(n_batch_axes: int, axis: int) -> None:
+    """Raise unless the axis of the examples is one of the axes of the batch.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not 0 <= axis < n_batch_axes:
+        raise ValueError(
+            f"the gradient of each example needs the examples along axis {axis}, and there are "
+            f"{n_batch_axes} axes of examples and places"
+        )
+
+
+def _sums(dtype):
+    return jnp.float32 if dtype.itemsize < 4 else dtype
+
+
+def _wide(x):
+    return x.astype(_sums(x.dtype))
+
+
+def _squares(x):
+    return _wide(x) ** 2
+
+
+def _over_all_but_first(x):
+    return jnp.sum(x, axis=tuple(range(1, x.ndim)))
+
+
+def _contract(a, b, a_axis, b_axis):
+    """The product of two arrays (N, …, …) over these axes, example by example."""
+    axes = ((a_axis,), (b_axis,)), ((0,), (0,))
+    return lax.dot_general(a, b, axes, preferred_element_type=_sums(a.dtype))
+
+
+def _gram(a, b):
+    """A·Bᵀ of each example, (N, T, T)."""
+    return _contract(a, b, 2, 2)
+
+
+def _sums_of_equal(ids, deltas):
+    """The sum of the deltas of each id that occurs, in the first rows of an array like deltas."""
+    order = jnp.argsort(ids)
+    ids, deltas = ids[order], deltas[order]
+    new = jnp.concatenate([jnp.zeros(1, bool), ids[1:] != ids[:-1]])
+    place = jnp.cumsum(new, dtype=jnp.int32)
+    return jax.ops.segment_sum(deltas, place, ids.size, indices_are_sorted=True)

@@ -1,0 +1,313 @@
+"""The gradient of each example: its norm, clipped sums, the noise of the gradient.
+
+The backward of a layer has two halves: `bwd_input`, the chain rule back to the input, and
+`bwd_params`, which sums the gradients of the parameters over the batch. What lies between them, the
+deltas, holds the gradient of each example as a product of small factors. So the norm of each
+example's gradient costs a few more products, and any weighted sum of the gradients is one more
+`bwd_params`. One walk back gives
+
+        norms    = √Σ squared_norms(residuals, deltas)             before anything is summed
+        clipped  = bwd_params(residuals, deltas, weights)          weights = clip/max(norms, clip)
+
+where `vmap(grad)` makes N gradients of the size of the parameters. For a 784-512-512-10 network and
+a batch of 128 those are 523 MiB.
+
+The loss of an example is its losses reduced as a batch of one is: "sum" adds up those of its
+positions, if it has several, and "mean" takes their mean.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn.example_gradients import map_forms
+from jaxnn.layer import Layer, Params, as_layer
+from jaxnn.op import Op
+from jaxnn.ops._common.validation import require_number
+from jaxnn.padded import zero_padding
+from jaxnn.training.gradient import require_loss, without_padding
+from jaxnn.training.reduction import Reduced, reduce, require_losses, require_reduction
+
+
+class Walk(NamedTuple):
+    """The way forward and back to the deltas.
+
+    Attributes:
+        values: the loss of each example, (N,).
+        residuals: those of the network.
+        deltas: those of the network.
+    """
+
+    values: jax.Array
+    residuals: Any
+    deltas: Any
+
+
+def per_example_norms(net: Layer | Op, loss: Op, reduction: str = "sum") -> Callable:
+    """The loss of each example and the norm of its gradient.
+
+        values, norms = f(params, x, target, key=None, weights=None)
+
+    Derivation: the gradient of a batch's loss Σₙ Lₙ is Σₙ gₙ, and gₙ depends on the deltas of
+    example n alone, because no example's output depends on another's. Of the parameters θₖ,
+        ‖gₙ‖² = Σₖ ‖∂Lₙ/∂θₖ‖²
+    where each term comes from the factors of the gradient; see `jaxnn.example_gradients`.
+
+    Args:
+        net: a layer, or an op of one argument.
+        loss: an op `(prediction, target) -> one value per example`.
+        reduction: of the losses of one example, as in `value_and_grad`.
+
+    Raises:
+        TypeError: net is no layer, or loss no op of two arguments.
+        ValueError: reduction is something else; the examples of a batch depend on each other, as in
+            `BatchNorm` or `info_nce`, or a layer does not define `bwd_examples`; later, the
+            arguments do not fit.
+
+    Reference: I. Goodfellow, "Efficient Per-Example Gradient Computations", 2015.
+
+    Example:
+        >>> net = jaxnn.mlp((4, 3))
+        >>> norms = jaxnn.per_example.per_example_norms(net, jaxnn.softmax_cross_entropy)
+        >>> x, labels = jnp.arange(8.0).reshape(2, 4), jnp.array([0, 2])
+        >>> values, norms = norms(net.init(jax.random.key(0)), x, labels)
+        >>> values.shape, norms.shape
+        ((2,), (2,))
+    """
+    walk, net = _walk(net, loss, reduction), as_layer(net)
+
+    def norms_of_examples(params, x, target, key=None, weights=None):
+        values, *halves = walk(params, x, target, key, weights)
+        return values, jnp.sqrt(_total(net.squared_norms(*halves), values))
+
+    return norms_of_examples
+
+
+def per_example_grads(net: Layer | Op, loss: Op, reduction: str = "sum") -> Callable:
+    """The loss of each example and its gradient, N arrays of the size of the parameters.
+
+        values, grads = f(params, x, target, key=None, weights=None)
+
+    It holds N times the memory of the parameters: use it where the gradients themselves are what
+    one wants, on a small batch or a small network.
+
+    Args:
+        net: a layer, or an op of one argument.
+        loss: an op `(prediction, target) -> one value per example`.
+        reduction: of the losses of one example, as in `value_and_grad`.
+
+    Raises:
+        TypeError, ValueError: as `per_example_norms`.
+
+    Example:
+        >>> net = jaxnn.mlp((4, 3))
+        >>> gradients = jaxnn.per_example.per_example_grads(net, jaxnn.softmax_cross_entropy)
+        >>> params = net.init(jax.random.key(0))
+        >>> values, grads = gradients(params, jnp.ones((2, 4)), jnp.array([0, 2]))
+        >>> jax.tree.map(jnp.shape, grads)
+        ({'b': (2, 3), 'w': (2, 4, 3)}, ())
+    """
+    walk, net = _walk(net, loss, reduction), as_layer(net)
+
+    def gradients_of_examples(params, x, target, key=None, weights=None):
+        values, *halves = walk(params, x, target, key, weights)
+        grads = map_forms(lambda form: form.whole(), net.bwd_examples(*halves))
+        return values, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
+
+    return gradients_of_examples
+
+
+def value_and_clipped_grad(
+    net: Layer | Op,
+    loss: Op,
+    clip: float,
+    reduction: str = "sum",
+    *,
+    per_leaf: bool = False,
+) -> Callable:
+    """The loss of a batch and the sum of its examples' gradients, each clipped to a norm.
+
+        value, grads = f(params, x, target, key=None, weights=None)
+
+        grads = Σₙ gₙ·min(1, clip/‖gₙ‖)
+
+    One walk back gives the deltas; from them follow the norms, and then the sum with these weights.
+    With `reduction="mean"`, value and grads are divided by N; each gₙ is that of its own mean.
+
+    It is what private training adds its noise to: the sum changes by at most `clip` where one
+    example is added. The noise is `optax.add_noise`, and `dp_accounting` computes what it buys; the
+    experiment `per_example` shows them together.
+
+    Args:
+        net: a layer, or an op of one argument.
+        loss: an op `(prediction, target) -> one value per example`.
+        clip: the largest norm, above 0.
+        reduction: of the losses of one example, as in `value_and_grad`; all but "sum" also average
+            over the examples.
+        per_leaf: whether each array of the gradient is clipped by its own norm.
+
+    Raises:
+        TypeError, ValueError: as `per_example_norms`, or clip is not a number above 0.
+
+    Reference: M. Abadi et al., "Deep Learning with Differential Privacy", 2016, algorithm 1.
+
+    Example:
+        >>> net = jaxnn.mlp((4, 3))
+        >>> gradient = jaxnn.per_example.value_and_clipped_grad(
+        ...     net, jaxnn.softmax_cross_entropy, clip=0.5
+        ... )
+        >>> params = net.init(jax.random.key(0))
+        >>> value, grads = gradient(params, jnp.ones((1, 4)), jnp.array([1]))
+        >>> print(round(float(optax.global_norm(grads)), 3))
+        0.5
+    """
+    gradient = clipped_fraction_and_grad(net, loss, reduction, clip, per_leaf)
+
+    def value_and_gradient(params, x, target, key=None, weights=None):
+        reduced, grads, _ = gradient(params, (), x, target, key, weights)
+        return reduced.value, grads
+
+    return value_and_gradient
+
+
+def clipped_fraction_and_grad(net, loss, reduction, clip, per_leaf=False) -> Callable:
+    """`value_and_clipped_grad` with the value as `Reduced`, and the state in third place."""
+    require_number("clip", clip, above=0)
+    walk, net = _walk(net, loss, reduction), as_layer(net)
+
+    def factors(squared_norms):
+        return clip / jnp.maximum(jnp.sqrt(squared_norms), clip)
+
+    def gradient(params, state, x, target, key=None, weights=None):
+        values, *halves = walk(params, x, target, key, weights)
+        divisor = jnp.full((), 1 if reduction == "sum" else values.size, values.dtype)
+        squares = net.squared_norms(*halves)
+        if per_leaf:
+            each = jax.tree.map(lambda s: factors(s) / divisor, squares)
+        else:
+            each = factors(_total(squares, values)) / divisor
+        grads = net.bwd_params(*halves, each)
+        return Reduced(jnp.sum(values), divisor, values), grads, state
+
+    return gradient
+
+
+class NoiseScale(NamedTuple):
+    """How much the gradients of single examples differ; see `noise_scale`.
+
+    Attributes:
+        value: the mean loss of the batch.
+        noise_scale: tr Σ/‖G‖², in examples.
+        squared_norm: the estimate of ‖G‖², of all parameters.
+        variance: the estimate of tr Σ, for each array of the parameters.
+        signal_to_noise: ‖G‖²/tr Σ, for each array of the parameters.
+    """
+
+    value: jax.Array
+    noise_scale: jax.Array
+    squared_norm: jax.Array
+    variance: Params
+    signal_to_noise: Params
+
+
+def noise_scale(net: Layer | Op, loss: Op, reduction: str = "sum") -> Callable:
+    """The simple noise scale of the gradient, tr Σ/‖G‖²: the batch from which noise is the lesser.
+
+        estimate = f(params, x, target, key=None, weights=None)      a `NoiseScale`
+
+    G is the gradient of the expected loss of an example and Σ the covariance of a single example's
+    gradient gₙ. From the N gradients of one batch, with ḡ their mean, unbiased estimates are
+        tr Σ = (Σₙ ‖gₙ‖² − N·‖ḡ‖²)/(N − 1)
+        ‖G‖² = ‖ḡ‖² − tr Σ/N                  because E‖ḡ‖² = ‖G‖² + tr Σ/N
+    which needs neither two batch sizes nor a running average. Where the batch is too small to tell
+    G from the noise, the estimate of ‖G‖² and with it the noise scale may be negative.
+
+    Args:
+        net: a layer, or an op of one argument.
+        loss: an op `(prediction, target) -> one value per example`.
+        reduction: of the losses of one example, as in `value_and_grad`.
+
+    Raises:
+        TypeError, ValueError: as `per_example_norms`, or the batch has fewer than two examples.
+
+    Reference: S. McCandlish et al., "An Empirical Model of Large-Batch Training", 2018, equation
+    2.9 and appendix A.1.
+
+    Example:
+        >>> net = jaxnn.mlp((4, 3))
+        >>> estimate = jaxnn.per_example.noise_scale(net, jaxnn.softmax_cross_entropy)
+        >>> x, labels = jnp.ones((2, 4)), jnp.array([1, 1])
+        >>> float(estimate(net.init(jax.random.key(0)), x, labels).noise_scale)
+        0.0
+    """
+    walk, net = _walk(net, loss, reduction), as_layer(net)
+
+    def estimate(params, x, target, key=None, weights=None):
+        values, *halves = walk(params, x, target, key, weights)
+        n = values.size
+        if n < 2:
+            raise ValueError(f"noise_scale: a variance needs at least two examples, got {n}")
+
+        def of_leaf(squares, gradient):
+            mean = jnp.sum(jnp.square(gradient / n), dtype=squares.dtype)
+            variance = jnp.maximum(jnp.sum(squares) - n * mean, 0) / (n - 1)
+            return variance, mean - variance / n
+
+        squares, gradient = net.squared_norms(*halves), net.bwd_params(*halves)
+        leaves, tree = jax.tree.flatten(squares)
+        variances, norms = zip(*map(of_leaf, leaves, jax.tree.leaves(gradient)), strict=True)
+        variance, norm = (jax.tree.unflatten(tree, each) for each in (variances, norms))
+        return NoiseScale(
+            value=jnp.mean(values),
+            noise_scale=sum(variances) / sum(norms),
+            squared_norm=sum(norms),
+            variance=variance,
+            signal_to_noise=jax.tree.map(jnp.divide, norm, variance),
+        )
+
+    return estimate
+
+
+def _walk(net, loss, reduction) -> Callable:
+    """`(params, x, target, key, weights) -> Walk`."""
+    net = as_layer(net)
+    require_loss(loss)
+    require_reduction("per_example", reduction)
+    if loss.mixes_examples:
+        raise ValueError(
+            f"{loss.__name__}: the loss of one example depends on the others in its batch, so the "
+            "gradient of one example is not defined"
+        )
+
+    def walk(params, x, target, key, weights):
+        x = zero_padding(x)
+        y, residuals = net.fwd(params, x, key)
+        prediction, weights = without_padding(y, weights)
+        losses, loss_residuals = loss.fwd(prediction, target)
+        require_losses(losses, x, loss.__name__)
+        values, dlosses = _reduce_each(losses, prediction, target, weights, loss, reduction)
+        dy, *_ = loss.bwd(loss_residuals, dlosses)
+        deltas, _ = net.bwd_input(residuals, dy)
+        return Walk(values, residuals, deltas)
+
+    return walk
+
+
+def _reduce_each(losses, prediction, target, weights, loss, reduction):
+    """The loss of each example, and its gradient with respect to each of the example's losses."""
+    if weights is not None:
+        weights = jnp.asarray(weights)
+
+    def of_one(one):
+        losses, *others = jax.tree.map(lambda a: a[None], one)
+        reduced = reduce(losses, *others, loss, reduction)
+        return reduced.value, reduced.dlosses[0]
+
+    return jax.vmap(of_one)((losses, prediction, target, weights))
+
+
+def _total(squared_norms, values):
+    """The sum over the arrays of the parameters, of each example."""
+    return sum(jax.tree.leaves(squared_norms), jnp.zeros_like(values, shape=values.shape))
