@@ -57,6 +57,45 @@ def as_arrays(name: str, tree):
     )
 
 
+def as_real_arrays(name: str, tree):
+    """A tree of arrays of JAX that hold real numbers, such as parameters or weights.
+
+    Raises:
+        TypeError: it is `None`, or it holds something other than real numbers.
+        ValueError: as `as_array`.
+    """
+    if tree is None:
+        raise TypeError(f"{name} must be a tree of arrays, got None")
+    tree = as_arrays(name, tree)
+    for path, array in jax.tree_util.tree_leaves_with_path(tree):
+        require_real(name + jax.tree_util.keystr(path), array)
+    return tree
+
+
+def require_real(name: str, array) -> None:
+    """An array holds real numbers: no complex ones and no random keys.
+
+    Raises:
+        TypeError: it holds others.
+    """
+    if any(jnp.issubdtype(array.dtype, k) for k in (jnp.complexfloating, jax.dtypes.prng_key)):
+        raise TypeError(f"{name} must hold real numbers, got {array.dtype}{list(array.shape)}")
+
+
+def as_scalar(name: str, value) -> jax.Array:
+    """A finite real number as an array of JAX without axes; a traced one is taken as finite.
+
+    Raises:
+        TypeError: it is something else.
+        ValueError: as `as_array`.
+    """
+    array = as_array(name, value)
+    is_real = any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer))
+    if array.shape or not is_real or (is_readable(array) and not np.isfinite(array)):
+        raise TypeError(f"{name} must be a finite number, got {value!r:.80}")
+    return array
+
+
 def as_numpy(name: str, value) -> np.ndarray:
     """A value as an array of NumPy that JAX can take without changing an integer of it."""
     if isinstance(value, np.ma.MaskedArray):

@@ -45,6 +45,14 @@ def as_option(name: str, value, annotation=Any):
     raise error(f"option {name} must be {' or '.join(names)}, got {value!r:.80}")
 
 
+def as_option_of(caller: str, name: str, value, annotation=Any):
+    """Like `as_option`, of a function that is no op: its name comes before the sentence."""
+    try:
+        return as_option(name, value, annotation)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{caller}: {error}") from None
+
+
 def _hashable(name, value):
     if isinstance(value, jax.Array | np.ndarray):
         raise TypeError(

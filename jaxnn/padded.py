@@ -53,12 +53,12 @@ class TimeFirst(Padded):
         return positions < jnp.asarray(self.lengths).astype(int)[None]
 
 
-def swap_batch_and_time(x):
-    """The first two axes swapped, of an array or of the values of a `Padded`."""
+def swap_batch_and_time(x, name: str = "x"):
+    """The first two axes swapped, of an array or of the values of a `Padded`, by its name."""
     values = values_of(x)
     if not isinstance(values, jax.Array) or values.ndim < 2:
         got = f"shape {values.shape}" if isinstance(values, jax.Array) else type(values).__name__
-        raise ValueError(f"batch_first: dy must be an array (N, T, …), got {got}")
+        raise ValueError(f"batch_first: {name} must be an array (N, T, …), got {got}")
     values = jnp.swapaxes(values, 0, 1)
     if not isinstance(x, Padded):
         return values

@@ -97,7 +97,47 @@ BAD = [
         ValueError,
         r"the outputs have the shapes \[\(7, 5\), \(7, 3\)\], which do not fit together by 'sum'",
     ),
+    (
+        lambda: jaxnn.serial(jaxnn.relu).fwd(None, X),
+        ValueError,
+        "serial: params must be a tuple with one entry for each of 1 layers, got PyTreeDef",
+    ),
+    (
+        lambda: jaxnn.shared(jaxnn.relu).apply((), None),
+        ValueError,
+        "shared: x must be a tuple with inputs",
+    ),
+    (
+        lambda: backward(jaxnn.shared(jaxnn.relu), (X, X), (X,)),
+        ValueError,
+        "shared: dy must be a tuple with one entry for each of 2 inputs",
+    ),
+    (
+        lambda: backward(jaxnn.each(jaxnn.relu, jaxnn.relu), (X, X), X),
+        ValueError,
+        "each: dy must be a tuple with one entry for each of 2 layers",
+    ),
+    (
+        lambda: backward(jaxnn.pick(1, 0), (X, X), (X, X[:1])),
+        ValueError,
+        r"pick: dy must hold floating-point .* output, \(7, 5\), got float64\[1, 5\]",
+    ),
+    (
+        lambda: backward(jaxnn.parallel(jaxnn.relu, jaxnn.relu, combine="concatenate"), X, X),
+        ValueError,
+        r"parallel: dy must be an array whose last axis is 10, .* got float64\[7, 5\]",
+    ),
+    (
+        lambda: jaxnn.batch_first(jaxnn.RNN(5, 3)).apply({}, None),
+        ValueError,
+        r"batch_first: x must be an array \(N, T, …\), got NoneType",
+    ),
 ]
+
+
+def backward(net, x, dy):
+    params = tuple(() for _ in getattr(net, "layers", ()))
+    return net.bwd(net.fwd(params, x)[1], dy)
 
 
 @pytest.mark.parametrize(("call", "error", "words"), BAD, ids=[words for *_, words in BAD])

@@ -145,11 +145,19 @@ def apply(*layers, x=X):
     return net.apply(net.init(KEY), x)
 
 
+def backward(net, x, dy):
+    return net.bwd(net.fwd(net.init(KEY), x)[1], dy)
+
+
 REFUSED = [
     (lambda: jaxnn.reversible(F), "the layers must come in pairs f, g, but there are 1"),
     (lambda: jaxnn.reversible(), "but there are 0"),
     (lambda: jaxnn.reversible(F, jaxnn.BatchNorm(3)), r"BatchNorm\(3\) gathers statistics"),
     (lambda: apply(F, F, x=X[:, :5]), "last axis splits into two equal halves, got"),
+    (
+        lambda: backward(jaxnn.reversible(F, F), X, X[0]),
+        r"dy must have the shape of the output, \(7, 6\), got \(6,\)",
+    ),
     (
         lambda: apply(F, jaxnn.Linear(3, 4)),
         r"layer 1 \(Linear\): it makes float64\(7, 4\) of float64\(7, 3\)",

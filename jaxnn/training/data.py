@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.arrays import as_array, as_numpy, is_readable
+from jaxnn.arrays import as_array, as_numpy, is_readable, leaves, require_real
 from jaxnn.ops._common.validation import describe
 from jaxnn.padded import zero_padding
 from jaxnn.training.placement import placements, take
@@ -44,6 +44,9 @@ def as_examples(name: str, data: Data | list) -> tuple:
         raise TypeError(
             f"{name} must be a pair (x, target), or (x, target, weights), got {_kind_of(data)}"
         )
+    for part, tree in zip(("x", "target"), data, strict=False):
+        if not leaves(f"{part} of {name}", tree):
+            raise TypeError(f"{part} of {name} must be an array or a tree of arrays, got {tree}")
     x, target, *weights = (
         jax.tree.map(partial(_as_examples, f"{part} of {name}"), tree)
         for part, tree in zip(("x", "target", "weights"), data, strict=False)
@@ -64,7 +67,7 @@ def count(tree) -> int:
 def require_examples(x, target, weights=None) -> int:
     """The number of examples, of which there is at least one, the same in all arrays."""
     sizes = {leaf.shape[:1] for leaf in jax.tree.leaves((x, target, weights))}
-    if len(sizes) != 1 or () in sizes:
+    if len(sizes) != 1 or () in sizes or not jax.tree.leaves(x):
         given = {"x": x, "target": target} | ({} if weights is None else {"weights": weights})
         listed = " and ".join(f"{name} is {_described(tree)}" for name, tree in given.items())
         raise ValueError(f"{listed}: their first axes must be the same number of examples")
@@ -162,12 +165,12 @@ def validation_split(data: Arrays | list, fraction: float, seed: int = 0) -> tup
 
 
 def _as_examples(name, leaf):
-    if isinstance(leaf, jax.Array):
-        return leaf
     if isinstance(leaf, np.memmap):  # not read as a whole: minibatches are checked as they come
         as_numpy(name, leaf[:1])
-        return leaf
-    return as_numpy(name, leaf)
+    elif not isinstance(leaf, jax.Array):
+        leaf = as_numpy(name, leaf)
+    require_real(name, leaf)
+    return leaf
 
 
 @jax.jit

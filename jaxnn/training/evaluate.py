@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from jaxnn.arrays import as_array
+from jaxnn.arrays import as_arrays, as_real_arrays, leaves
 from jaxnn.layer import Layer, Params, State, as_layer
 from jaxnn.op import Op
 from jaxnn.padded import values_of, zero_padding
@@ -69,7 +69,7 @@ def evaluate(
     """
     require_batch_size(batch_size)
     measure, net = evaluator(net, loss, metrics, reduction), as_layer(net)
-    params, state = params_and_state(params, state)
+    params, state = params_and_state("evaluate", net, params, state)
 
     def checked():
         for batch in batches("data", data, batch_size):
@@ -109,8 +109,8 @@ def predict(
     """
     require_batch_size(batch_size)
     net = as_layer(net)
-    params, state = params_and_state(params, state)
-    x = jax.tree.map(lambda leaf: as_array("x", leaf), x)
+    params, state = params_and_state("predict", net, params, state)
+    x = as_arrays("predict: x", x)
     if not jax.tree.leaves(x) or () in {leaf.shape for leaf in jax.tree.leaves(x)}:
         raise ValueError("predict: x must have a first axis, that of the examples")
     if count(x) == 0:
@@ -124,13 +124,22 @@ def predict(
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *y: jnp.concatenate(y), *parts)
 
 
-def params_and_state(params: Params | Training, state: State) -> tuple[Params, State]:
-    """Those of a `Training`, or as they were given."""
+def params_and_state(
+    caller: str, net: Layer, params: Params | Training, state: State
+) -> tuple[Params, State]:
+    """Those of a `Training`, or as they were given, as arrays."""
     if not isinstance(params, Training):
-        return params, state
+        require_no_state(caller, net, state)
+        return as_real_arrays(f"{caller}: params", params), as_arrays(f"{caller}: state", state)
     if state is not None:
         raise ValueError("a Training has its state; give no other one")
     return params.params, params.state
+
+
+def require_no_state(caller: str, net: Layer, state: State) -> None:
+    """A network without state is given none."""
+    if not net.stateful and leaves(f"{caller}: state", state):
+        raise ValueError(f"{caller}: the network has no state, and state has arrays")
 
 
 def named(metrics: Metrics | None) -> dict[str, Callable]:
@@ -163,8 +172,7 @@ def evaluator(net, loss, metrics, reduction) -> Callable:
     require_reduction("evaluate", reduction)
     fractions = _fractions(as_layer(net), loss, tuple(metrics.items()), reduction)
 
-    def measure(params, minibatches, state=None):
-        params, state = params_and_state(params, state)
+    def measure(params, minibatches, state):
         sums: dict[str, list] = {}
         for x, target, weights in minibatches:
             for figure, pair in fractions(params, state, x, target, weights).items():

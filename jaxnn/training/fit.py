@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,10 @@ import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
-from jaxnn.arrays import as_array
+from jaxnn.arrays import as_arrays, as_real_arrays, as_scalar
 from jaxnn.layer import Layer, Params, State, as_layer
 from jaxnn.op import Op
+from jaxnn.options import as_option_of
 from jaxnn.training.data import (
     Data,
     as_examples,
@@ -26,7 +27,13 @@ from jaxnn.training.data import (
     require_examples,
     require_finite,
 )
-from jaxnn.training.evaluate import Metrics, evaluator, named, require_prediction
+from jaxnn.training.evaluate import (
+    Metrics,
+    evaluator,
+    named,
+    require_no_state,
+    require_prediction,
+)
 from jaxnn.training.gradient import fraction_and_grad, require_loss
 from jaxnn.training.interruption import Interruption, noticed
 from jaxnn.training.placement import beside, placements, put_examples
@@ -138,6 +145,12 @@ def fit(
     """
     if type(epochs) is not int or epochs < 0:
         raise ValueError(f"fit: epochs must be an integer of at least 0, got {epochs!r}")
+    as_option_of("fit", "progress", progress, bool | None)
+    seconds_between = as_option_of("fit", "checkpoint_seconds", checkpoint_seconds, float)
+    if not seconds_between >= 0:
+        raise ValueError(f"fit: checkpoint_seconds must be at least 0, got {checkpoint_seconds}")
+    if not isinstance(sharding, Sharding | None):
+        raise TypeError(f"fit: sharding must be a sharding of JAX, got {sharding!r:.80}")
     optimizer = _optimizer(optimizer, learning_rate)
     net, metrics = as_layer(net), named(metrics)
     require_loss(loss)
@@ -158,11 +171,12 @@ def fit(
     def measured(training):
         found = {}
         if source.examples is not None and metrics:
-            found = measure(training, batches("data", source.examples, MEASURED_AT_ONCE))
+            minibatches = batches("data", source.examples, MEASURED_AT_ONCE)
+            found = measure(training.params, minibatches, training.state)
             del found["loss"]
         if validation_data is not None:
             minibatches = batches("validation_data", validation_data, MEASURED_AT_ONCE)
-            after = measure(training, minibatches)
+            after = measure(training.params, minibatches, training.state)
             found |= {f"validation_{name}": number for name, number in after.items()}
         return found
 
@@ -174,7 +188,7 @@ def fit(
 
     saved = None
     if checkpoint is not None:
-        saved = Checkpoint(checkpoint, checkpoint_seconds, source.settings)
+        saved = Checkpoint(checkpoint, seconds_between, source.settings)
         training, complete = saved.load(training)
         if complete:
             return training
@@ -300,9 +314,7 @@ def _check_validation_data(data, epochs, check) -> None:
 def _optimizer(optimizer, learning_rate) -> Optimizer:
     if optimizer is None:
         rate = LEARNING_RATE if learning_rate is None else learning_rate
-        if not callable(rate) and (isinstance(rate, bool) or not isinstance(rate, int | float)):
-            rate = _scalar(rate)
-        return _sgd(rate)
+        return _sgd(rate if callable(rate) else _finite(rate))
     require_optimizer(optimizer)
     if learning_rate is not None:
         raise ValueError(
@@ -312,12 +324,15 @@ def _optimizer(optimizer, learning_rate) -> Optimizer:
     return optimizer
 
 
-def _scalar(rate):
-    if isinstance(rate, jax.Array | np.ndarray | np.generic) and np.ndim(rate) == 0:
-        return float(rate)
-    raise TypeError(
-        f"fit: learning_rate must be a number or an optax schedule `step -> η`, got {rate!r}"
-    )
+def _finite(rate) -> float:
+    try:
+        as_scalar("fit: learning_rate", rate)
+    except TypeError:
+        raise TypeError(
+            "fit: learning_rate must be a finite number or an optax schedule `step -> η`, got "
+            f"{rate!r:.80}"
+        ) from None
+    return float(rate)
 
 
 def _callbacks(callbacks) -> tuple[Callable, ...]:
@@ -339,10 +354,9 @@ def _start(net, params, optimizer, state, seed) -> Training:
         raise TypeError(f"fit: seed must be an integer, got {seed!r}")
     if net.stateful and state is None:
         state = net.init_state()
-    params, state = (
-        jax.tree.map(partial(as_array, name), tree)
-        for name, tree in (("params", params), ("state", () if state is None else state))
-    )
+    require_no_state("fit", net, state)
+    params = as_real_arrays("fit: params", params)
+    state = as_arrays("fit: state", () if state is None else state)
     zero = jnp.zeros((), float)
     return Training(
         params=params,

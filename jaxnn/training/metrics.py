@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxnn.arrays import as_array
 from jaxnn.ops._common.validation import describe
+from jaxnn.options import as_option_of
 
 
 def accuracy(
@@ -29,14 +31,15 @@ def accuracy(
             omits it. `fit` and `evaluate` omit these rows, and those that the loss ignores.
 
     Raises:
-        TypeError: the labels are not integers, or the prediction holds no floating-point numbers.
+        TypeError: the labels or ignore_label are not integers, or the prediction holds no
+            floating-point numbers.
         ValueError: the shapes do not fit.
 
     Example:
         >>> print(jaxnn.accuracy(jnp.array([[0.9, 0.1], [0.2, 0.8]]), jnp.array([0, 0])))
         [1. 0.]
     """
-    labels = _labels("accuracy", prediction, target, axis)
+    prediction, labels = _with_labels("accuracy", prediction, target, axis, ignore_label)
     right = (jnp.argmax(prediction, axis) == labels).astype(prediction.dtype)
     return right if ignore_label is None else jnp.where(labels == ignore_label, jnp.nan, right)
 
@@ -73,7 +76,7 @@ def top_k_accuracy(
         >>> print(jaxnn.top_k_accuracy(logits, jnp.array([1, 2]), k=2))
         [1. 0.]
     """
-    labels = _labels("top_k_accuracy", prediction, target, axis)
+    prediction, labels = _with_labels("top_k_accuracy", prediction, target, axis, ignore_label)
     classes = prediction.shape[axis]
     if type(k) is not int or not 1 <= k <= classes:
         raise ValueError(
@@ -118,7 +121,7 @@ def confusion_matrix(
         [[1 0]
          [1 1]]
     """
-    labels = _labels("confusion_matrix", prediction, target, axis)
+    prediction, labels = _with_labels("confusion_matrix", prediction, target, axis, ignore_label)
     classes = prediction.shape[axis]
     counted = (labels >= 0) & (labels < classes)
     if ignore_label is not None:
@@ -129,9 +132,11 @@ def confusion_matrix(
     return counts.reshape(classes, classes)
 
 
-def _labels(name, prediction, target, axis):
-    """The class of each example, as an integer."""
-    prediction, target = jnp.asarray(prediction), jnp.asarray(target)
+def _with_labels(name, prediction, target, axis, ignore_label):
+    """The prediction as an array, and the class of each example as an integer."""
+    prediction = as_array(f"{name}: prediction", prediction)
+    target = as_array(f"{name}: target", target)
+    as_option_of(name, "ignore_label", ignore_label, int | None)
     if not jnp.issubdtype(prediction.dtype, jnp.floating):
         raise TypeError(f"{name}: prediction must be floating point, got {describe(prediction)}")
     if type(axis) is not int or not -prediction.ndim <= axis < prediction.ndim:
@@ -139,7 +144,7 @@ def _labels(name, prediction, target, axis):
             f"{name}: axis must be one of the {prediction.ndim} axes of prediction, got {axis!r}"
         )
     if target.shape == prediction.shape and jnp.issubdtype(target.dtype, jnp.floating):
-        return jnp.argmax(target, axis=axis)
+        return prediction, jnp.argmax(target, axis=axis)
     expected = tuple(size for i, size in enumerate(prediction.shape) if i != axis % prediction.ndim)
     if target.shape not in (expected, prediction.shape):
         raise ValueError(
@@ -147,7 +152,7 @@ def _labels(name, prediction, target, axis):
             f"target must be labels, shape {expected}, or have the shape of the prediction"
         )
     if target.shape == prediction.shape:
-        return jnp.argmax(target, axis=axis)
+        return prediction, jnp.argmax(target, axis=axis)
     if not jnp.issubdtype(target.dtype, jnp.integer):
         raise TypeError(f"{name}: labels must be integers, got {describe(target)}")
-    return target.astype(int)
+    return prediction, target.astype(int)

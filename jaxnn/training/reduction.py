@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.arguments import bind
+from jaxnn.arrays import as_array, require_real
 from jaxnn.op import Op
 from jaxnn.ops._common.numerics import at_least_float32
 
@@ -38,10 +39,10 @@ def ratio(total, divisor):
 
 def require_reduction(caller: str, reduction: str) -> None:
     """A reduction is one of the four."""
-    if reduction not in REDUCTIONS:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         listed = ", ".join(map(repr, REDUCTIONS[:-1]))
         raise ValueError(
-            f"{caller}: reduction must be {listed} or {REDUCTIONS[-1]!r}, got {reduction!r}"
+            f"{caller}: reduction must be {listed} or {REDUCTIONS[-1]!r}, got {reduction!r:.80}"
         )
 
 
@@ -89,7 +90,8 @@ def row_weights(loss: Op, prediction, target, losses):
 
 def weights_of_losses(weights, losses):
     """Weights in the shape and the dtype of the losses; those of examples hold at each position."""
-    weights = jnp.asarray(weights)
+    weights = as_array("weights", weights)
+    require_real("weights", weights)
     if weights.shape != losses.shape[: weights.ndim] or weights.ndim == 0:
         raise ValueError(
             f"weights have shape {weights.shape} and the losses {losses.shape}: there must be one "

@@ -1,7 +1,6 @@
 """Update steps and whole epochs."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxnn.arrays import as_array, require_key
+from jaxnn.arrays import as_array, as_arrays, as_real_arrays, as_scalar, require_key
 from jaxnn.layer import Layer, Params, State, as_layer
 from jaxnn.op import Op
 from jaxnn.training.data import count, require_batch_size, require_examples, shuffled
@@ -31,7 +30,8 @@ def sgd_update(params: Params, grads: Params, learning_rate: float) -> Params:
         learning_rate: η.
 
     Raises:
-        ValueError: the trees, or the shapes or dtypes of two leaves, differ, or η is no scalar.
+        TypeError: an array holds something other than real numbers, or η is no finite number.
+        ValueError: the trees, or the shapes or dtypes of two leaves, differ.
 
     Reference: the handwritten notes on a linear class, section "update".
 
@@ -39,25 +39,23 @@ def sgd_update(params: Params, grads: Params, learning_rate: float) -> Params:
         >>> print(jaxnn.sgd_update(jnp.array([1.0]), jnp.array([2.0]), 0.25))
         [0.5]
     """
-    if jnp.ndim(learning_rate):
-        raise ValueError(
-            f"sgd_update: learning_rate must be a number, got shape {jnp.shape(learning_rate)}"
-        )
+    params = as_real_arrays("sgd_update: params", params)
+    grads = as_real_arrays("sgd_update: grads", grads)
+    rate = as_scalar("sgd_update: learning_rate", learning_rate)
     if len({jax.tree.structure(tree) for tree in (params, grads)}) > 1:
         raise ValueError(
             f"sgd_update: params and grads must be the same tree, got "
-            f"{jax.tree.structure(params)} and {jax.tree.structure(grads)}"
+            f"{jax.tree.structure(params)!s:.200} and {jax.tree.structure(grads)!s:.200}"
         )
 
     def updated(path, p, g):
-        p, g = jnp.asarray(p), jnp.asarray(g)
         if p.shape != g.shape or p.dtype != g.dtype:
             at = jax.tree_util.keystr(path)
             raise ValueError(
                 f"sgd_update: params{at} is {p.dtype}{list(p.shape)} and its gradient "
                 f"{g.dtype}{list(g.shape)}"
             )
-        return p - jnp.asarray(learning_rate).astype(p.dtype) * g
+        return p - rate.astype(p.dtype) * g
 
     return jax.tree_util.tree_map_with_path(updated, params, grads)
 
@@ -99,7 +97,8 @@ def train_step(
             require_key("train_step", key)
         return params, opt_state, state, x, target, key, weights
 
-    return _with_or_without_state(jax.jit(step), arguments, as_layer(net).stateful)
+    stateful = as_layer(net).stateful
+    return _with_or_without_state("train_step", jax.jit(step), arguments, stateful)
 
 
 def train_epoch(
@@ -203,12 +202,26 @@ def updates_of(gradient, optimizer) -> Callable:
             lambda grads, dy: (jax.tree.map(lambda g: g * dy.astype(g.dtype), grads),),
         )
         reduced, grads, after = gradient(params, state, x, target, key, weights)
-        updates, opt_state = optimizer.update(
-            grads, opt_state, params, value=reduced.value, grad=grads, value_fn=value_fn
-        )
+        try:
+            updates, opt_state = optimizer.update(
+                grads, opt_state, params, value=reduced.value, grad=grads, value_fn=value_fn
+            )
+        except Exception:
+            require_tree_of(optimizer, opt_state, params)
+            raise
         return optax.apply_updates(params, updates), opt_state, after, reduced
 
     return update
+
+
+def require_tree_of(optimizer, opt_state, params) -> None:
+    """The state of an optimizer has the tree that it starts with."""
+    start = jax.eval_shape(optimizer.init, params)
+    if len({jax.tree.structure(tree) for tree in (opt_state, start)}) > 1:
+        raise ValueError(
+            "opt_state must be the state of this optimizer, such as optimizer.init(params), got "
+            f"{jax.tree.structure(opt_state)!s:.200}"
+        ) from None
 
 
 def require_optimizer(optimizer) -> None:
@@ -321,23 +334,24 @@ def _compiled_epoch(gradient, optimizer, batch_size, reduction, stateful) -> Cal
         return carry, x, target, *shuffled(key, n), weights, placed
 
     compiled = jax.jit(epoch, donate_argnums=0, static_argnames="placed")
-    return _with_or_without_state(compiled, arguments, stateful)
+    return _with_or_without_state("train_epoch", compiled, arguments, stateful)
 
 
-def _with_or_without_state(compiled, arguments, stateful) -> Callable:
+def _with_or_without_state(caller, compiled, arguments, stateful) -> Callable:
     """The function that a user calls, with a state only if the network has one.
 
     Args:
+        caller: its name, for messages.
         compiled: a compiled function of `arguments`, whose third result is the state.
         arguments: from the user's arguments to those of the compiled function.
         stateful: whether the network has a state.
     """
 
     def prepared(params, opt_state, state, x, target, key, weights):
-        x, target, weights = (
-            jax.tree.map(partial(as_array, name), tree)
-            for name, tree in (("x", x), ("target", target), ("weights", weights))
-        )
+        params = as_real_arrays(f"{caller}: params", params)
+        if weights is not None:
+            weights = as_array(f"{caller}: weights", weights)
+        x, target = as_arrays(f"{caller}: x", x), as_arrays(f"{caller}: target", target)
         return arguments(params, opt_state, state, x, target, key, weights)
 
     def with_state(params, opt_state, state, x, target, key=None, weights=None):

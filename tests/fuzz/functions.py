@@ -18,6 +18,7 @@ from tests.fuzz.subjects import Subject, faults_of
 LABELS = jnp.array([0, 2, 1, 1, 0, 2, 1], jnp.int32)
 NET = jaxnn.serial(jaxnn.Linear(5, 4), jaxnn.tanh, jaxnn.Linear(4, 3))
 LOSS = jaxnn.softmax_cross_entropy
+SCALARS = r"array\(1\)|Array.*"
 
 FITS = {  # where faults with these labels are none
     **{
@@ -38,11 +39,12 @@ FITS = {  # where faults with these labels are none
     "check": {"further": ".*", "target": "Linear.*"},
     # tensors of other layers stay where they are
     "state_from_torch": {"tensors": "a further entry"},
-    # a learning rate may be an array without axes
-    "sgd_update": {"learning_rate": r"array\(1\)|Array.*"},
+    # a number may be an array without axes, and `None` in both trees is a leaf of neither
+    "sgd_update": {"learning_rate": SCALARS, "grads": ".*: None"},
+    "diagnose": dict.fromkeys(("learning_rate", "weight_decay"), SCALARS),
     # shapes do
     "summary": {"params": ".*a shape only", "x": "a shape only"},
-    "fit": {"callbacks": ".*", "checkpoint": ".*"},
+    "fit": {"learning_rate": SCALARS, "callbacks": ".*", "checkpoint": ".*"},
 }
 
 

@@ -78,6 +78,7 @@ BAD = [
     (PREDICTION, LABELS.astype(np.float32), TypeError, "labels must be integers"),
     (PREDICTION, LABELS > 3, TypeError, "labels must be integers"),
     (PREDICTION.argmax(1), LABELS, TypeError, "prediction must be floating point"),
+    (PREDICTION, LABELS.astype(str), TypeError, "target must be an array of numbers"),
 ]
 
 
@@ -86,10 +87,13 @@ BAD = [
 @pytest.mark.parametrize(("prediction", "target", "error", "words"), BAD)
 def test_bad_input_gets_one_clear_sentence(metric, prediction, target, error, words):
     with pytest.raises(error, match=words):
-        metric(jnp.asarray(prediction), jnp.asarray(target))
+        metric(prediction, target)
     for axis in (2, -3, None, 1.0, True):
         with pytest.raises(ValueError, match="axis must be one of the 2 axes"):
             metric(jnp.asarray(PREDICTION), jnp.asarray(LABELS), axis=axis)
+    for label in (0.5, "0", (1,), True):
+        with pytest.raises(TypeError, match="option ignore_label must be an integer"):
+            metric(jnp.asarray(PREDICTION), jnp.asarray(LABELS), ignore_label=label)
     for k in (0, K + 1, 2.0, True):
         with pytest.raises(ValueError, match="k must be between 1 and the 7 classes"):
             jaxnn.top_k_accuracy(jnp.asarray(PREDICTION), jnp.asarray(LABELS), k=k)
@@ -126,6 +130,10 @@ def test_a_validation_split_holds_out_each_example_once():
             jaxnn.validation_split((x, x), fraction)
     with pytest.raises(ValueError, match="at least two examples"):
         jaxnn.validation_split((x[:1], x[:1]), 0.5)
+    with pytest.raises(TypeError, match="x of data must be an array or a tree of arrays, got None"):
+        jaxnn.validation_split((None, x), 0.5)
+    with pytest.raises(TypeError, match="target of data must hold real numbers, got complex"):
+        jaxnn.validation_split((x, x + 1j), 0.5)
 
 
 @pytest.mark.usefixtures("unannotated")
@@ -138,7 +146,8 @@ def test_sgd_update_neither_broadcasts_nor_promotes():
     ):
         with pytest.raises(ValueError, match=words):
             jaxnn.sgd_update(params, grads, 0.1)
-    with pytest.raises(ValueError, match="learning_rate must be a number"):
-        jaxnn.sgd_update(params, params, jnp.ones(3))
+    for rate in (jnp.ones(3), float("nan"), "fast"):
+        with pytest.raises(TypeError, match="sgd_update: learning_rate must be"):
+            jaxnn.sgd_update(params, params, rate)
     rate = jnp.float32(0.5)
     assert jaxnn.sgd_update(params, params, rate)["w"].dtype == jnp.bfloat16

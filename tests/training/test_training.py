@@ -282,6 +282,40 @@ BAD = [
         "batch_size is 24 but there are only 23 examples",
     ),
     (
+        lambda: jaxnn.train_step(NET, CROSS_ENTROPY, OPTIMIZER)(None, (), X, LABELS_),
+        TypeError,
+        "train_step: params must be a tree of arrays, got None",
+    ),
+    (
+        lambda: jaxnn.train_step(NET, CROSS_ENTROPY, OPTIMIZER)(initial(), 0.0, X, LABELS_),
+        ValueError,
+        "opt_state must be the state of this optimizer, such as",
+    ),
+    (
+        lambda: jaxnn.value_and_grad(NET, CROSS_ENTROPY)(
+            initial(), X, LABELS_, None, jnp.ones(23, complex)
+        ),
+        TypeError,
+        "weights must hold real numbers, got complex",
+    ),
+    (
+        lambda: jaxnn.predict(NET, jax.tree.map(lambda p: p.astype(complex), initial()), X),
+        TypeError,
+        r"predict: params.* must hold real numbers, got complex",
+    ),
+    (
+        lambda: jaxnn.predict(NET, initial(), X, state=jnp.nan),
+        ValueError,
+        "predict: the network has no state, and state has arrays",
+    ),
+    (
+        lambda: jaxnn.train_epoch(NET, CROSS_ENTROPY, OPTIMIZER, 5)(
+            initial(), OPTIMIZER.init(initial()), None, LABELS_, jax.random.key(0)
+        ),
+        ValueError,
+        r"x is \(\) and target is .* the same number of examples",
+    ),
+    (
         lambda: jaxnn.evaluate(NET, CROSS_ENTROPY, initial(), (X[:0], LABELS_[:0])),
         ValueError,
         "there are no examples",

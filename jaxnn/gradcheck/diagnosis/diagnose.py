@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.arrays import as_array, as_arrays, as_numpy, require_key
+from jaxnn.arrays import as_arrays, as_numpy, as_scalar, require_key
 from jaxnn.gradcheck.arrays import cast, relative_error, same_tree
 from jaxnn.gradcheck.diagnosis.hypotheses import STRUCTURAL
 from jaxnn.gradcheck.diagnosis.leaf_mistakes import (
@@ -117,7 +117,7 @@ def diagnose(
         require_key("diagnose", key)
     for name, number in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
         if number is not None:
-            _require_number(name, number)
+            as_scalar(f"diagnose: {name}", number)
     learning_rate = None if learning_rate is None else float(learning_rate)
     weight_decay = None if weight_decay is None else float(weight_decay)
     if weights is not None:
@@ -216,14 +216,6 @@ def _in_native_order(tree):
     return jax.tree.map(
         lambda leaf: as_numpy("", leaf) if isinstance(leaf, np.ndarray) else leaf, tree
     )
-
-
-def _require_number(name, number):
-    array = as_array(f"diagnose: {name}", number)
-    kinds = (jnp.floating, jnp.integer)
-    real = any(jnp.issubdtype(array.dtype, kind) for kind in kinds)
-    if array.shape or not real or not np.isfinite(array):
-        raise TypeError(f"diagnose: {name} must be a finite number, got {number!r:.80}")
 
 
 def _require_tree(name, tree, params):
