@@ -8,7 +8,8 @@ Every form has the N examples along the first axis of its arrays. T is the numbe
 an example meets the same weights: positions of a sequence, pixels, calls of a shared layer.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import combinations
@@ -17,6 +18,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Integer
+
+EXAMPLES_AT_A_TIME = 8
+"""The examples whose convolution kernels are made at a time on a CPU.
+
+64 images of 14×14, 16 to 32 channels, 3×3: 3.1 ms, and all 64 at once 4.0 ms, with 1.2 MB in place
+of 7.6 MB (two cores of an AMD EPYC).
+"""
 
 PAIRS_UP_TO = 256
 """The places for which `Rows` compares all pairs; beyond, it sorts them."""
@@ -28,6 +36,10 @@ class ExampleGradients:
     def squared_norms(self) -> Float[Array, " N"]:
         """‖gₙ‖² of each example."""
         raise NotImplementedError
+
+    def smallest(self) -> "ExampleGradients":
+        """The gradients themselves where they are no larger than their factors."""
+        return self
 
     def whole(self) -> Float[Array, "N ..."]:
         """The N gradients, each of the size of the parameters."""
@@ -54,15 +66,17 @@ def _form(**static):
     return declare
 
 
-@_form()
+@_form(static=("n_places",))
 class Whole(ExampleGradients):
     """The gradients themselves, where an example's is no larger than its activations.
 
     Attributes:
         gradients: (N, …).
+        n_places: how many places each is the sum over.
     """
 
     gradients: Float[Array, "N ..."]
+    n_places: int = 1
 
     def squared_norms(self):
         """Σ g² of each example."""
@@ -74,11 +88,11 @@ class Whole(ExampleGradients):
 
     def transposed(self):
         """Their last two axes swapped."""
-        return Whole(jnp.swapaxes(self.gradients, -2, -1))
+        return Whole(jnp.swapaxes(self.gradients, -2, -1), self.n_places)
 
     def plus(self, other):
         """The sum, whatever the form of the other."""
-        return Whole(self.gradients + other.whole())
+        return Whole(self.gradients + other.whole(), self.n_places + 1)
 
 
 @_form()
@@ -100,12 +114,16 @@ class Outer(ExampleGradients):
     def squared_norms(self):
         """‖a‖²·‖d‖² at one place; by the Gram matrices, or the product, whichever is smaller."""
         a, d = self.inputs, self.deltas
-        (_, t, i), o = a.shape, d.shape[-1]
-        if t == 1:
+        if a.shape[1] == 1:
             return _over_all_but_first(_squares(a)) * _over_all_but_first(_squares(d))
-        if t * (i + o) < i * o:
-            return _over_all_but_first(_gram(a, a) * _gram(d, d))
-        return _over_all_but_first(_squares(self.whole()))
+        if (smallest := self.smallest()) is not self:
+            return smallest.squared_norms()
+        return _over_all_but_first(_gram(a, a) * _gram(d, d))
+
+    def smallest(self):
+        """Aᵀ·D where I·O numbers are no more than T·(I + O)."""
+        (_, t, i), o = self.inputs.shape, self.deltas.shape[-1]
+        return Whole(self.whole(), t) if t > 1 and i * o <= t * (i + o) else self
 
     def whole(self):
         """Aᵀ·D of each example."""
@@ -119,8 +137,7 @@ class Outer(ExampleGradients):
         """The places of one after those of the other."""
         if not isinstance(other, Outer):
             return super().plus(other)
-        joined = jax.tree.map(lambda *both: jnp.concatenate(both, axis=1), self, other)
-        return joined
+        return jax.tree.map(lambda *both: jnp.concatenate(both, axis=1), self, other)
 
 
 @_form(static=("n_rows",))
@@ -175,7 +192,7 @@ class Rows(ExampleGradients):
         return jnp.where(self._known, _wide(self.deltas), 0)
 
 
-@_form(static=("transpose",))
+@_form(static=("met", "kernel", "transpose"))
 class Patches(ExampleGradients):
     """The gradient of the kernel of a convolution, one product for each of its entries.
 
@@ -184,32 +201,53 @@ class Patches(ExampleGradients):
     product is over the places of an example, so nothing is larger than the kernel.
 
     Attributes:
-        met: for each entry k, the pixels that it meets, (N, P, G, I) with G groups of channels.
-        deltas: d (N, P, G, O).
-        kernel: the shape of the kernel in space; the entries are in row-major order.
+        image: x with its padding, (N, …, C).
+        deltas: d (N, P, G, O) with G groups of channels.
+        met: for each entry k in row-major order, where in the image the pixels are that it meets:
+            the first index, the one after the last, and the distance, along each axis in space.
+        kernel: the shape of the kernel in space.
         transpose: whether gₙ[k] is dᵀ·x in place of xᵀ·d.
     """
 
-    met: tuple[Float[Array, "N P G I"], ...]
+    image: Float[Array, "N ..."]
     deltas: Float[Array, "N P G O"]
+    met: tuple
     kernel: tuple[int, ...]
     transpose: bool
 
-    def products(self) -> Iterator[Float[Array, "G N I O"]]:
+    def products(self) -> Iterator[Float[Array, "N G I O"]]:
         """gₙ[k] of each group, for one entry k after the other."""
+        groups = self.deltas.shape[2]
         for met in self.met:
-            pair = (self.deltas, met) if self.transpose else (met, self.deltas)
+            pixels = self.image[:, *(slice(*cut) for cut in met)]
+            pixels = pixels.reshape(*self.deltas.shape[:3], pixels.shape[-1] // groups)
+            pair = (self.deltas, pixels) if self.transpose else (pixels, self.deltas)
             yield lax.dot_general(
-                *pair, (((1,), (1,)), ((0, 2), (0, 2))), preferred_element_type=_sums(met.dtype)
+                *pair, (((1,), (1,)), ((0, 2), (0, 2))), preferred_element_type=_sums(pixels.dtype)
             )
 
     def squared_norms(self):
         """Σₖ ‖gₙ[k]‖²."""
-        return reduce(jnp.add, (_over_all_but_first(_squares(g)) for g in self.products()))
+
+        def of_some(some):
+            return reduce(jnp.add, (_over_all_but_first(_squares(g)) for g in some.products()))
+
+        return _some_at_a_time(of_some, self)
+
+    def smallest(self):
+        """A kernel for each example where it has no more numbers than the pixels and deltas."""
+        (_, n_places, groups, o), channels = self.deltas.shape, self.image.shape[-1]
+        of_kernel = math.prod(self.kernel) * channels * o
+        fits = of_kernel <= n_places * (channels + groups * o)
+        return Whole(self.whole(), n_places) if fits else self
 
     def whole(self):
         """A kernel for each example."""
-        stacked = jnp.stack(list(self.products()), axis=1)  # (N, K, G, I, O)
+
+        def of_some(some):
+            return jnp.stack(list(some.products()), axis=1)
+
+        stacked = _some_at_a_time(of_some, self)  # (N, K, G, I, O)
         n, _, g, i, o = stacked.shape
         return jnp.moveaxis(stacked, 2, 3).reshape(n, *self.kernel, i, g * o)
 
@@ -307,6 +345,12 @@ def inner_products(g: ExampleGradients, h: ExampleGradients) -> Float[Array, " N
     return _over_all_but_first(_wide(g.whole()) * h.whole())
 
 
+def sum_over_places(x: Float[Array, "N ..."], axes: Iterable[int]) -> Whole:
+    """Gradients that are sums, over these axes, of what each place contributes."""
+    axes = tuple(axes)
+    return Whole(jnp.sum(_wide(x), axis=axes), math.prod(x.shape[a] for a in axes))
+
+
 def squared_norms(forms):
     """‖gₙ‖² of each example and each array of parameters, the tree of the parameters."""
     return map_forms(lambda form: form.squared_norms(), forms)
@@ -388,6 +432,22 @@ def _contract(a, b, a_axis, b_axis):
     """The product of two arrays (N, …, …) over these axes, example by example."""
     axes = ((a_axis,), (b_axis,)), ((0,), (0,))
     return lax.dot_general(a, b, axes, preferred_element_type=_sums(a.dtype))
+
+
+def _some_at_a_time(function, form):
+    """A function of a form, on a CPU of a few of its examples after the others."""
+
+    def at_once(form):
+        return function(form)
+
+    def in_parts(form):
+        return lax.map(
+            lambda one: function(jax.tree.map(lambda a: a[None], one))[0],
+            form,
+            batch_size=EXAMPLES_AT_A_TIME,
+        )
+
+    return lax.platform_dependent(form, cpu=in_parts, default=at_once)
 
 
 def _gram(a, b):

@@ -17,12 +17,13 @@ positions, if it has several, and "mean" takes their mean.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxnn.example_gradients import map_forms
+from jaxnn.example_gradients import Whole, map_forms, squared_norms
 from jaxnn.layer import Layer, Params, as_layer
 from jaxnn.op import Op
 from jaxnn.ops._common.validation import require_number
@@ -183,12 +184,10 @@ def clipped_fraction_and_grad(net, loss, reduction, clip, per_leaf=False) -> Cal
     def gradient(params, state, x, target, key=None, weights=None):
         values, *halves = walk(params, x, target, key, weights)
         divisor = jnp.full((), 1 if reduction == "sum" else values.size, values.dtype)
-        squares = net.squared_norms(*halves)
-        if per_leaf:
-            each = jax.tree.map(lambda s: factors(s) / divisor, squares)
-        else:
-            each = factors(_total(squares, values)) / divisor
-        grads = net.bwd_params(*halves, each)
+        made = map_forms(lambda form: form.smallest(), net.bwd_examples(*halves))
+        squares = squared_norms(made) if per_leaf else _total(squared_norms(made), values)
+        each = jax.tree.map(lambda s: factors(s) / divisor, squares)
+        grads = _weighted_sum(made, each, net.bwd_params(*halves, each))
         return Reduced(jnp.sum(values), divisor, values), grads, state
 
     return gradient
@@ -293,6 +292,20 @@ def _walk(net, loss, reduction) -> Callable:
         return Walk(values, residuals, deltas)
 
     return walk
+
+
+def _weighted_sum(made, weights, gradients):
+    """Σₙ wₙ·gₙ, of the gradients that were made for their norms, else as the second half has it."""
+
+    def of_leaf(made, gradient, weights):
+        if not isinstance(made, Whole) or made.n_places == 1:
+            return gradient
+        summed = jnp.tensordot(weights.astype(made.gradients.dtype), made.gradients, 1)
+        return summed.astype(gradient.dtype)
+
+    if isinstance(weights, jax.Array):
+        return map_forms(partial(of_leaf, weights=weights), made, gradients)
+    return map_forms(of_leaf, made, gradients, weights)
 
 
 def _reduce_each(losses, prediction, target, weights, loss, reduction):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxnn.example_gradients import Patches, Whole, places, require_examples_first
+from jaxnn.example_gradients import Patches, require_examples_first, sum_over_places
 from jaxnn.op import op
 from jaxnn.ops._common.convolutions import (
     Inputs,
@@ -180,8 +180,9 @@ def conv_bwd_examples(residuals, dy, *, examples_axis, groups=1, **options):
     """dWₙ[k] = Σₚ xₙ[s·p + d·k − l]ᵀ·dyₙ[p], dbₙ = Σₚ dyₙ[p]."""
     require_examples_first(examples_axis)
     params, x = residuals
-    met = pixels_met(x, _space(params, x, **options), groups)
-    return _of_examples(params, met, _grouped(dy, groups), dy, transpose=False)
+    image, met = pixels_met(x, _space(params, x, **options))
+    form = Patches(image, _grouped(dy, groups), met, params["w"].shape[:-2], transpose=False)
+    return _of_examples(form, dy, params)
 
 
 @conv.tangent
@@ -348,8 +349,10 @@ def conv_transpose_bwd_examples(residuals, dy, *, examples_axis, groups=1, **opt
     """dWₙ[k] = Σ_q xₙ[q]ᵀ·dyₙ[s·q + l − d·k], dbₙ = Σₚ dyₙ[p]."""
     require_examples_first(examples_axis)
     params, x = residuals
-    met = pixels_met(dy, _transposed_space(params, x, **options), groups)
-    return _of_examples(params, met[::-1], _grouped(x, groups), dy, transpose=True)
+    image, met = pixels_met(dy, _transposed_space(params, x, **options))
+    kernel = params["w"].shape[:-2]
+    form = Patches(image, _grouped(x, groups), met[::-1], kernel, transpose=True)
+    return _of_examples(form, dy, params)
 
 
 @conv_transpose.tangent
@@ -425,12 +428,11 @@ def _with_bias(dw, dy, params):
     return {"w": dw, "b": jnp.sum(at_least_float32(dy), axis=range(dy.ndim - 1))}
 
 
-def _of_examples(params, met, still, dy, transpose):
-    """The gradients of each example, where there is a b with that of b."""
-    gradients = {"w": Patches(met, still, params["w"].shape[:-2], transpose)}
-    if "b" in params:
-        gradients["b"] = Whole(jnp.sum(at_least_float32(places(dy, 0)), axis=1))
-    return gradients
+def _of_examples(form, dy, params):
+    """The gradient of W for each example, and that of b where there is a b."""
+    if "b" not in params:
+        return {"w": form}
+    return {"w": form, "b": sum_over_places(dy, range(1, dy.ndim - 1))}
 
 
 def _grouped(x, groups):

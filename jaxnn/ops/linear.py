@@ -5,10 +5,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxnn.example_gradients import Outer, Whole, places
+from jaxnn.example_gradients import Outer, places, sum_over_places
 from jaxnn.op import op
 from jaxnn.ops._common.compiler import transposed_product
-from jaxnn.ops._common.numerics import at_least_float32, contract
+from jaxnn.ops._common.numerics import contract
 from jaxnn.ops._common.validation import describe, require_params
 
 Params = dict[str, Float[Array, "..."]]
@@ -125,5 +125,5 @@ def linear_bwd_examples(residuals, dy, *, examples_axis):
     dy = places(dy, examples_axis)
     gradients = {"w": Outer(places(x, examples_axis), dy)}
     if "b" in params:
-        gradients["b"] = Whole(jnp.sum(at_least_float32(dy), axis=1))
+        gradients["b"] = sum_over_places(dy, [1])
     return gradients

@@ -9,7 +9,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from jaxnn.example_gradients import Whole, require_examples_axis, require_examples_first
+from jaxnn.example_gradients import (
+    Whole,
+    require_examples_axis,
+    require_examples_first,
+    sum_over_places,
+)
 from jaxnn.op import op
 from jaxnn.ops._common.compiler import stored
 from jaxnn.ops._common.numerics import representable, wide
@@ -693,7 +698,7 @@ def _sum_over_places(x, axes, examples_axis):
     """Σₜ x of each example and column."""
     require_examples_axis(min(axes), examples_axis)
     summed = tuple(a for a in others(axes, x) if a != examples_axis)
-    return Whole(jnp.sum(x, axis=summed))
+    return sum_over_places(x, summed)
 
 
 def _dot(a, b, a_axes, b_axes):

@@ -98,31 +98,21 @@ def gradient_of_w(x: Inputs, dy: Outputs, space: Space, groups: int = 1) -> Kern
     return lax.platform_dependent(x, dy, cpu=by_parts, default=at_once)
 
 
-def pixels_met(x: Inputs, space: Space, groups: int) -> tuple[Float[Array, "N P G I"], ...]:
-    """The pixels x[s·p + d·k − l] that each entry k of the kernel meets, of each group.
+def pixels_met(x: Inputs, space: Space) -> tuple[Inputs, tuple]:
+    """x with its padding, and for each entry k of the kernel where the x[s·p + d·k − l] are in it.
 
     Args:
         x: the input of the convolution.
         space: the windows of the convolution.
-        groups: its groups.
     """
-    padded = lax.pad(
-        x,
-        jnp.zeros((), x.dtype),
-        [(0, 0, 0), *((axis.before, axis.after, 0) for axis in space), (0, 0, 0)],
-    )
+    padding = [(axis.before, axis.after, 0) for axis in space]
+    padded = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *padding, (0, 0, 0)])
     met = []
     for k in product(*(range(axis.length) for axis in space)):
         starts = [i * axis.dilation for i, axis in zip(k, space, strict=True)]
-        stops = [start + axis.spread for start, axis in zip(starts, space, strict=True)]
-        pixels = lax.slice(
-            padded,
-            (0, *starts, 0),
-            (x.shape[0], *stops, x.shape[-1]),
-            (1, *(axis.stride for axis in space), 1),
-        )
-        met.append(pixels.reshape(x.shape[0], -1, groups, x.shape[-1] // groups))
-    return tuple(met)
+        pairs = zip(starts, space, strict=True)
+        met.append(tuple((start, start + axis.spread, axis.stride) for start, axis in pairs))
+    return padded, tuple(met)
 
 
 def _images_at_a_time(n_images, whole_bytes):

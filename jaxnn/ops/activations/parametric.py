@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxnn.example_gradients import Whole, require_examples_axis
+from jaxnn.example_gradients import require_examples_axis, sum_over_places
 from jaxnn.op import op
 from jaxnn.ops._common.numerics import wide
 from jaxnn.ops._common.validation import require_params
@@ -230,7 +230,7 @@ def _sum_over_places(terms, parameter, examples_axis):
     """The sum of the terms of each example, for a parameter of each feature or for one alone."""
     require_examples_axis(terms.ndim - 1, examples_axis)
     kept = {examples_axis} | ({terms.ndim - 1} if parameter.ndim else set())
-    return Whole(jnp.sum(terms, axis=tuple(a for a in range(terms.ndim) if a not in kept)))
+    return sum_over_places(terms, (a for a in range(terms.ndim) if a not in kept))
 
 
 def _require_features(x) -> None:

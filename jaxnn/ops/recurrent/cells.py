@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxnn.example_gradients import Outer, Whole, places
+from jaxnn.example_gradients import Outer, places, sum_over_places
 from jaxnn.op import op
 from jaxnn.ops._common.numerics import at_least_float32, contract
 from jaxnn.ops.linear import linear_fwd
@@ -327,8 +327,7 @@ def _of_examples(residuals, examples_axis, h, da, through_u, **biases):
     gradients = {"w": Outer(x, of_w), "u": Outer(h, of_u)}
     for name, deltas in {"b": da, **biases}.items():
         if name in residuals.params:
-            over_places = jnp.sum(at_least_float32(places(deltas, examples_axis)), axis=1)
-            gradients[name] = Whole(over_places)
+            gradients[name] = sum_over_places(places(deltas, examples_axis), [1])
     return gradients
 
 

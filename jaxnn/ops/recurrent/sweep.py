@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
-from jaxnn.example_gradients import Outer, Whole, places
+from jaxnn.example_gradients import Outer, places, sum_over_places
 from jaxnn.ops._common.compiler import room_after
 from jaxnn.ops._common.numerics import at_least_float32, contract
 from jaxnn.ops._common.validation import require_floating, require_keys, require_lengths
@@ -198,7 +198,7 @@ def gradients_of_examples(
     gradients = {"w": Outer(sequences, places(da, 1)), "u": Outer(before, of_u)}
     for name, deltas in {"b": da, **biases}.items():
         if name in residuals.params:
-            gradients[name] = Whole(jnp.sum(at_least_float32(deltas), axis=0))
+            gradients[name] = sum_over_places(deltas, [0])
     return gradients
 
 
