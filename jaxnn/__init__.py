@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from jaxnn import ops
+from jaxnn import curvature, ops, per_example
 from jaxnn.autodiff import autodiff
 from jaxnn.combinators import batch_first, each, parallel, pick, residual, serial, shared
 from jaxnn.generate import generate
@@ -110,6 +110,7 @@ __all__ = [
     "channels_first",
     "column",
     "convert_convention",
+    "curvature",
     "definitions",
     "each",
     "epoch_of",
@@ -128,6 +129,7 @@ __all__ = [
     "parallel",
     "params_from_torch",
     "params_to_torch",
+    "per_example",
     "pick",
     "recurrent_from_flax",
     "recurrent_from_keras",

@@ -68,6 +68,7 @@ class Rules:
     backward_params: Any = None
     backward_examples: Any = None
     tangent: Any = None
+    hessian_root: Any = None
     row_weights: Any = None
 
     @cached_property

@@ -226,6 +226,21 @@ class Patches(ExampleGradients):
                 *pair, (((1,), (1,)), ((0, 2), (0, 2))), preferred_element_type=_sums(pixels.dtype)
             )
 
+    def as_outer(self) -> Outer:
+        """The pixels that all entries of the kernel meet side by side, a copy for each entry.
+
+        Raises:
+            ValueError: there are groups, or the convolution is a transposed one.
+        """
+        if self.transpose or self.deltas.shape[2] > 1:
+            raise ValueError(
+                "a convolution with groups, or transposed, is no product of two factors"
+            )
+        n, n_places, _, o = self.deltas.shape
+        pixels = [self.image[:, *(slice(*cut) for cut in met)] for met in self.met]
+        joined = jnp.concatenate([p.reshape(n, n_places, -1) for p in pixels], axis=-1)
+        return Outer(joined, self.deltas.reshape(n, n_places, o))
+
     def squared_norms(self):
         """Σₖ ‖gₙ[k]‖²."""
 

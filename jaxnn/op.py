@@ -66,6 +66,7 @@ class Op(Generic[P, T]):
     backward_params = _declares("backward_params", "`(residuals, deltas, **options) -> dparams`")
     backward_examples = _declares("backward_examples", "`(residuals, deltas, examples_axis, …)`")
     tangent = _declares("tangent", "`(residuals, tangents, **options) -> ẏ`, if it is cheaper")
+    hessian_root = _declares("hessian_root", "`(residuals, **options) -> the columns of a root`")
     row_weights = _declares("row_weights", "`(*args, **options) -> weight of each loss in a mean`")
 
     def __call__(self, *args: P.args, **options: P.kwargs) -> T:

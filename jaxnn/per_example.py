@@ -77,7 +77,7 @@ def per_example_norms(net: Layer | Op, loss: Op, reduction: str = "sum") -> Call
         >>> values.shape, norms.shape
         ((2,), (2,))
     """
-    walk, net = _walk(net, loss, reduction), as_layer(net)
+    walk, net = walk_back(net, loss, reduction), as_layer(net)
 
     def norms_of_examples(params, x, target, key=None, weights=None):
         values, *halves = walk(params, x, target, key, weights)
@@ -110,7 +110,7 @@ def per_example_grads(net: Layer | Op, loss: Op, reduction: str = "sum") -> Call
         >>> jax.tree.map(jnp.shape, grads)
         ({'b': (2, 3), 'w': (2, 4, 3)}, ())
     """
-    walk, net = _walk(net, loss, reduction), as_layer(net)
+    walk, net = walk_back(net, loss, reduction), as_layer(net)
 
     def gradients_of_examples(params, x, target, key=None, weights=None):
         values, *halves = walk(params, x, target, key, weights)
@@ -176,7 +176,7 @@ def value_and_clipped_grad(
 def clipped_fraction_and_grad(net, loss, reduction, clip, per_leaf=False) -> Callable:
     """`value_and_clipped_grad` with the value as `Reduced`, and the state in third place."""
     require_number("clip", clip, above=0)
-    walk, net = _walk(net, loss, reduction), as_layer(net)
+    walk, net = walk_back(net, loss, reduction), as_layer(net)
 
     def factors(squared_norms):
         return clip / jnp.maximum(jnp.sqrt(squared_norms), clip)
@@ -241,7 +241,7 @@ def noise_scale(net: Layer | Op, loss: Op, reduction: str = "sum") -> Callable:
         >>> float(estimate(net.init(jax.random.key(0)), x, labels).noise_scale)
         0.0
     """
-    walk, net = _walk(net, loss, reduction), as_layer(net)
+    walk, net = walk_back(net, loss, reduction), as_layer(net)
 
     def estimate(params, x, target, key=None, weights=None):
         values, *halves = walk(params, x, target, key, weights)
@@ -269,7 +269,7 @@ def noise_scale(net: Layer | Op, loss: Op, reduction: str = "sum") -> Callable:
     return estimate
 
 
-def _walk(net, loss, reduction) -> Callable:
+def walk_back(net, loss, reduction) -> Callable:
     """`(params, x, target, key, weights) -> Walk`."""
     net = as_layer(net)
     require_loss(loss)

@@ -82,6 +82,13 @@ def contract(
     return lax.dot_general(a, b, axes, preferred_element_type=wide)
 
 
+def unit_columns(like: Float[Array, "*N K"]) -> Float[Array, "K *N K"]:
+    """The unit vectors e_c beside every row of an array."""
+    k = like.shape[-1]
+    identity = jnp.eye(k, dtype=like.dtype).reshape(k, *[1] * (like.ndim - 1), k)
+    return jnp.broadcast_to(identity, (k, *like.shape))
+
+
 def _is_narrow(leaf) -> bool:
     return is_floating(leaf) and leaf.dtype.itemsize < 4
 

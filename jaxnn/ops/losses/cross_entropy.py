@@ -26,7 +26,7 @@ from jaxnn.ops._common.labels import (
     row_weights,
     without_ignored,
 )
-from jaxnn.ops._common.numerics import wide
+from jaxnn.ops._common.numerics import unit_columns, wide
 from jaxnn.ops._common.validation import require_floating
 
 
@@ -298,6 +298,17 @@ def sigmoid_cross_entropy_bwd(residuals, dy):
     of_yes, of_no = jnp.maximum(-x, 0) + soft, jnp.maximum(x, 0) + soft
     dt = (w * of_yes - of_no) * dloss if target is t else None
     return dx, dt, _summed_to(t * of_yes * dloss, pos_weight.shape)
+
+
+@sigmoid_cross_entropy.hessian_root
+@wide
+def sigmoid_cross_entropy_hessian_root(residuals):
+    """∂²L/∂x² = diag(v·σ(1 − σ)) with v = t·w + 1 − t, w the weight of the positive answers."""
+    logits, target, pos_weight = residuals
+    t = target.astype(logits.dtype)
+    v = 1 if pos_weight is None else t * jnp.broadcast_to(pos_weight, t.shape) + (1 - t)
+    deviation = jnp.sqrt(v * jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits))
+    return unit_columns(logits) * deviation
 
 
 def _summed_to(array, shape):

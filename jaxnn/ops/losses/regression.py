@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
 from jaxnn.op import op
-from jaxnn.ops._common.numerics import at_least_float32, representable, wide
+from jaxnn.ops._common.numerics import at_least_float32, representable, unit_columns, wide
 from jaxnn.ops._common.validation import (
     require_equal_shapes,
     require_floating,
@@ -81,6 +81,12 @@ def squared_error_bwd(residuals, dy):
     return _gradients(residuals, dprediction)
 
 
+@squared_error.hessian_root
+def squared_error_hessian_root(residuals):
+    """∂²L/∂ŷ² = 2·I = Σ_c (√2·e_c)·(√2·e_c)ᵀ."""
+    return 2**0.5 * unit_columns(residuals.error)
+
+
 @op
 def half_squared_error(prediction: Components, target: Target) -> Losses:
     """Half the squared error of each example, L = ½·Σₖ (ŷₖ − yₖ)²: no 1/K, no 1/N.
@@ -128,6 +134,12 @@ def half_squared_error_bwd(residuals, dy):
     """dŷ = e·dL, and its negative for the target."""
     dprediction = residuals.error * dy[..., None]
     return _gradients(residuals, dprediction)
+
+
+@half_squared_error.hessian_root
+def half_squared_error_hessian_root(residuals):
+    """∂²L/∂ŷ² = I = Σ_c e_c·e_cᵀ."""
+    return unit_columns(residuals.error)
 
 
 @op

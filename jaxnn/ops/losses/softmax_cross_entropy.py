@@ -24,7 +24,7 @@ from jaxnn.ops._common.labels import (
     weights_of_labels,
     without_ignored,
 )
-from jaxnn.ops._common.numerics import wide
+from jaxnn.ops._common.numerics import unit_columns, wide
 from jaxnn.ops._common.softcap import softcap_slope, softcapped
 from jaxnn.ops._common.validation import require_number, require_where
 from jaxnn.ops.activations.softmax import log_softmax, logsumexp
@@ -354,6 +354,39 @@ def softmax_cross_entropy_bwd(
             of_classes = without_ignored(of_classes, jnp.expand_dims(labels, axes), ignore_label)
         dweights = dweights + _of_classes(of_classes, axes)
     return dx, None, dweights, None
+
+
+@softmax_cross_entropy.hessian_root
+@wide
+def softmax_cross_entropy_hessian_root(
+    residuals,
+    *,
+    axis=-1,
+    label_smoothing=0.0,
+    ignore_label=None,
+    z_loss=0.0,
+    softcap=None,
+):
+    """∂²L/∂x² = Q·(diag(p) − p·pᵀ) = Σ_c Q·p_c·(e_c − p)·(e_c − p)ᵀ, with Q = Σₖ qₖ.
+
+    The sum is Σ_c p_c·e_c·e_cᵀ − p·pᵀ − p·pᵀ + p·pᵀ, because Σ_c p_c = 1.
+    """
+    logits, target, class_weights, where = residuals[:4]
+    if where is not None or z_loss or softcap is not None or axis not in (-1, logits.ndim - 1):
+        raise ValueError(
+            "softmax_cross_entropy: its hessian_root takes no where, z_loss or softcap, and the "
+            "classes along the last axis"
+        )
+    k = logits.shape[-1]
+    p = jnp.exp(log_softmax.fwd(logits)[0])
+    t = one_hot(target, k) if is_labels(target) else target
+    t = (1 - label_smoothing) * t.astype(p.dtype) + label_smoothing / k
+    q = t if class_weights is None else t * jnp.broadcast_to(class_weights, t.shape)
+    of_row = jnp.sum(q, axis=-1)
+    if ignore_label is not None and is_labels(target):
+        of_row = jnp.where(target == ignore_label, 0, of_row)
+    scale = jnp.sqrt(of_row[..., None] * p)
+    return (unit_columns(p) - p) * jnp.moveaxis(scale, -1, 0)[..., None]
 
 
 def _distribution_fwd(logits, target, class_weights, where, seen, axes, s, z_loss, softcap):
