@@ -255,7 +255,7 @@ def _sampled(roots, key, samples):
     )
 
 
-def _sum_of_squares(first: ExampleGradients, columns: ExampleGradients):
+def _sum_of_squares(first: ExampleGradients, columns: Any):
     """Σₙ Σ_c gₙ_c², entry by entry."""
     if isinstance(first, Stack):
         by_layer = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), columns.of)
@@ -275,7 +275,7 @@ def _sum_of_squares(first: ExampleGradients, columns: ExampleGradients):
     return total
 
 
-def _factors(n_examples: int, first: ExampleGradients, columns: ExampleGradients) -> Kronecker:
+def _factors(n_examples: int, first: ExampleGradients, columns: Any) -> Kronecker:
     """A and B of one array of the parameters."""
     if isinstance(first, Stack):
         by_layer = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), columns.of)

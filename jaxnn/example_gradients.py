@@ -4,7 +4,8 @@ The gradient of a weight is a sum over examples, and most often each term is a p
 arrays: dWₙ = Σₜ xₙₜ ⊗ dyₙₜ. `bwd_examples` returns the factors. Norms, squares and sums of the
 gradients follow from the factors; the N gradients themselves are made only for `whole`.
 
-Every form has the N examples along the first axis of its arrays. T is the number of places at which
+Every form has the N examples along the first axis of its arrays (their shapes are not checked,
+because `vmap` hides axes and puts others in front). T is the number of places at which
 an example meets the same weights: positions of a sequence, pixels, calls of a shared layer.
 """
 
@@ -13,11 +14,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import combinations
+from typing import Any, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float
 
 EXAMPLES_AT_A_TIME = 8
 """The examples whose convolution kernels are made at a time on a CPU.
@@ -54,6 +56,7 @@ class ExampleGradients:
         return Sum((self, other))
 
 
+@dataclass_transform(frozen_default=True)
 def _form(**static):
     """A dataclass that is a pytree; `static` names the fields that are no arrays."""
 
@@ -75,7 +78,7 @@ class Whole(ExampleGradients):
         n_places: how many places each is the sum over.
     """
 
-    gradients: Float[Array, "N ..."]
+    gradients: Any
     n_places: int = 1
 
     def squared_norms(self):
@@ -108,8 +111,8 @@ class Outer(ExampleGradients):
         deltas: d (N, T, O).
     """
 
-    inputs: Float[Array, "N T I"]
-    deltas: Float[Array, "N T O"]
+    inputs: Any
+    deltas: Any
 
     def squared_norms(self):
         """‖a‖²·‖d‖² at one place; by the Gram matrices, or the product, whichever is smaller."""
@@ -153,8 +156,8 @@ class Rows(ExampleGradients):
         n_rows: the number of rows.
     """
 
-    ids: Integer[Array, "N T"]
-    deltas: Float[Array, "N T D"]
+    ids: Any
+    deltas: Any
     n_rows: int
 
     def squared_norms(self):
@@ -209,14 +212,14 @@ class Patches(ExampleGradients):
         transpose: whether gₙ[k] is dᵀ·x in place of xᵀ·d.
     """
 
-    image: Float[Array, "N ..."]
-    deltas: Float[Array, "N P G O"]
+    image: Any
+    deltas: Any
     met: tuple
     kernel: tuple[int, ...]
     transpose: bool
 
-    def products(self) -> Iterator[Float[Array, "N G I O"]]:
-        """gₙ[k] of each group, for one entry k after the other."""
+    def products(self) -> Iterator[jax.Array]:
+        """gₙ[k] (N, G, I, O) of each group, for one entry k after the other."""
         groups = self.deltas.shape[2]
         for met in self.met:
             pixels = self.image[:, *(slice(*cut) for cut in met)]
@@ -277,7 +280,7 @@ class Sum(ExampleGradients):
         terms: the forms.
     """
 
-    terms: tuple[ExampleGradients, ...]
+    terms: tuple
 
     def squared_norms(self):
         """The squares, and twice the product of each pair."""
@@ -302,7 +305,7 @@ class Transposed(ExampleGradients):
         of: the form of gₙ.
     """
 
-    of: ExampleGradients
+    of: Any
 
     def squared_norms(self):
         """Those of gₙ."""
@@ -325,7 +328,7 @@ class Stack(ExampleGradients):
         of: the form for one layer, whose arrays have the layers before the examples.
     """
 
-    of: ExampleGradients
+    of: Any
 
     def squared_norms(self):
         """The sum over the layers."""
@@ -360,7 +363,7 @@ def inner_products(g: ExampleGradients, h: ExampleGradients) -> Float[Array, " N
     return _over_all_but_first(_wide(g.whole()) * h.whole())
 
 
-def sum_over_places(x: Float[Array, "N ..."], axes: Iterable[int]) -> Whole:
+def sum_over_places(x: jax.Array, axes: Iterable[int]) -> Whole:
     """Gradients that are sums, over these axes, of what each place contributes."""
     axes = tuple(axes)
     return Whole(jnp.sum(_wide(x), axis=axes), math.prod(x.shape[a] for a in axes))
@@ -381,7 +384,7 @@ def is_form(tree) -> bool:
     return isinstance(tree, ExampleGradients)
 
 
-def places(x: Float[Array, "..."], axis: int, n_features: int = 1) -> Float[Array, "N T ..."]:
+def places(x: jax.Array, axis: int, n_features: int = 1) -> jax.Array:
     """An array with the examples first, the other axes merged into one, and its features last.
 
     Args:

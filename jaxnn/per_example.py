@@ -161,7 +161,7 @@ def value_and_clipped_grad(
         ... )
         >>> params = net.init(jax.random.key(0))
         >>> value, grads = gradient(params, jnp.ones((1, 4)), jnp.array([1]))
-        >>> print(round(float(optax.global_norm(grads)), 3))
+        >>> print(round(float(optax.tree.norm(grads)), 3))
         0.5
     """
     gradient = clipped_fraction_and_grad(net, loss, reduction, clip, per_leaf)

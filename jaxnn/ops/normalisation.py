@@ -608,7 +608,7 @@ def affine(params: Params, x_hat: Numbers, axes: Axes = -1, offset: float = 0.0)
     return x_hat + along(axes, params["bias"], x_hat) if "bias" in params else x_hat
 
 
-def affine_gradient(params: Params, dscale, dbias=None) -> Params:
+def affine_gradient(params: Params, dscale, dbias=None) -> dict:
     """The gradients of those of γ and β that there are."""
     gradients = {"scale": dscale, "bias": dbias}
     return {name: gradients[name] for name in params}

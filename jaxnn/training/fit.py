@@ -34,7 +34,7 @@ from jaxnn.training.evaluate import (
     require_no_state,
     require_prediction,
 )
-from jaxnn.training.gradient import fraction_and_grad, require_loss
+from jaxnn.training.gradient import require_loss
 from jaxnn.training.interruption import Interruption, noticed
 from jaxnn.training.placement import beside, placements, put_examples
 from jaxnn.training.programs import REMEMBERED, remembered
@@ -51,7 +51,7 @@ from jaxnn.training.sources import (
     programs_of,
 )
 from jaxnn.training.state import NonFiniteError, Training, TrainingInterrupted
-from jaxnn.training.steps import Carry, Optimizer, require_optimizer, updates_of
+from jaxnn.training.steps import Carry, Optimizer, gradient_of, require_optimizer, updates_of
 
 BATCH_SIZE = 32
 LEARNING_RATE = 0.1
@@ -72,6 +72,7 @@ def fit(
     learning_rate: float | optax.Schedule | None = None,
     optimizer: Optimizer | None = None,
     reduction: str = "mean",
+    clip: float | None = None,
     seed: int = 0,
     validation_data: Data | None = None,
     metrics: Metrics | None = None,
@@ -111,6 +112,8 @@ def fit(
             that asks for the loss, the gradient or a function of the parameters, such as
             `optax.lbfgs()`.
         reduction: of the losses of each minibatch, as in `value_and_grad`.
+        clip: optional, the largest norm of one example's gradient; each is clipped to it before the
+            sum, as in `jaxnn.per_example.value_and_clipped_grad`.
         seed: of the order of the examples and of random layers.
         validation_data: the same of other examples, to measure after each epoch.
         metrics: a function `(prediction, target) -> one value per example`, such as `accuracy`, or
@@ -158,7 +161,7 @@ def fit(
     callbacks = _callbacks(callbacks)
     training = _start(net, params, optimizer, state, seed)
 
-    programs = _programs(net, loss, reduction, optimizer)
+    programs = _programs(net, loss, reduction, clip, optimizer)
 
     def check(examples):
         require_prediction(net, loss, training.params, training.state, *examples[:2])
@@ -286,8 +289,8 @@ def _asked(interruption: Interruption, saved: Checkpoint | None, pace) -> tuple[
 
 
 @remembered
-def _programs(net, loss, reduction, optimizer) -> Programs:
-    return programs_of(updates_of(fraction_and_grad(net, loss, reduction), optimizer))
+def _programs(net, loss, reduction, clip, optimizer) -> Programs:
+    return programs_of(updates_of(gradient_of(net, loss, reduction, clip), optimizer))
 
 
 @lru_cache(maxsize=REMEMBERED)

@@ -11,6 +11,7 @@ from jax import lax
 from jaxnn.arrays import as_array, as_arrays, as_real_arrays, as_scalar, require_key
 from jaxnn.layer import Layer, Params, State, as_layer
 from jaxnn.op import Op
+from jaxnn.per_example import clipped_fraction_and_grad
 from jaxnn.training.data import count, require_batch_size, require_examples, shuffled
 from jaxnn.training.gradient import GradientFunction, fraction_and_grad
 from jaxnn.training.placement import placements, take, warn_of_idle_devices, without_aliases
@@ -61,7 +62,12 @@ def sgd_update(params: Params, grads: Params, learning_rate: float) -> Params:
 
 
 def train_step(
-    net: Layer | Op, loss: Op, optimizer: Optimizer, reduction: str = "mean"
+    net: Layer | Op,
+    loss: Op,
+    optimizer: Optimizer,
+    reduction: str = "mean",
+    *,
+    clip: float | None = None,
 ) -> Callable:
     """One compiled update.
 
@@ -75,9 +81,12 @@ def train_step(
         optimizer: any optax gradient transformation; `opt_state = optimizer.init(params)`. Those
             that ask for the loss, the gradient or a function of the parameters are given them.
         reduction: of the losses of the batch, as in `value_and_grad`.
+        clip: optional, the largest norm of one example's gradient; each is clipped to it before the
+            sum, as in `jaxnn.per_example.value_and_clipped_grad`.
 
     Raises:
-        TypeError, ValueError: as `value_and_grad`, or optimizer is none.
+        TypeError, ValueError: as `value_and_grad`, or optimizer is none; with clip, as
+            `value_and_clipped_grad`.
 
     Example:
         >>> net, optimizer = jaxnn.mlp((4, 3)), optax.adam(1e-3)
@@ -86,7 +95,7 @@ def train_step(
         >>> x, labels = jnp.ones((5, 4)), jnp.array([0, 1, 2, 0, 1])
         >>> params, opt_state, value = step(params, optimizer.init(params), x, labels)
     """
-    update = updates_of(fraction_and_grad(net, loss, reduction), optimizer)
+    update = updates_of(gradient_of(net, loss, reduction, clip), optimizer)
 
     def step(params, opt_state, state, x, target, key, weights):
         *carry, reduced = update(params, opt_state, state, x, target, key, weights)
@@ -107,6 +116,8 @@ def train_epoch(
     optimizer: Optimizer,
     batch_size: int,
     reduction: str = "mean",
+    *,
+    clip: float | None = None,
 ) -> Callable:
     """One compiled pass over the data in random order, in minibatches.
 
@@ -129,12 +140,14 @@ def train_epoch(
         optimizer: any optax gradient transformation; `opt_state = optimizer.init(params)`.
         batch_size: examples in each minibatch.
         reduction: of the losses of each minibatch, as in `value_and_grad`.
+        clip: optional, the largest norm of one example's gradient; each is clipped to it before the
+            sum, as in `jaxnn.per_example.value_and_clipped_grad`.
 
     Raises:
-        TypeError, ValueError: as `value_and_grad`, and where batch_size is not between 1 and the
+        TypeError, ValueError: as `train_step`, and where batch_size is not between 1 and the
             number of examples.
     """
-    gradient, stateful = fraction_and_grad(net, loss, reduction), as_layer(net).stateful
+    gradient, stateful = gradient_of(net, loss, reduction, clip), as_layer(net).stateful
     return _compiled_epoch(gradient, optimizer, batch_size, reduction, stateful)
 
 
@@ -174,6 +187,13 @@ def epoch_of(
         return Reduced(value * divisor, divisor, value), grads, state
 
     return _compiled_epoch(fraction, optimizer, batch_size, reduction, stateful)
+
+
+def gradient_of(net, loss, reduction, clip) -> Callable:
+    """The gradient function of a step: `fraction_and_grad`, or that of clipped gradients."""
+    if clip is None:
+        return fraction_and_grad(net, loss, reduction)
+    return clipped_fraction_and_grad(net, loss, reduction, clip)
 
 
 def updates_of(gradient, optimizer) -> Callable:

@@ -98,7 +98,7 @@ def gradient_of_w(x: Inputs, dy: Outputs, space: Space, groups: int = 1) -> Kern
     return lax.platform_dependent(x, dy, cpu=by_parts, default=at_once)
 
 
-def pixels_met(x: Inputs, space: Space) -> tuple[Inputs, tuple]:
+def pixels_met(x: Inputs, space: Space) -> tuple[jax.Array, tuple]:
     """x with its padding, and for each entry k of the kernel where the x[s·p + d·k − l] are in it.
 
     Args:

@@ -324,7 +324,7 @@ def lstm_cell_bwd_examples(residuals, da, *, examples_axis):
 def _of_examples(residuals, examples_axis, h, da, through_u, **biases):
     """The gradients of each example from the step's deltas."""
     x, h, of_w, of_u = (places(a, examples_axis) for a in (residuals.x, h, da, through_u))
-    gradients = {"w": Outer(x, of_w), "u": Outer(h, of_u)}
+    gradients: dict[str, Any] = {"w": Outer(x, of_w), "u": Outer(h, of_u)}
     for name, deltas in {"b": da, **biases}.items():
         if name in residuals.params:
             gradients[name] = sum_over_places(places(deltas, examples_axis), [1])

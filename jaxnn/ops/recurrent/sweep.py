@@ -173,7 +173,7 @@ def hidden_before(
 
 
 def gradients_of_examples(
-    residuals, examples_axis: int, start: Hidden, da: Deltas, through_u: Deltas, **biases: Deltas
+    residuals, examples_axis: int, start: Hidden, da: Deltas, through_u: Deltas, **biases: jax.Array
 ):
     """dWₙ = Xₙᵀ·dAₙ, dUₙ = Hₙᵀ·dAₙ and the sums over the steps of each sequence.
 
@@ -195,7 +195,7 @@ def gradients_of_examples(
         )
     before = hidden_before(residuals.y, start, da)
     sequences, before, of_u = (places(a, 1) for a in (residuals.x, before, through_u))
-    gradients = {"w": Outer(sequences, places(da, 1)), "u": Outer(before, of_u)}
+    gradients: dict[str, Any] = {"w": Outer(sequences, places(da, 1)), "u": Outer(before, of_u)}
     for name, deltas in {"b": da, **biases}.items():
         if name in residuals.params:
             gradients[name] = sum_over_places(deltas, [0])
