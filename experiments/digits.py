@@ -114,7 +114,7 @@ def draw_misread(probabilities: np.ndarray, x: np.ndarray, labels: np.ndarray, c
     read, sureness = probabilities.argmax(axis=1), probabilities.max(axis=1)
     misread = np.flatnonzero(read != labels)
     shown = misread[np.argsort(-sureness[misread])][:MOST_MISREAD]
-    figure, panels = _image_grid(x[shown], columns=5, row_height=2, cmap="gray_r", vmin=0, vmax=1)
+    figure, panels = image_grid(x[shown], columns=5, row_height=2, cmap="gray_r", vmin=0, vmax=1)
     for i, panel in zip(shown, panels.flat, strict=False):
         panel.set_title(f"{classes[read[i]]} → {classes[labels[i]]}\n{sureness[i]:.0%}", fontsize=9)
     which = f"the {len(shown)} surest: " if len(shown) < len(misread) else ""
@@ -130,7 +130,7 @@ def draw_first_layer(w: np.ndarray):
     norms = np.linalg.norm(w, axis=0)
     shown = np.argsort(-norms)[:MOST_UNITS]
     largest = abs(w[:, shown]).max()
-    figure, panels = _image_grid(
+    figure, panels = image_grid(
         w.T[shown], columns=8, row_height=0.9, cmap="RdBu_r", vmin=-largest, vmax=largest
     )
     bar = figure.colorbar(panels[0, 0].images[0], ax=panels, shrink=0.7, aspect=30)
@@ -159,7 +159,7 @@ def draw_gradient_norms(norms: list[list[dict[str, float]]]):
     return figure
 
 
-def _image_grid(images, columns, row_height, **shading):
+def image_grid(images, columns, row_height, **shading):
     """A figure with a grid of square images, and its axes."""
     rows = max(1, -(-len(images) // columns))
     figure, panels = plt.subplots(

@@ -3,12 +3,14 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxnn.arrays import as_arrays
+from jaxnn.example_gradients import map_forms, squared_norms
 from jaxnn.layer import Layer
 from jaxnn.op import Op
 from jaxnn.transformations import definitions
@@ -26,6 +28,8 @@ class Checked:
         bwd: `(residuals, dy) -> one gradient for each argument`.
         halves: `(residuals, dy) -> one gradient for each argument` by the two halves of the
             backward, or `None` if there are none.
+        examples: `(residuals, dy) -> Examples`, or `None` if the gradient of each example is not
+            defined.
         exported: the function that users hand to `jax.grad`, or `None` if there is none.
         has_forward_mode: whether `jax.jvp` takes `exported` as well.
         statement: the arguments of the call of `check`, for the line that repeats it.
@@ -37,9 +41,24 @@ class Checked:
     fwd: Callable
     bwd: Callable
     halves: Callable | None = None
+    examples: Callable | None = None
     exported: Callable | None = None
     has_forward_mode: bool = False
     statement: str
+
+
+class Examples(NamedTuple):
+    """Three pairs that must be equal, each a tree like the parameters.
+
+    Attributes:
+        sum: by `bwd_params`, and by it with the weight 1 for each example.
+        weighted: by `bwd_params` with other weights, and the sum of the weighted `bwd_examples`.
+        norms: the squared norms of `bwd_examples`, and those of the gradients themselves.
+    """
+
+    sum: tuple
+    weighted: tuple
+    norms: tuple
 
 
 def adapt(target, args, options: dict[str, Any], definition=None) -> tuple[Checked, tuple]:
@@ -88,10 +107,38 @@ def _bound_once(op, options):
         fwd=op.fwd,
         bwd=op.bwd,
         halves=None if op.rules.backward_input is None else by_halves,
+        examples=None if op.rules.backward_examples is None else partial(_examples, op),
         exported=op,
         has_forward_mode=True,
         statement=_statement(op.__name__, dict(options)),
     )
+
+
+def _examples(target, residuals, dy) -> Examples | None:
+    """What the gradient of each example must agree with; `None` where it is refused."""
+    deltas, *_ = target.bwd_input(residuals, dy)
+    for axis in (0, 1):
+        try:
+            forms = target.bwd_examples(residuals, deltas, axis)
+        except ValueError:  # the examples are along another axis, or depend on each other
+            continue
+        whole = map_forms(lambda form: form.whole(), forms)
+        n = jax.tree.leaves(whole)[0].shape[0] if jax.tree.leaves(whole) else 0
+        weights = 2 / (1 + jnp.arange(n, dtype=jnp.float32))
+        by_weight = partial(target.bwd_params, residuals, deltas, axis=axis)
+
+        def weighted(g, weights=weights):
+            return jnp.tensordot(weights.astype(g.dtype), g, 1)
+
+        return Examples(
+            (target.bwd_params(residuals, deltas), by_weight(weights=jnp.ones_like(weights))),
+            (by_weight(weights=weights), jax.tree.map(weighted, whole)),
+            (
+                squared_norms(forms),
+                jax.tree.map(lambda g: jnp.sum(g**2, axis=range(1, g.ndim)), whole),
+            ),
+        )
+    return None
 
 
 def _of_op(op, options) -> Checked:
@@ -121,6 +168,9 @@ def _of_layer(layer, random, options) -> Checked:
         fwd=layer.fwd,
         bwd=with_key if random else layer.bwd,
         halves=None if type(layer).bwd_input is Layer.bwd_input else by_halves,
+        examples=(
+            None if type(layer).bwd_examples is Layer.bwd_examples else partial(_examples, layer)
+        ),
         statement=_statement("layer", options),
     )
 

@@ -17,7 +17,16 @@ from jaxnn.gradcheck.report import Finding, Report, Row
 
 PRELIMINARY = ("runs", "structure")
 PLAIN = ("eager", "determinism")
-CONSISTENCY = ("one_entry", "eager", "halves", "export", "vmap", "duality", "second_order")
+CONSISTENCY = (
+    "one_entry",
+    "eager",
+    "halves",
+    "examples",
+    "export",
+    "vmap",
+    "duality",
+    "second_order",
+)
 
 
 def check(
@@ -33,11 +42,12 @@ def check(
 
     The laws run in an order that localises a mistake: the functions run; structure; finite numbers;
     the value; the gradient; linearity in the cotangent; determinism; a cotangent on one entry;
-    plain calls; the two halves of the backward; `jax.vjp` of the function itself; `vmap`; and, in
-    float64 or on request, duality, ⟨dy, J·ẋ⟩ = ⟨Jᵀ·dy, ẋ⟩. The true gradient is `jax.vjp` of the
-    definition in float64, or finite differences if JAX cannot trace it. In float32 and below, a
-    gradient may err twice as much as autodiff in the same dtype, so there is no tolerance to
-    choose. A gradient that is zero and should be zero is reported as not tested.
+    plain calls; the two halves of the backward; the same with a weight for each example; `jax.vjp`
+    of the function itself; `vmap`; and, in float64 or on request, duality,
+    ⟨dy, J·ẋ⟩ = ⟨Jᵀ·dy, ẋ⟩. The true gradient is `jax.vjp` of the definition in float64, or finite
+    differences if JAX cannot trace it. In float32 and below, a gradient may err twice as much as
+    autodiff in the same dtype, so there is no tolerance to choose. A gradient that is zero and
+    should be zero is reported as not tested.
 
     Args:
         target: an op; a `(fwd, bwd)` pair, with `fwd(*args) -> (y, residuals)` and
@@ -114,6 +124,8 @@ def _is_wanted(name, evaluation, laws, second_order) -> bool:
         return name in laws
     if name == "halves":
         return evaluation.checked.halves is not None
+    if name == "examples":
+        return evaluation.checked.examples is not None
     if name == "duality":
         return evaluation.checked.has_forward_mode and evaluation.dtype == np.float64
     return True

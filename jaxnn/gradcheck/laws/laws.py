@@ -246,6 +246,38 @@ def halves(evaluation) -> list[Finding]:
     return findings
 
 
+def examples(evaluation) -> list[Finding]:
+    """The weighted halves are the backward: a sum of each example's gradient, with its weight."""
+    if evaluation.checked.examples is None:
+        return []
+    try:
+        compare = _compiled_examples if evaluation.traceable else _examples
+        compared = compare(evaluation.checked, evaluation.args, evaluation.dy)
+    except Exception as raised:
+        message = f"the gradient of each example raised {in_one_line(raised)}"
+        return [broken("examples", message)]
+    if compared is None:
+        return []
+    sentences = {
+        "sum": "with the weight 1 for each example is off by {} from that without weights",
+        "weighted": "by bwd_params with weights is off by {} from the sum of bwd_examples",
+        "norms": "has squared norms that are off by {} from those of the gradients themselves",
+    }
+    findings = []
+    for name, pair in compared._asdict().items():
+        named, others = jax.tree_util.tree_leaves_with_path(pair[0]), jax.tree.leaves(pair[1])
+        for (path, found), wanted in zip(named, others, strict=True):
+            finite = np.isfinite(wide(wanted)) & np.isfinite(wide(found))
+            kept = (np.where(finite, wide(a), 0) for a in (found, wanted))
+            error = relative_or_absolute_error(*kept)
+            bound = 16 * eps(evaluation.dtype) * np.sqrt(terms(evaluation, found))
+            if not error <= bound:
+                leaf = f"{evaluation.checked.arguments[0]}{jax.tree_util.keystr(path)}"
+                message = sentences[name].format(f"{error:.1e}")
+                findings.append(broken_at("examples", leaf, message, error))
+    return findings
+
+
 def duality(evaluation) -> list[Finding]:
     """⟨dy, J·ẋ⟩ = ⟨Jᵀ·dy, ẋ⟩: forward mode and reverse mode are transposes of each other."""
     if not _has_both_modes(evaluation):
@@ -315,6 +347,7 @@ LAWS: dict[str, Callable[[Evaluation], list[Finding]]] = {
         one_entry,
         eager,
         halves,
+        examples,
         export,
         vmap,
         duality,
@@ -335,6 +368,12 @@ def _by_halves(checked, args, dy):
     return checked.halves(residuals, dy)
 
 
+def _examples(checked, args, dy):
+    _, residuals = checked.fwd(*args)
+    return checked.examples(residuals, dy)
+
+
+_compiled_examples = jax.jit(_examples, static_argnums=0)
 _by_compiled_halves = jax.jit(_by_halves, static_argnums=0)
 
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 import jaxnn
+from jaxnn.example_gradients import Outer, Whole
 from jaxnn.gradcheck import LAWS, GradientMismatch, check
 from jaxnn.gradcheck.arrays import relative_error, relative_or_absolute_error
 from jaxnn.gradcheck.laws.adapters import adapt
 from jaxnn.gradcheck.laws.evaluation import Evaluation
 from jaxnn.gradcheck.memory import residual_bytes, temporary_bytes
+from jaxnn.ops.linear import linear_bwd_examples, linear_bwd_input, linear_bwd_params
 
 
 class Output(NamedTuple):
@@ -96,6 +98,47 @@ def linear_in_halves(deltas=lambda dy: dy, dparams=lambda d: d):
     )
 
 
+def linear_of_examples(gradients):
+    """The linear op with other gradients of each example, made of those that are right."""
+
+    def bwd_examples(residuals, dy, *, examples_axis):
+        return gradients(linear_bwd_examples(residuals, dy, examples_axis=examples_axis))
+
+    return op_of(
+        linear,
+        linear_fwd,
+        linear_bwd,
+        backward_input=linear_bwd_input,
+        backward_params=linear_bwd_params,
+        backward_examples=bwd_examples,
+    )
+
+
+@jax.tree_util.register_pytree_node_class
+class WrongNorms(Whole):
+    """Gradients of which one has a wrong norm."""
+
+    def tree_flatten(self):
+        return (self.gradients,), self.n_places
+
+    @classmethod
+    def tree_unflatten(cls, n_places, children):
+        return cls(*children, n_places)
+
+    def squared_norms(self):
+        return super().squared_norms().at[0].add(1e-3)
+
+
+class WeightsOfALayer(jaxnn.Linear):
+    """A linear layer whose second half ignores the weights."""
+
+    def bwd_params(self, residuals, deltas, weights=None, axis=0):
+        return super().bwd_params(residuals, deltas)
+
+    def bwd_examples(self, residuals, deltas, axis=0):
+        return super().bwd_examples(residuals, deltas, axis)
+
+
 class HalvesOfALayer(jaxnn.Linear):
     """A linear layer whose `bwd` is right and whose second half forgets the bias."""
 
@@ -155,6 +198,16 @@ PLANTED = {
     "halves: db is a mean": lambda: linear_in_halves(dparams=lambda d: d | {"b": d["b"] / 7}),
     "halves: no db": lambda: linear_in_halves(dparams=lambda d: {"w": d["w"]}),
     "halves: of a layer": lambda: HalvesOfALayer(5, 6),
+    "examples: dbₙ is a mean": lambda: linear_of_examples(
+        lambda g: g | {"b": Whole(g["b"].gradients / 7)}
+    ),
+    "examples: two examples exchanged": lambda: linear_of_examples(
+        lambda g: g | {"w": Outer(g["w"].inputs, g["w"].deltas[jnp.array([1, 0, 2, 3, 4, 5, 6])])}
+    ),
+    "examples: norms": lambda: linear_of_examples(
+        lambda g: g | {"b": WrongNorms(g["b"].gradients)}
+    ),
+    "examples: a layer that ignores the weights": lambda: WeightsOfALayer(5, 6),
     "duality: a tangent of twice the size": lambda: planted_sigmoid(
         exact, tangent=sigmoid_tangent(2.0)
     ),
@@ -166,6 +219,7 @@ RIGHT = {
     "structure": lambda: planted_linear(lambda d, dx: (d, dx)),
     "gradient": lambda: planted_sigmoid(exact),
     "halves": linear_in_halves,
+    "examples": lambda: linear_of_examples(lambda g: g),
     "duality": lambda: planted_sigmoid(exact, tangent=sigmoid_tangent(1.0)),
 }
 
@@ -191,8 +245,9 @@ def test_without_the_mistake_every_law_holds(name):
     target = RIGHT[name]()
     report = check(target, *arguments_for(target), second_order=True)
     report.raise_if_failed()
-    assert ("halves" in report.laws) == (name == "halves")
-    assert set(LAWS) - set(report.laws) <= {"halves"}
+    assert ("halves" in report.laws) == (name in ("halves", "examples"))
+    assert ("examples" in report.laws) == (name == "examples")
+    assert set(LAWS) - set(report.laws) <= {"halves", "examples"}
 
 
 def test_duality_is_tried_in_float64_or_on_request():
