@@ -227,7 +227,8 @@ def _columns(net, loss, reduction, samples) -> Callable:
         require_losses(losses, x, loss.__name__)
         reduced = reduce(losses, prediction, target, weights, loss, reduction)
         roots = loss_residuals.call.of(loss.rules.hessian_root)(loss_residuals)
-        roots = (roots * jnp.sqrt(reduced.dlosses)[..., None]).astype(prediction.dtype)
+        scale = jnp.broadcast_to(jnp.sqrt(reduced.dlosses)[..., None], roots.shape)
+        roots = (roots * scale.astype(roots.dtype)).astype(prediction.dtype)
         if samples is not None:
             roots = _sampled(roots, key, samples)
         elif losses.ndim > 1:

@@ -13,13 +13,22 @@ from tqdm import tqdm
 
 import experiments.benchmark
 from experiments import common
-from experiments.benchmark import attention, ops, peers, report, scaling, startup, training
+from experiments.benchmark import (
+    attention,
+    ops,
+    peers,
+    per_example,
+    report,
+    scaling,
+    startup,
+    training,
+)
 from experiments.benchmark.processes import NotInstalled
 from experiments.benchmark.timing import Row, compile_all, platforms
 
 SUITES = {
     suite.__name__.rpartition(".")[2]: suite
-    for suite in (ops, training, attention, peers, scaling, startup)
+    for suite in (ops, training, attention, per_example, peers, scaling, startup)
 }
 
 

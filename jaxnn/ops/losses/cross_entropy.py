@@ -308,7 +308,8 @@ def sigmoid_cross_entropy_hessian_root(residuals):
     t = target.astype(logits.dtype)
     v = 1 if pos_weight is None else t * jnp.broadcast_to(pos_weight, t.shape) + (1 - t)
     deviation = jnp.sqrt(v * jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits))
-    return unit_columns(logits) * deviation
+    columns = unit_columns(logits)
+    return columns * jnp.broadcast_to(deviation, columns.shape)
 
 
 def _summed_to(array, shape):

@@ -369,7 +369,8 @@ def softmax_cross_entropy_hessian_root(
 ):
     """∂²L/∂x² = Q·(diag(p) − p·pᵀ) = Σ_c Q·p_c·(e_c − p)·(e_c − p)ᵀ, with Q = Σₖ qₖ.
 
-    The sum is Σ_c p_c·e_c·e_cᵀ − p·pᵀ − p·pᵀ + p·pᵀ, because Σ_c p_c = 1.
+    The sum is Σ_c p_c·e_c·e_cᵀ − p·pᵀ − p·pᵀ + p·pᵀ, because Σ_c p_c = 1. In place c of column c,
+    1 − p_c is the sum of the other probabilities, which keeps its digits when p_c is nearly 1.
     """
     logits, target, class_weights, where = residuals[:4]
     if where is not None or z_loss or softcap is not None or axis not in (-1, logits.ndim - 1):
@@ -386,7 +387,10 @@ def softmax_cross_entropy_hessian_root(
     if ignore_label is not None and is_labels(target):
         of_row = jnp.where(target == ignore_label, 0, of_row)
     scale = jnp.sqrt(of_row[..., None] * p)
-    return (unit_columns(p) - p) * jnp.moveaxis(scale, -1, 0)[..., None]
+    unit = unit_columns(p)
+    rest = jnp.broadcast_to(p @ (1 - jnp.eye(k, dtype=p.dtype)), unit.shape)
+    columns = jnp.where(unit == 1, rest, -jnp.broadcast_to(p, unit.shape))
+    return columns * jnp.broadcast_to(jnp.moveaxis(scale, -1, 0)[..., None], columns.shape)
 
 
 def _distribution_fwd(logits, target, class_weights, where, seen, axes, s, z_loss, softcap):
