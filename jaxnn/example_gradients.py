@@ -224,10 +224,8 @@ class Patches(ExampleGradients):
         for met in self.met:
             pixels = self.image[:, *(slice(*cut) for cut in met)]
             pixels = pixels.reshape(*self.deltas.shape[:3], pixels.shape[-1] // groups)
-            pair = (self.deltas, pixels) if self.transpose else (pixels, self.deltas)
-            yield lax.dot_general(
-                *pair, (((1,), (1,)), ((0, 2), (0, 2))), preferred_element_type=_sums(pixels.dtype)
-            )
+            left, right = (self.deltas, pixels) if self.transpose else (pixels, self.deltas)
+            yield lax.dot_general(_wide(left), _wide(right), (((1,), (1,)), ((0, 2), (0, 2))))
 
     def as_outer(self) -> Outer:
         """The pixels that all entries of the kernel meet side by side, a copy for each entry.
@@ -448,8 +446,7 @@ def _over_all_but_first(x):
 
 def _contract(a, b, a_axis, b_axis):
     """The product of two arrays (N, …, …) over these axes, example by example."""
-    axes = ((a_axis,), (b_axis,)), ((0,), (0,))
-    return lax.dot_general(a, b, axes, preferred_element_type=_sums(a.dtype))
+    return lax.dot_general(_wide(a), _wide(b), (((a_axis,), (b_axis,)), ((0,), (0,))))
 
 
 def _some_at_a_time(function, form):

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jaxnn.example_gradients import Whole, map_forms, squared_norms
 from jaxnn.layer import Layer, Params, as_layer
 from jaxnn.op import Op
+from jaxnn.ops._common.numerics import at_least_float32
 from jaxnn.ops._common.validation import require_number
 from jaxnn.padded import zero_padding
 from jaxnn.training.gradient import require_loss, without_padding
@@ -183,12 +184,13 @@ def clipped_fraction_and_grad(net, loss, reduction, clip, per_leaf=False) -> Cal
 
     def gradient(params, state, x, target, key=None, weights=None):
         values, *halves = walk(params, x, target, key, weights)
-        divisor = jnp.full((), 1 if reduction == "sum" else values.size, values.dtype)
+        total = jnp.sum(at_least_float32(values))
+        divisor = jnp.full_like(total, 1 if reduction == "sum" else values.size)
         made = map_forms(lambda form: form.smallest(), net.bwd_examples(*halves))
         squares = squared_norms(made) if per_leaf else _total(squared_norms(made), values)
         each = jax.tree.map(lambda s: factors(s) / divisor, squares)
         grads = _weighted_sum(made, each, net.bwd_params(*halves, each))
-        return Reduced(jnp.sum(values), divisor, values), grads, state
+        return Reduced(total, divisor, values), grads, state
 
     return gradient
 
@@ -250,7 +252,7 @@ def noise_scale(net: Layer | Op, loss: Op, reduction: str = "sum") -> Callable:
             raise ValueError(f"noise_scale: a variance needs at least two examples, got {n}")
 
         def of_leaf(squares, gradient):
-            mean = jnp.sum(jnp.square(gradient / n), dtype=squares.dtype)
+            mean = jnp.sum(jnp.square(at_least_float32(gradient) / n))
             variance = jnp.maximum(jnp.sum(squares) - n * mean, 0) / (n - 1)
             return variance, mean - variance / n
 
@@ -323,4 +325,4 @@ def _reduce_each(losses, prediction, target, weights, loss, reduction):
 
 def _total(squared_norms, values):
     """The sum over the arrays of the parameters, of each example."""
-    return sum(jax.tree.leaves(squared_norms), jnp.zeros_like(values, shape=values.shape))
+    return sum(jax.tree.leaves(squared_norms), jnp.zeros_like(at_least_float32(values)))

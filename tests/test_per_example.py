@@ -246,6 +246,41 @@ def test_long_sequences_of_ids_are_sorted():
     close(form.whole(), jnp.asarray(table), 1e-13)
 
 
+@pytest.mark.parametrize("name", ["mlp", "conv", "lstm", "places by Gram matrices", "norms"])
+def test_half_precision(name):
+    """float32 norms of bfloat16 gradients, to the precision of the activations."""
+    net, *arrays = example(name)
+    narrow = jax.tree.map(lambda a: a.astype(jnp.bfloat16), arrays)
+    _, found = per_example.per_example_norms(net, LOSS)(*narrow)
+    _, wanted = per_example.per_example_norms(net, LOSS)(*arrays)
+    assert found.dtype == jnp.float32
+    assert jnp.max(jnp.abs(found.astype(float) / wanted - 1)) <= 0.05
+    value, grads = per_example.value_and_clipped_grad(net, LOSS, 1.0, "mean")(*narrow)
+    assert {g.dtype for g in (value, *jax.tree.leaves(grads))} == {jnp.dtype(jnp.bfloat16)}
+    per_example.noise_scale(net, LOSS)(*narrow)
+
+
+def test_linear_softmax_cross_entropy():
+    """The op that never makes N·K numbers, by its own halves."""
+    op, random = jaxnn.linear_softmax_cross_entropy, np.random.default_rng(0)
+    drawn = random.normal
+    params = {"w": jnp.asarray(drawn(size=(4, 11))), "b": jnp.asarray(drawn(size=11))}
+    x, labels = jnp.asarray(drawn(size=(N, 3, 4))), jnp.asarray(random.integers(0, 11, (N, 3)))
+    options = {"ignore_label": 2, "label_smoothing": 0.1, "chunk": 4, "z_loss": 0.01}
+    y, residuals = op.fwd(params, x, labels, **options)
+    dy = jnp.asarray(random.uniform(size=y.shape))
+
+    def weighted_loss(params, x, labels, dy):
+        return jnp.sum(op.definition(params, x, labels, **options) * dy)
+
+    truth = jax.vmap(jax.grad(weighted_loss), (None, 0, 0, 0))(params, x, labels, dy)
+    deltas, *_ = op.bwd_input(residuals, dy)
+    for name, form in op.bwd_examples(residuals, deltas).items():
+        squares = jnp.sum(truth[name].reshape(N, -1) ** 2, axis=1)
+        assert jnp.max(jnp.abs(form.squared_norms() / squares - 1)) <= 1e-13
+        close(form.whole(), truth[name], 1e-13)
+
+
 def test_noise_scale():
     """Each estimate by its formula, from the gradients themselves."""
     net, params, x, target = example("mlp")

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,11 @@ from jax import lax
 from jax.export import is_symbolic_dim
 from jaxtyping import Array, Float
 
+from jaxnn.example_gradients import (
+    ExampleGradients,
+    places as examples_first,
+    require_examples_axis,
+)
 from jaxnn.op import op
 from jaxnn.ops._common.labels import (
     Labels,
@@ -260,38 +267,131 @@ def linear_softmax_cross_entropy_bwd(
     z_loss=0.0,
     softcap=None,
     chunk=None,
+    of_params=True,
+    of_input=True,
 ):
     """dz = (p·Σq − q + 2·ζ·ℓ·p)·dL chunk by chunk; dW = xᵀ·dz, db = Σₙ dz, dx = dz·Wᵀ."""
     params, x, labels, class_weights, *_ = residuals
     s, n_classes = label_smoothing, params["w"].shape[1]
-    rows, places = _unignored(x, labels[..., None], ignore_label), places_of(labels, n_classes)
+    places = places_of(labels, n_classes)
     dlosses = _counted(dy, labels, n_classes=n_classes, ignore=ignore_label)
-    gradients_of = _logit_gradients(residuals, dlosses, places, s, z_loss, softcap)
     minus_log_p = _minus_log_p(residuals, softcap)
     batch = range(x.ndim - 1)
 
-    def add(gradients, start, size):
+    def add(gradients, start, logits, dz):
         dparams, dx, dweights = gradients
-        columns = _columns(params, start, size)
-        logits = _logits(rows, columns)
-        dz = gradients_of(logits, start, size)
-        dcolumns = {"b": jnp.sum(dz, axis=batch)} if "b" in params else {}
-        dz = dz.astype(x.dtype)
-        dcolumns["w"] = contract(rows, dz, batch, batch)
-        dparams = {name: _put(dparams[name], d, start) for name, d in dcolumns.items()}
+        if dparams is not None:
+            dparams = _with_columns(dparams, residuals, start, dz, ignore_label)
+        if dx is not None:
+            columns = _columns(params, start, dz.shape[-1])
+            dx = dx + contract(dz.astype(x.dtype), columns["w"], [x.ndim - 1], [1])
         if dweights is not None and s:
-            shares = (s / n_classes) * minus_log_p(logits, start, size) * dlosses[..., None]
-            dweights = _put(dweights, jnp.sum(shares, axis=batch), start)
-        return dparams, dx + contract(dz, columns["w"], [x.ndim - 1], [1]), dweights
+            shares = minus_log_p(logits, start, dz.shape[-1]) * dlosses[..., None]
+            dweights = _put(dweights, (s / n_classes) * jnp.sum(shares, axis=batch), start)
+        return dparams, dx, dweights
 
     wide = accumulator(x.dtype)
-    dweights = None if class_weights is None else jnp.zeros_like(class_weights, wide)
-    start = jax.tree.map(jnp.zeros_like, params), jnp.zeros_like(x, wide), dweights
-    dparams, dx, dweights = _over_chunks(add, start, n_classes, _chunk_size(chunk, x, n_classes))
-    if class_weights is not None:
+    start = (
+        jax.tree.map(jnp.zeros_like, params) if of_params else None,
+        jnp.zeros_like(x, wide) if of_input else None,
+        jnp.zeros_like(class_weights, wide) if of_input and class_weights is not None else None,
+    )
+    dparams, dx, dweights = _over_gradients(
+        add, start, residuals, dlosses, s, ignore_label, z_loss, softcap, chunk
+    )
+    if dweights is not None:
         of_rows = (1 - s) * _cross_entropy(residuals, places, labels, ignore_label) * dlosses
         dweights = dweights + added_at_labels(of_rows, labels, n_classes)
     return dparams, dx, None, dweights
+
+
+@linear_softmax_cross_entropy.backward_input
+def linear_softmax_cross_entropy_bwd_input(residuals, dy, **options):
+    """dx = dz·Wᵀ and dv; the gradients of the params need dL itself."""
+    _, *gradients = linear_softmax_cross_entropy_bwd(residuals, dy, of_params=False, **options)
+    return dy, *gradients
+
+
+@linear_softmax_cross_entropy.backward_params
+def linear_softmax_cross_entropy_bwd_params(residuals, dy, **options):
+    """dW = xᵀ·dz, db = Σₙ dz, from the logits once more."""
+    return linear_softmax_cross_entropy_bwd(residuals, dy, of_input=False, **options)[0]
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("residuals", "dlosses"),
+    meta_fields=("name", "examples_axis", "options"),
+)
+@dataclass(frozen=True)
+class LinearSoftmaxExamples(ExampleGradients):
+    """dWₙ = Xₙᵀ·dZₙ or dbₙ = Σₜ dzₙₜ, of which dZ is made chunk by chunk.
+
+    Attributes:
+        residuals: those of the op.
+        dlosses: dL.
+        name: "w" or "b".
+        examples_axis: the axis of the examples.
+        options: the op's, as pairs.
+    """
+
+    residuals: Any
+    dlosses: Any
+    name: str
+    examples_axis: int
+    options: tuple
+
+    def squared_norms(self):
+        """Σₜₛ (X·Xᵀ)ₜₛ·(Σ over the chunks of dZ·dZᵀ)ₜₛ; for b, Σₖ (Σₜ dzₜₖ)²."""
+        options = dict(self.options)
+        s, ignore = options.pop("label_smoothing"), options.pop("ignore_label")
+        _, x, labels, *_ = self.residuals
+        dlosses = _counted(self.dlosses, labels, n_classes=self._n_classes, ignore=ignore)
+        rows = at_least_float32(_unignored(x, labels[..., None], ignore))
+        rows = examples_first(rows, self.examples_axis)
+
+        def add(total, start, logits, dz):
+            dz = at_least_float32(examples_first(dz, self.examples_axis))
+            if self.name == "b":
+                return total + jnp.sum(jnp.sum(dz, axis=1) ** 2, axis=-1)
+            return total + contract(dz, dz, [2], [2], [0])
+
+        n, t, _ = rows.shape
+        start = jnp.zeros_like(dlosses, shape=(n,) if self.name == "b" else (n, t, t))
+        total = _over_gradients(add, start, self.residuals, dlosses, s, ignore, **options)
+        if self.name == "b":
+            return total
+        return jnp.sum(contract(rows, rows, [2], [2], [0]) * total, axis=(1, 2))
+
+    def whole(self):
+        """One backward for each example, whose dL is that of the example and otherwise 0."""
+        n = self.dlosses.shape[self.examples_axis]
+
+        def of_one(weights):
+            shape = [1] * self.dlosses.ndim
+            shape[self.examples_axis] = n
+            weights = jnp.broadcast_to(weights.reshape(shape), self.dlosses.shape)
+            options = dict(self.options)
+            return linear_softmax_cross_entropy_bwd_params(
+                self.residuals, self.dlosses * weights, **options
+            )[self.name]
+
+        return lax.map(of_one, jnp.eye(n, dtype=self.dlosses.dtype))
+
+    @property
+    def _n_classes(self) -> int:
+        return self.residuals.params["w"].shape[1]
+
+
+@linear_softmax_cross_entropy.backward_examples
+def linear_softmax_cross_entropy_bwd_examples(residuals, dy, *, examples_axis, **options):
+    """dWₙ = Xₙᵀ·dZₙ, dbₙ = Σₜ dzₙₜ; never N·K numbers."""
+    require_examples_axis(dy.ndim, examples_axis)
+    given = tuple(options.items())
+    return {
+        name: LinearSoftmaxExamples(residuals, dy, name, examples_axis, given)
+        for name in residuals.params
+    }
 
 
 @linear_softmax_cross_entropy.tangent
@@ -396,6 +496,29 @@ def _totals(others, of_label) -> tuple[Row, Row]:
     """log(R + e_c) and R + e_c; 0 and 1 for a row of nothing but −∞."""
     rest, total = others + jnp.expm1(of_label), others + jnp.exp(of_label)
     return jnp.log1p(jnp.where(rest < 0, 0, rest)), jnp.where(total < 1, 1, total)
+
+
+def _over_gradients(add, carry, residuals, dlosses, s, ignore_label, z_loss, softcap, chunk):
+    """`add(carry, start, logits, dz)` for one chunk of classes after the other."""
+    params, x, labels, *_ = residuals
+    n_classes = params["w"].shape[1]
+    rows, places = _unignored(x, labels[..., None], ignore_label), places_of(labels, n_classes)
+    gradients_of = _logit_gradients(residuals, dlosses, places, s, z_loss, softcap)
+
+    def add_chunk(carry, start, size):
+        logits = _logits(rows, _columns(params, start, size))
+        return add(carry, start, logits, gradients_of(logits, start, size))
+
+    return _over_chunks(add_chunk, carry, n_classes, _chunk_size(chunk, x, n_classes))
+
+
+def _with_columns(dparams, residuals, start, dz, ignore_label):
+    """The gradients of W and b, with the columns of one chunk."""
+    _, x, labels, *_ = residuals
+    batch, rows = range(x.ndim - 1), _unignored(x, labels[..., None], ignore_label)
+    dcolumns = {"b": jnp.sum(dz, axis=batch)} if "b" in dparams else {}
+    dcolumns["w"] = contract(rows, dz.astype(x.dtype), batch, batch)
+    return {name: _put(dparams[name], d, start) for name, d in dcolumns.items()}
 
 
 def _over_chunks(add, carry, n_classes, size):
