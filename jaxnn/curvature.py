@@ -108,10 +108,10 @@ def diag_ggn(
 
     Example:
         >>> net = jaxnn.serial(jaxnn.Linear(2, 1, use_bias=False))
-        >>> diagonal = jaxnn.curvature.diag_ggn(net, jaxnn.half_squared_error)
+        >>> diagonal = jaxnn.curvature.diag_ggn(net, jaxnn.half_squared_error, "sum")
         >>> params, x = net.init(jax.random.key(0)), jnp.array([[1.0, 2.0], [3.0, 0.0]])
         >>> print(diagonal(params, x, jnp.zeros((2, 1)))[0]["w"].ravel())
-        [5. 2.]
+        [10.  4.]
     """
     columns = _columns(net, loss, reduction, samples)
 

@@ -240,7 +240,7 @@ def noise_scale(net: Layer | Op, loss: Op, reduction: str = "sum") -> Callable:
         >>> net = jaxnn.mlp((4, 3))
         >>> estimate = jaxnn.per_example.noise_scale(net, jaxnn.softmax_cross_entropy)
         >>> x, labels = jnp.ones((2, 4)), jnp.array([1, 1])
-        >>> float(estimate(net.init(jax.random.key(0)), x, labels).noise_scale)
+        >>> round(float(estimate(net.init(jax.random.key(0)), x, labels).noise_scale), 3)
         0.0
     """
     walk, net = walk_back(net, loss, reduction), as_layer(net)
