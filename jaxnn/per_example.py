@@ -23,11 +23,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnn.arrays import as_array, require_real
 from jaxnn.example_gradients import Whole, map_forms, squared_norms
 from jaxnn.layer import Layer, Params, as_layer
 from jaxnn.op import Op
 from jaxnn.ops._common.numerics import at_least_float32
 from jaxnn.ops._common.validation import require_number
+from jaxnn.options import as_option_of
 from jaxnn.padded import zero_padding
 from jaxnn.training.gradient import require_loss, without_padding
 from jaxnn.training.reduction import Reduced, reduce, require_losses, require_reduction
@@ -177,6 +179,7 @@ def value_and_clipped_grad(
 def clipped_fraction_and_grad(net, loss, reduction, clip, per_leaf=False) -> Callable:
     """`value_and_clipped_grad` with the value as `Reduced`, and the state in third place."""
     require_number("clip", clip, above=0)
+    per_leaf = as_option_of("value_and_clipped_grad", "per_leaf", per_leaf, bool)
     walk, net = walk_back(net, loss, reduction), as_layer(net)
 
     def factors(squared_norms):
@@ -313,7 +316,8 @@ def _weighted_sum(made, weights, gradients):
 def _reduce_each(losses, prediction, target, weights, loss, reduction):
     """The loss of each example, and its gradient with respect to each of the example's losses."""
     if weights is not None:
-        weights = jnp.asarray(weights)
+        weights = as_array("weights", weights)
+        require_real("weights", weights)
 
     def of_one(one):
         losses, *others = jax.tree.map(lambda a: a[None], one)

@@ -1,7 +1,11 @@
 """The gradient of each example, against `vmap(jax.grad)` of the definitions."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -402,3 +406,39 @@ def test_outer_chooses_the_smaller_way():
 
     assert isinstance(form(2).smallest(), Whole)  # 6·3 numbers, and 2·(6 + 3)
     assert isinstance(form(1).smallest(), Outer)
+
+
+ON_DEVICES = """
+import jax, jax.numpy as jnp, numpy as np, jaxnn
+from jax.sharding import NamedSharding, PartitionSpec
+from tests.test_per_example import NETWORKS, LOSS
+
+mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+by_example = NamedSharding(mesh, PartitionSpec("data"))
+for name in ("mlp", "conv", "lstm", "block"):
+    net, shape = NETWORKS[name]
+    params = net.init(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (8, *shape))
+    y = jax.eval_shape(lambda: net.fwd(params, x)[0])
+    target = jax.random.normal(jax.random.key(2), y.shape)
+    gradient = jaxnn.per_example.value_and_clipped_grad(net, LOSS, 1.0)
+    _, alone = jax.jit(gradient)(params, x, target)
+    with jax.set_mesh(mesh):
+        x, target = jax.device_put((x, target), by_example)
+        _, spread = jax.jit(gradient)(params, x, target)
+    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(spread)):
+        assert np.linalg.norm(a - np.asarray(b)) <= 1e-5 * np.linalg.norm(a) + 1e-7, name
+"""
+
+
+@pytest.mark.thorough
+def test_a_sharded_batch():
+    """Examples spread over four devices have the clipped sum that they have on one."""
+    done = subprocess.run(
+        [sys.executable, "-c", ON_DEVICES],
+        cwd=Path(__file__).parent.parent,
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

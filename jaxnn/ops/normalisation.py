@@ -105,6 +105,8 @@ def layer_norm(
     With a mask, dy and x̂ count as 0 where it drops, all means are over the selected entries, and dx
     is 0 elsewhere.
 
+    Of example n alone, dγₙ and dβₙ are these sums over its own rows.
+
     Saves x, the params (β for its presence alone), the mask, and two numbers for each row in at
     least float32, three with a mask: to compute them from x again costs two passes. They are of x
     minus the first number of its row, or minus its mean, so that a mean far from 0 takes no digits.

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxnn.arrays import as_array
 from jaxnn.autodiff import AutodiffOp
 from jaxnn.layer import Layer, Params, as_layer
 from jaxnn.op import Op
@@ -115,7 +116,7 @@ def without_padding(y, weights):
         if weights is None:
             weights = valid.astype(y.values.dtype)
         else:
-            weights = jnp.asarray(weights)
+            weights = as_array("weights", weights)
             by_position = weights[:, None] if weights.ndim == 1 else weights
             weights = jnp.where(valid, by_position, 0)
     return y.values, weights

@@ -130,6 +130,29 @@ def _functions():
         None,
     )
 
+    one = {"net": NET, "loss": LOSS}
+    for of_examples in (
+        jaxnn.per_example.per_example_norms,
+        jaxnn.per_example.per_example_grads,
+        jaxnn.per_example.noise_scale,
+        jaxnn.curvature.diag_ggn,
+        jaxnn.curvature.kronecker_factors,
+        jaxnn.curvature.gradient_moments,
+    ):
+        module = of_examples.__module__.removeprefix("jaxnn.")
+        yield f"{module}.{of_examples.__name__}", of_examples, one, None
+    clipped = jaxnn.per_example.value_and_clipped_grad
+    yield "per_example.value_and_clipped_grad", clipped, one | {"clip": 1.0}, None
+    of_batch = clipped(NET, LOSS, 1.0)
+    yield (
+        "per_example.value_and_clipped_grad (call)",
+        lambda params, x, target, key=None, weights=None, **further: of_batch(
+            params, x, target, key, weights, **further
+        ),
+        {**batch, "weights": jnp.ones(7)},
+        None,
+    )
+
     yield "least_squares", jaxnn.least_squares, {"x": x[:, :2], "y": logits}, _least_squares
     yield (
         "activation_jacobian",
