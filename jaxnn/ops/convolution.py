@@ -81,8 +81,8 @@ def conv(
     divide; the kernel is W flipped, with I and O exchanged. Groups are convolutions side by side:
     group g maps the g-th share of the inputs to the g-th share of the outputs.
 
-    The gradient of example n is the same sum over p alone: one product of the pixels that an entry k
-    of the kernel meets and dyₙ, so ‖dWₙ‖² = Σₖ ‖Σₚ x[n, s·p + d·k − l]ᵀ·dy[n, p]‖².
+    The gradient of example n is the same sum over p alone: one product of the pixels that an entry
+    k of the kernel meets and dyₙ, so ‖dWₙ‖² = Σₖ ‖Σₚ x[n, s·p + d·k − l]ᵀ·dy[n, p]‖².
 
     Saves x and the params. Neither x nor W can be recomputed, and saving them copies nothing.
 

@@ -62,8 +62,8 @@ def lstm(
         to step t − 1:  dh = daₜ·Uᵀ,  dc = dc ⊙ f
     Only this is sequential. After the loop, over all steps at once:
         dW = Σₜ xₜᵀ·daₜ     dU = Σₜ hₜ₋₁ᵀ·daₜ     db = Σₜₙ daₜ     dxₜ = daₜ·Wᵀ
-    Of sequence n alone, W and U are linear layers whose places are its steps: dWₙ = Σₜ xₙₜ ⊗ daₙₜ and
-    dUₙ = Σₜ hₙₜ₋₁ ⊗ daₙₜ, with the norms of `linear`.
+    Of sequence n alone, W and U are linear layers whose places are its steps: dWₙ = Σₜ xₙₜ ⊗ daₙₜ
+    and dUₙ = Σₜ hₙₜ₋₁ ⊗ daₙₜ, with the norms of `linear`.
 
     Saves the arguments, y, the four activated gates and cₜ₋₁ of each step: 6·T·N·H numbers with y.
     cₜ and its tanh are recomputed from them.
