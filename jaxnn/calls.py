@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxnn import dtypes, meshes
 from jaxnn.arrays import as_arrays, is_array
+from jaxnn.example_gradients import squared_norms
 
 FLOATING = frozenset(map(np.dtype, (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)))
 _dtype = attrgetter("dtype")
@@ -241,6 +242,10 @@ class Rules:
             return rule(residuals, deltas, examples_axis=axis)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
+
+    def squared_norms(self, residuals, deltas, axis: int = 0):
+        """‖gₙ‖² of each example and each array of the parameters; see `bwd_examples`."""
+        return squared_norms(self.bwd_examples(residuals, deltas, axis))
 
     def _cotangent(self, call: Call, dy):
         """dy as floating-point arrays of the output's tree and shapes."""

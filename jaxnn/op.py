@@ -53,6 +53,7 @@ class Op(Generic[P, T]):
     bwd_input = property(attrgetter("rules.bwd_input"))
     bwd_params = property(attrgetter("rules.bwd_params"))
     bwd_examples = property(attrgetter("rules.bwd_examples"))
+    squared_norms = property(attrgetter("rules.squared_norms"))
 
     def __init__(self, definition: Callable[P, T]):
         update_wrapper(self, definition)

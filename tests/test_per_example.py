@@ -323,6 +323,10 @@ class Scale(jaxnn.Layer):
         return {"s": Whole(residuals[1] * dy)}
 
 
+def numbers(*shape):
+    return jnp.asarray(np.random.default_rng(sum(shape)).normal(size=shape))
+
+
 def test_a_layer_of_a_user():
     net = jaxnn.serial(Scale(), jaxnn.Linear(4, 3))
     params = jax.tree.map(lambda p: p.astype(float), net.init(jax.random.key(0)))
@@ -398,6 +402,15 @@ def test_no_array_of_all_gradients_is_made():
         whole = bytes_of(per_example.per_example_grads(net, cross_entropy))
     assert clipped <= 1.6 * plain
     assert 300 * clipped <= whole + 128 * 4 * sum(p.size for p in jax.tree.leaves(shapes))
+
+
+def test_norms_of_an_op():
+    params = {"w": numbers(4, 3), "b": numbers(3)}
+    x, dy = numbers(N, 4), numbers(N, 3)
+    _, residuals = jaxnn.linear.fwd(params, x)
+    deltas, _ = jaxnn.linear.bwd_input(residuals, dy)
+    of_x, of_dy = (jnp.sum(a**2, axis=1) for a in (x, dy))
+    close(jaxnn.linear.squared_norms(residuals, deltas), {"w": of_x * of_dy, "b": of_dy}, 1e-14)
 
 
 def test_outer_chooses_the_smaller_way():
