@@ -33,10 +33,9 @@ from jaxnn.example_gradients import (
 from jaxnn.layer import Layer, Params, as_layer, require_sizes
 from jaxnn.op import Op
 from jaxnn.ops._common.numerics import contract
-from jaxnn.padded import zero_padding
-from jaxnn.per_example import walk_back
-from jaxnn.training.gradient import require_loss, without_padding
-from jaxnn.training.reduction import reduce, require_losses, require_reduction
+from jaxnn.per_example import forward, walk_back
+from jaxnn.training.gradient import require_loss
+from jaxnn.training.reduction import reduce, require_reduction
 
 
 class Kronecker(NamedTuple):
@@ -220,11 +219,9 @@ def _columns(net, loss, reduction, samples) -> Callable:
         raise ValueError(f"{loss.__name__} has no hessian_root, which its curvature starts from")
 
     def columns(params, x, target, key, weights):
-        x = zero_padding(x)
-        y, residuals = net.fwd(params, x, key)
-        prediction, weights = without_padding(y, weights)
-        losses, loss_residuals = loss.fwd(prediction, target)
-        require_losses(losses, x, loss.__name__)
+        residuals, prediction, weights, losses, loss_residuals = forward(
+            net, loss, params, x, target, key, weights
+        )
         reduced = reduce(losses, prediction, target, weights, loss, reduction)
         roots = loss_residuals.call.of(loss.rules.hessian_root)(loss_residuals)
         scale = jnp.broadcast_to(jnp.sqrt(reduced.dlosses)[..., None], roots.shape)

@@ -35,6 +35,24 @@ from jaxnn.training.gradient import require_loss, without_padding
 from jaxnn.training.reduction import Reduced, reduce, require_losses, require_reduction
 
 
+class Forward(NamedTuple):
+    """The way forward through a network and its loss.
+
+    Attributes:
+        residuals: those of the network.
+        prediction: its output, without the lengths of a `Padded` one.
+        weights: of the losses; 0 beyond those lengths.
+        losses: one for each example, or for each of its positions.
+        loss_residuals: those of the loss.
+    """
+
+    residuals: Any
+    prediction: Any
+    weights: jax.Array | None
+    losses: jax.Array
+    loss_residuals: Any
+
+
 class Walk(NamedTuple):
     """The way forward and back to the deltas.
 
@@ -286,15 +304,13 @@ def walk_back(net, loss, reduction) -> Callable:
         )
 
     def walk(params, x, target, key, weights):
-        x = zero_padding(x)
-        y, residuals = net.fwd(params, x, key)
-        prediction, weights = without_padding(y, weights)
-        losses, loss_residuals = loss.fwd(prediction, target)
-        require_losses(losses, x, loss.__name__)
-        values, dlosses = _reduce_each(losses, prediction, target, weights, loss, reduction)
-        dy, *_ = loss.bwd(loss_residuals, dlosses)
-        deltas, _ = net.bwd_input(residuals, dy)
-        return Walk(values, residuals, deltas)
+        ahead = forward(net, loss, params, x, target, key, weights)
+        values, dlosses = _reduce_each(
+            ahead.losses, ahead.prediction, target, ahead.weights, loss, reduction
+        )
+        dy, *_ = loss.bwd(ahead.loss_residuals, dlosses)
+        deltas, _ = net.bwd_input(ahead.residuals, dy)
+        return Walk(values, ahead.residuals, deltas)
 
     return walk
 
@@ -311,6 +327,16 @@ def _weighted_sum(made, weights, gradients):
     if isinstance(weights, jax.Array):
         return map_forms(partial(of_leaf, weights=weights), made, gradients)
     return map_forms(of_leaf, made, gradients, weights)
+
+
+def forward(net: Layer, loss: Op, params, x, target, key, weights) -> Forward:
+    """A network and its loss, and what the two save."""
+    x = zero_padding(x)
+    y, residuals = net.fwd(params, x, key)
+    prediction, weights = without_padding(y, weights)
+    losses, loss_residuals = loss.fwd(prediction, target)
+    require_losses(losses, x, loss.__name__)
+    return Forward(residuals, prediction, weights, losses, loss_residuals)
 
 
 def _reduce_each(losses, prediction, target, weights, loss, reduction):
