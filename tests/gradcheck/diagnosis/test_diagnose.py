@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mutants import LEAFWISE, MUTANTS
 
 import jaxnn
 from jaxnn.gradcheck.diagnosis.diagnose import diagnose, diagnosis_of, predictions
@@ -18,6 +17,7 @@ from jaxnn.gradcheck.diagnosis.result import Diagnosis
 from jaxnn.gradcheck.diagnosis.tape import tape_of
 from jaxnn.gradcheck.report import GradientMismatch
 from jaxnn.layer import BuiltLayer
+from tests.gradcheck.diagnosis.mutants import LEAFWISE, MUTANTS
 
 N, SIZES = 7, (5, 6, 3)
 RATE, DECAY = 0.03, 0.01
