@@ -143,6 +143,8 @@ def _with_labels(name, prediction, target, axis, ignore_label):
         raise ValueError(
             f"{name}: axis must be one of the {prediction.ndim} axes of prediction, got {axis!r}"
         )
+    if not prediction.shape[axis]:
+        raise ValueError(f"{name}: prediction has no class: its shape is {prediction.shape}")
     if target.shape == prediction.shape and jnp.issubdtype(target.dtype, jnp.floating):
         return prediction, jnp.argmax(target, axis=axis)
     expected = tuple(size for i, size in enumerate(prediction.shape) if i != axis % prediction.ndim)

@@ -279,7 +279,7 @@ def _sgd(params, grads, learning_rate):
 
 def _minus(p, rate, g):
     p, g = np.asarray(p), np.asarray(g)
-    if p.shape != g.shape or p.dtype != g.dtype:
+    if p.shape != g.shape or p.dtype.newbyteorder("=") != g.dtype.newbyteorder("="):
         raise ValueError("not alike")
     return p.astype(float) - rate * g.astype(float)
 
