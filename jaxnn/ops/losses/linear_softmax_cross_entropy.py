@@ -286,8 +286,8 @@ def linear_softmax_cross_entropy_bwd(
             columns = _columns(params, start, dz.shape[-1])
             dx = dx + contract(dz.astype(x.dtype), columns["w"], [x.ndim - 1], [1])
         if dweights is not None and s:
-            shares = minus_log_p(logits, start, dz.shape[-1]) * dlosses[..., None]
-            dweights = _put(dweights, (s / n_classes) * jnp.sum(shares, axis=batch), start)
+            shares = (s / n_classes) * minus_log_p(logits, start, dz.shape[-1])
+            dweights = _put(dweights, jnp.sum(shares * dlosses[..., None], axis=batch), start)
         return dparams, dx, dweights
 
     wide = accumulator(x.dtype)
