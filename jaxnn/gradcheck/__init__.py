@@ -1,5 +1,6 @@
 """Checks of backward passes: whether one is right and, if it is wrong, which mistake it makes."""
 
+from jaxnn.gradcheck.assertion import assert_gradient
 from jaxnn.gradcheck.diagnosis.diagnose import diagnose
 from jaxnn.gradcheck.diagnosis.mistakes import MISTAKES, Mistake
 from jaxnn.gradcheck.diagnosis.result import Diagnosis
@@ -19,6 +20,7 @@ __all__ = [
     "NonFinite",
     "Report",
     "Row",
+    "assert_gradient",
     "check",
     "check_numpy",
     "diagnose",

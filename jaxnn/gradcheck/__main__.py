@@ -1,96 +1,151 @@
 """Check every hand-written backward in a file."""
 
 import argparse
+import contextlib
 import json
+import os
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from jaxnn.gradcheck import discovery
-from jaxnn.gradcheck.discovery import Unusable
-from jaxnn.gradcheck.report import in_one_line
+from jaxnn.gradcheck.files.arguments import arguments
+from jaxnn.gradcheck.files.discovery import Target, targets
+from jaxnn.gradcheck.files.guessing import check_at_guesses
+from jaxnn.gradcheck.files.loading import File, Unusable, loaded
+from jaxnn.gradcheck.report import RANKS, Report, broken, in_one_line
 
+PROGRAM = "python -m jaxnn.gradcheck"
 EPILOG = """\
-It checks pairs NAME_fwd, NAME_bwd against NAME_definition or NAME; pairs NAME_forward,
-NAME_backward written with NumPy; jax.custom_vjp functions; jaxnn ops and layers; and classes with
-forward and backward. Arguments come from the file's function
+It checks functions in pairs, such as NAME_forward and NAME_backward, NAME_fwd and NAME_bwd, NAME
+and NAME_prime; classes with forward and backward, fprop and bprop and so on; functions that return
+a loss with its gradients; jax.custom_vjp functions; and jaxnn ops and layers, those that the file
+imports from the author's other files as well. Of the file it runs the definitions, not the
+training. Arguments come from the function
 
     def examples():
         return {"NAME": (x, w), "OTHER": ((x,), {"option": 0.5}), "Class": (Class(…), x)}
 
-or from jaxtyping's annotations, such as Float[Array, "N I"].
+of the file or of another one, else from jaxtyping's annotations, such as Float[Array, "N I"]. The
+rest is guessed: the usual shapes are tried until the code runs, and the report states them.
 
-exit status: 0 everything is right; 1 something is wrong or was not tested; 2 something cannot be
-checked: no such file, the file raises, nothing in it has a backward, no arguments are known
+exit status: 0 all that could be checked is right; 1 something is wrong or was not tested, or does
+not run at the arguments given; 2 nothing could be checked
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the checks of the command line, print the reports, and give the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m jaxnn.gradcheck",
+        prog=PROGRAM,
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", type=Path, help="a Python file")
+    parser.add_argument("--examples", type=Path, help="a Python file with the function examples()")
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(argv)
     try:
-        module = discovery.load(options.file)
-        targets = discovery.targets(module)
-        if not targets:
-            raise Unusable(f"nothing in {options.file} has a forward and a backward")
-        examples = discovery.examples(module)
+        with _prints_to_stderr(), loaded(options.file, options.examples) as file:
+            found = targets(file)
+            reports, failed, unknown = _check(found, file, options.seed)
+            remarks = [*file.remarks, *_remarks(found, file, unknown, options.file)]
     except Unusable as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+        reports, failed, remarks = [], False, [str(error)]
+    print(_json(reports, remarks, failed) if options.json else _text(reports), end="")
+    for remark in remarks:
+        print(f"{PROGRAM}: {remark}", file=sys.stderr)
+    return _status(reports, failed)
 
-    reports, unusable = [], []
-    for target in targets:
+
+def _check(found, file, seed) -> tuple[list[Report], bool, list[str]]:
+    """The reports, whether one has failed, and the names of targets without arguments."""
+    reports, failed, unknown = [], False, []
+    for target in found:
+        given = arguments(target, file.examples, seed)
         try:
-            reports.append(_report(target, examples, options.seed))
-        except Unusable as error:
-            unusable.append(str(error))
-    if options.json:
-        print(_json(reports, unusable))
-    else:
-        _print(reports)
-    for message in unusable:
-        print(f"{parser.prog}: {message}", file=sys.stderr)
-    if not all(report.ok for report in reports):
+            if given is None:
+                report = check_at_guesses(target, file, seed)
+            else:
+                report = target.check(*given[0], seed=seed, **given[1])
+        except (Exception, SystemExit) as error:
+            report = _not_run(target, in_one_line(error), seed)
+        if report is None:
+            unknown.append(target.name)
+            continue
+        reports.append(replace(report, name=target.name))
+        failed |= not report.ok and (given is not None or report.verdict != "could not be run")
+    return reports, failed, unknown
+
+
+def _not_run(target: Target, message: str, seed: int) -> Report:
+    """The report of a check that raised."""
+    return Report(target.name, [], [broken("runs", message)], laws=["runs"], seed=seed)
+
+
+def _remarks(found, file: File, unknown, path) -> Iterator[str]:
+    """What to say of things that were not checked."""
+    if not found:
+        yield f"nothing in {path} has a forward and a backward"
+    for key in file.examples:
+        if not any(key in target.keys for target in found):
+            yield f"examples() names {key}, but {path} has nothing of that name to check"
+    if unknown:
+        *others, last = unknown
+        names = f"{', '.join(others)} and {last}" if others else last
+        yield (
+            f"no arguments are known for {names}: have examples() return "
+            f"{{{last!r}: (its arguments, …)}}, or annotate them with jaxtyping"
+        )
+
+
+def _status(reports, failed) -> int:
+    if failed:
         return 1
-    return 2 if unusable else 0
+    return 0 if any(report.ok for report in reports) else 2
 
 
-def _report(target, examples, seed):
-    args, options = discovery.arguments(target, examples, seed)
-    try:
-        return replace(target.check(*args, seed=seed, **options), name=target.name)
-    except Exception as error:
-        raise Unusable(f"{target.name}: {in_one_line(error)}") from error
-
-
-def _print(reports) -> None:
+def _text(reports) -> str:
     """One line for each right backward, the full report for the others, and a summary line."""
-    for report in reports:
-        print("\n".join([f"{report.name}: right", *report.notes]) if report.ok else f"{report}\n")
-    verdicts = Counter(
-        "right" if report.ok else "WRONG" if report.findings else "not tested" for report in reports
-    )
-    print(", ".join(f"{verdicts[v]} {v}" for v in ("right", "WRONG", "not tested") if verdicts[v]))
+    lines = [
+        "\n".join([f"{report.name}: right", *report.notes]) if report.ok else f"{report}\n"
+        for report in reports
+    ]
+    counts = Counter(report.verdict for report in reports)
+    summary = ", ".join(f"{counts[verdict]} {verdict}" for verdict in RANKS if counts[verdict])
+    return "".join(f"{line}\n" for line in [*lines, summary] if line)
 
 
-def _json(reports, unusable) -> str:
+def _json(reports, remarks, failed) -> str:
     """The reports as JSON, in which a number that is none is null."""
     found = {
-        "ok": not unusable and all(report.ok for report in reports),
+        "ok": _status(reports, failed) == 0,
         "reports": [report.to_dict() for report in reports],
-        "unusable": unusable,
+        "remarks": remarks,
     }
-    plain = json.loads(json.dumps(found), parse_constant=lambda name: None)
-    return json.dumps(plain, indent=2, ensure_ascii=False)
+    plain = json.loads(json.dumps(found, default=str), parse_constant=lambda name: None)
+    return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
+
+
+@contextlib.contextmanager
+def _prints_to_stderr() -> Iterator[None]:
+    """What the author's code prints goes to stderr, even if it writes to the file descriptor."""
+    sys.stdout.flush()
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            stdout = os.dup(1)
+            os.dup2(2, 1)
+        except OSError:  # there is none
+            yield
+            return
+        try:
+            yield
+        finally:
+            os.dup2(stdout, 1)
+            os.close(stdout)
 
 
 if __name__ == "__main__":

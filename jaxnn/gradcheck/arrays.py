@@ -8,8 +8,8 @@ import numpy as np
 
 
 def is_differentiable(leaf) -> bool:
-    """Whether an array has a gradient: floating point, not labels, ids or keys."""
-    return jnp.issubdtype(leaf.dtype, jnp.floating)
+    """Whether an array has a gradient: real or complex numbers, not labels, ids or keys."""
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def same_tree(a, b) -> bool:
@@ -19,18 +19,21 @@ def same_tree(a, b) -> bool:
 
 
 def wide(array) -> np.ndarray:
-    """An array in float64, as NumPy has it."""
-    return np.asarray(array, np.float64)
+    """An array in float64, or in complex128 if it is complex, as NumPy has it."""
+    array = np.asarray(array)
+    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64, copy=False)
 
 
 def cast(tree, dtype):
     """The floating-point leaves of a tree in another dtype, the others as they are.
 
-    NumPy converts them, so nothing has to be compiled.
+    Complex leaves stay complex. NumPy converts them, so nothing has to be compiled.
     """
 
     def converted(leaf):
         leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            return np.asarray(leaf).astype(np.result_type(dtype, np.complex64))
         return np.asarray(leaf).astype(dtype) if is_differentiable(leaf) else leaf
 
     return jax.tree.map(converted, tree)
@@ -87,6 +90,18 @@ def relative_or_absolute_error(mine, truth, whole=None) -> float:
     return norm if np.isfinite(norm) else np.inf
 
 
+def masked(array, compared) -> np.ndarray:
+    """An array in float64, with zeros in place of the entries that are not compared."""
+    return wide(array) if np.all(compared) else np.where(compared, wide(array), 0)
+
+
+def error_where_representable(mine, truth, dtype, whole=None) -> float:
+    """`relative_or_absolute_error` of the entries of which a dtype holds the truth."""
+    compared = representable(truth, dtype)
+    whole = None if whole is None or whole is truth else masked(whole, compared)
+    return relative_or_absolute_error(masked(mine, compared), masked(truth, compared), whole)
+
+
 def identical(a, b) -> bool:
     """Whether two arrays hold the same numbers, NaN being the same as NaN."""
     if a is None or b is None:
@@ -106,18 +121,24 @@ def short_decimals(like, seed):
     """
     leaves, tree = jax.tree.flatten(like)
     random = np.random.default_rng(seed)
+
+    def drawn(shape):
+        sizes = random.integers(1, 17, shape) / 8
+        return sizes * np.where(random.random(shape) < 0.5, 1, -1)
+
     numbers = []
     for leaf in leaves:
-        sizes = random.integers(1, 17, np.shape(leaf)) / 8
-        signs = np.where(random.random(np.shape(leaf)) < 0.5, 1, -1)
-        numbers.append(np.asarray(sizes * signs).astype(leaf.dtype))
+        number = drawn(np.shape(leaf))
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            number = number + 1j * drawn(np.shape(leaf))
+        numbers.append(np.asarray(number).astype(leaf.dtype))
     return jax.tree.unflatten(tree, numbers)
 
 
 def _square(array) -> float:
     """‖array‖², which may overflow."""
     flat = array.ravel()
-    return flat @ flat
+    return np.vdot(flat, flat).real
 
 
 def require_seed(caller: str, seed) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+MOST_NAMED = 8
+
 
 def at_kinks(
     mine: np.ndarray,
@@ -24,24 +26,38 @@ def at_kinks(
     Returns:
         The indices, or an empty list if some entry is wrong even so.
     """
-    scale = max(np.abs(truth).max(initial=0), np.abs(mine).max(initial=0))
-    indices = [
-        tuple(int(i) for i in index)
-        for index in np.argwhere(~(np.abs(mine - truth) <= bound * scale))
-    ]
+    indices = [tuple(int(i) for i in index) for index in np.argwhere(differs(mine, truth, bound))]
     if most is not None and len(indices) > most:
         return []
     for index in indices:
-        low, high = sorted(slopes_at(index))
-        slack = 1e-3 * max(abs(low), abs(high))
-        if high - low <= slack or not low - slack <= mine[index] <= high + slack:
+        if not lie_between(np.asarray(mine[index]), np.array(slopes_at(index))):
             return []
     return indices
 
 
+def differs(mine: np.ndarray, truth: np.ndarray, bound: float) -> np.ndarray:
+    """Where a gradient differs from the truth by more than a part of the largest entry."""
+    scale = max(np.abs(truth).max(initial=0), np.abs(mine).max(initial=0))
+    return np.asarray(~(np.abs(mine - truth) <= bound * scale))
+
+
+def lie_between(mine: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+    """Whether entries of a gradient lie between one-sided slopes that differ.
+
+    Args:
+        mine: the entries.
+        slopes: the slopes to the left and to the right, along the last axis.
+    """
+    low, high = slopes.min(-1), slopes.max(-1)
+    slack = 1e-3 * np.maximum(abs(low), abs(high))
+    return np.asarray((high - low > slack) & (low - slack <= mine) & (mine <= high + slack))
+
+
 def note_on_kinks(path: str, indices: list[tuple[int, ...]]) -> str:
     """The sentence of a report about the kinks of an array."""
-    places = ", ".join(place(path, index) for index in indices)
+    places = ", ".join(place(path, index) for index in indices[:MOST_NAMED])
+    if len(indices) > MOST_NAMED:
+        places += f" and {len(indices) - MOST_NAMED} other entries"
     return (
         f"not smooth here: at {places} the function has a kink, and the gradient given lies "
         "between its one-sided slopes"

@@ -1,7 +1,15 @@
 """The result of a check, for people to read and for programs to use."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from html import escape
 from typing import Any, NamedTuple
+
+RANKS = ("right", "WRONG", "not tested", "could not be run")
+HEADER = ("argument", "array", "error", "verdict")
+CELL = "text-align: left; padding: 2px 16px 2px 0"
+COLOURS = {"right": "#137333", "WRONG": "#b3261e"}
 
 
 class GradientMismatch(AssertionError):
@@ -62,6 +70,7 @@ class Report:
         laws: the laws that were tried.
         seed: the seed of the cotangents.
         reproduce: the line that repeats the check.
+        search: finds the repairs.
     """
 
     name: str
@@ -71,43 +80,90 @@ class Report:
     laws: list[str] = field(default_factory=list)
     seed: int = 0
     reproduce: str = ""
+    search: Callable[[], list[str]] = field(default=list, repr=False, compare=False)
+
+    @cached_property
+    def repairs(self) -> list[str]:
+        """For each mistake whose line is known a sentence with the line and its repair.
+
+        They are searched for when they are first asked for, which takes a few seconds.
+        """
+        return [] if self.ok else self.search()
 
     @property
     def ok(self) -> bool:
         """No law is broken, and at least one gradient is right and not zero."""
         return not self.findings and any(row.verdict == "right" for row in self.rows)
 
+    @property
+    def verdict(self) -> str:
+        """One of `RANKS`: "right", "WRONG", "not tested" and "could not be run".
+
+        "not tested": every gradient is zero, as it should be, so a mistake could not show.
+        "could not be run": the code, as called, gives no gradient to compare.
+        """
+        if self.ok:
+            return "right"
+        if not self.findings:
+            return "not tested"
+        could_run = any(finding.law != "runs" for finding in self.findings)
+        return "WRONG" if could_run else "could not be run"
+
     def raise_if_failed(self) -> None:
-        """Raise `GradientMismatch` with the report if something is wrong or nothing was tested."""
+        """Raise `GradientMismatch` with the report unless the verdict is "right"."""
+        __tracebackhide__ = True  # pytest then shows the line of the test
         if not self.ok:
             raise GradientMismatch(str(self))
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data, for JSON."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "search"}
         return (
-            {"ok": self.ok}
-            | asdict(self)
+            {"ok": self.ok, "verdict": self.verdict}
+            | plain
             | {
                 "rows": [row._asdict() for row in self.rows],
                 "findings": [finding._asdict() for finding in self.findings],
+                "repairs": self.repairs,
             }
         )
 
     def __str__(self) -> str:
-        verdict = "right" if self.ok else "WRONG" if self.findings else "not tested"
-        lines = [f"{self.name}: {verdict}"]
+        parts = [table([HEADER, *map(_cells, self.rows)])] if self.rows else []
+        parts += ["\n".join(sentences) for sentences in self._paragraphs()]
+        return "\n\n".join([f"{self.name}: {self.verdict}", *parts])
+
+    def _repr_html_(self) -> str:
+        """The report as HTML, for notebooks."""
+        head = f"{escape(self.name)}: {_coloured(self.verdict)}"
+        parts = [f"<p><b>{head}</b></p>"]
         if self.rows:
-            lines += [
-                "",
-                table([("argument", "array", "error", "verdict"), *map(_cells, self.rows)]),
-            ]
-        if self.findings:
-            lines += ["", *dict.fromkeys(finding.message for finding in self.findings)]
-        if self.notes:
-            lines += ["", *self.notes]
-        if not self.ok:
-            lines += ["", f"again: {self.reproduce}"]
-        return "\n".join(lines)
+            rows = [_html_row("th", map(escape, HEADER))]
+            for row in self.rows:
+                *cells, verdict = _cells(row)
+                rows.append(_html_row("td", [*map(escape, cells), _coloured(verdict)]))
+            parts.append(f"<table>{''.join(rows)}</table>")
+        parts += [f"<p>{'<br>'.join(map(escape, lines))}</p>" for lines in self._paragraphs()]
+        return "\n".join(parts)
+
+    def _paragraphs(self) -> list[list[str]]:
+        """The sentences below the table: findings, repairs, notes, and how to repeat the check."""
+        messages = _messages(self.findings)
+        again = [] if self.ok or not self.reproduce else [f"again: {self.reproduce}"]
+        return [lines for lines in (messages, self.repairs, self.notes, again) if lines]
+
+
+def _messages(findings: list[Finding]) -> list[str]:
+    """The sentences of the findings; what holds for several arrays is said once."""
+    said: dict[str, list[Finding]] = {}
+    for finding in findings:
+        said.setdefault(finding.message.removeprefix(f"d_{finding.leaf} "), []).append(finding)
+    messages = []
+    for first, *others in said.values():
+        names = list(dict.fromkeys(f"d_{f.leaf}" for f in others if f.leaf != first.leaf))
+        named = " and ".join([*([", ".join(names[:-1])] if names[1:] else []), *names[-1:]])
+        messages.append(f"{first.message}; the same holds for {named}" if names else first.message)
+    return messages
 
 
 def table(rows) -> str:
@@ -128,3 +184,13 @@ def in_one_line(error: BaseException) -> str:
 def _cells(row) -> tuple[str, ...]:
     error = "" if row.error != row.error else f"{row.error:.1e}"
     return row.leaf, row.array, error, row.verdict
+
+
+def _coloured(verdict: str) -> str:
+    colour = COLOURS.get(verdict)
+    return f'<span style="color: {colour}">{escape(verdict)}</span>' if colour else escape(verdict)
+
+
+def _html_row(tag: str, cells: Iterable[str]) -> str:
+    row = "".join(f'<{tag} style="{CELL}">{cell}</{tag}>' for cell in cells)
+    return f"<tr>{row}</tr>"

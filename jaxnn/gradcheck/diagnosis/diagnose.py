@@ -1,58 +1,26 @@
 """`diagnose`: where gradients of a network are wrong, and which mistake gives these numbers."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.arrays import as_arrays, as_numpy, as_scalar, require_key
-from jaxnn.gradcheck.arrays import cast, relative_error, same_tree
-from jaxnn.gradcheck.diagnosis.hypotheses import STRUCTURAL
-from jaxnn.gradcheck.diagnosis.leaf_mistakes import (
-    TOLERANCES,
-    Key,
-    Tolerance,
-    known_constants,
-    leaf_mistakes,
-    ratio,
-)
+from jaxnn.gradcheck.arrays import cast, same_tree
+from jaxnn.gradcheck.diagnosis.graph import Graph, autodiff, float64, graph_of, truth_of, with_steps
+from jaxnn.gradcheck.diagnosis.keys import TOLERANCES, Key, Tolerance
 from jaxnn.gradcheck.diagnosis.localise import localise
 from jaxnn.gradcheck.diagnosis.mistakes import MISTAKES
 from jaxnn.gradcheck.diagnosis.result import Diagnosis, LeafVerdict, NamedMistake
-from jaxnn.gradcheck.diagnosis.tape import Gradients, Tape, autodiff, float64, tape_of
+from jaxnn.gradcheck.diagnosis.search import Explanation, Search
 from jaxnn.gradcheck.diagnosis.wording import sentence
 from jaxnn.layer import Layer, as_layer
 from jaxnn.op import Op
 from jaxnn.training.gradient import require_loss
 from jaxnn.training.reduction import require_reduction
-
-MOST_MISTAKES = 3  # at once, in an explanation that starts from a recomputed gradient
-COSTS = {"C8": 1.5, "R1": 1.25}  # a fitted constant counts for more than one mistake
-VISIBLE = 1e-8  # the relative error from which a prediction differs from the truth
-
-
-class Prediction(NamedTuple):
-    """The gradients under a mistake, and which leaves it makes wrong.
-
-    Attributes:
-        key: the mistake; `None` for the truth.
-        gradients: those under the mistake.
-        changed: the positions of the leaves that differ from the truth.
-    """
-
-    key: Key | None
-    gradients: Gradients
-    changed: list[int]
-
-
-class Explanation(NamedTuple):
-    """Mistakes that together give the gradients, each with the positions of its leaves."""
-
-    leaves: dict[Key, list[int]]
-    cost: float
 
 
 def diagnose(
@@ -76,13 +44,14 @@ def diagnose(
     gives these gradients, to the accuracy of their dtype; otherwise only the place is named.
 
     Args:
-        net: a layer, or an op of one argument; `serial`s are taken apart into linear layers and
-            activations. Mistakes inside a graph of several inputs or outputs are not named.
+        net: a layer, or an op of one argument; combinators such as `serial`, `residual` and
+            `parallel` are taken apart, and each step is recognised by what it computes.
         loss: an op `(prediction, target) -> one value per example`.
         params: the parameters.
         x: the batch.
         target: its targets.
-        grads: the gradients in question, the tree of params; an array may have a wrong shape.
+        grads: the gradients in question, the tree of params; an array may have a wrong shape or
+            be missing.
         reduction: of the losses of the batch, as in `value_and_grad`.
         learning_rate: η, to recognise updates, and weights that were updated too early.
         weight_decay: λ of a penalty ½·λ·‖W‖² on each "w".
@@ -96,7 +65,7 @@ def diagnose(
     Raises:
         TypeError: an argument holds something other than arrays of numbers, net or loss is none,
             learning_rate or weight_decay is no number, or key is no random key.
-        ValueError: grads has another tree than params, or reduction is unknown.
+        ValueError: grads has arrays that params does not have, or reduction is unknown.
 
     Example:
         >>> net = jaxnn.mlp((4, 6, 3))
@@ -125,79 +94,84 @@ def diagnose(
     for name, tree in (("params", params), ("grads", grads), ("x", x), ("target", target)):
         _require_arrays(name, tree)
     params, x, target, grads = map(_in_native_order, (params, x, target, grads))
-    _require_tree("grads", grads, params)
-    tape = tape_of(net, loss, params, x, target, reduction, weight_decay, key, weights)
-    tape = tape._replace(learning_rate=learning_rate)
-    if previous is not None:
-        tape = _with_previous(tape, previous, net, loss, params, reduction, weight_decay)
+    mine = _leaves_like(grads, params)
+    graph = truth_of(net, loss, params, x, target, reduction, weight_decay, key, weights)
+    graph = graph._replace(learning_rate=learning_rate)
     dtype, rounded = _coarsest_dtype(params, grads), None
     if dtype != np.float64:
         coarse: tuple[Any, Any, Any] = cast(jax.tree.map(jnp.asarray, (params, x, target)), dtype)
-        rounded = autodiff(net, loss, *coarse, reduction, key, weights)
-        rounded = tape.decayed(jax.tree.leaves(float64(rounded)))
-    mine = jax.tree.leaves(float64(grads))
-    return diagnosis_of(tape, predictions, mine, TOLERANCES[dtype.itemsize], rounded)
-
-
-def predictions(tape: Tape) -> Iterator[Prediction]:
-    """The predictions of all hypotheses that differ from the truth; none without stages."""
-    if not tape.stages:
-        return
-    with np.errstate(all="ignore"):
-        for hypothesis in STRUCTURAL:
-            for gradients in hypothesis.gradients(tape):
-                pairs = zip(gradients.leaves, tape.truth.leaves, strict=True)
-                errors = [relative_error(leaf, truth) for leaf, truth in pairs]
-                changed = [i for i, error in enumerate(errors) if not error <= VISIBLE]
-                if changed:
-                    yield Prediction(Key(hypothesis.mistake), gradients, changed)
+        rounded = jax.tree.leaves(float64(autodiff(net, loss, *coarse, reduction, key, weights)))
+        rounded = [leaf + graph.decay(i) for i, leaf in enumerate(rounded)]
+    if previous is not None:
+        graph = _with_previous(graph, previous, net, loss, params, reduction, weight_decay)
+    opened = partial(with_steps, graph, net, loss, params, x, key)
+    return diagnosis_of(graph, mine, TOLERANCES[dtype.itemsize], rounded, opened)
 
 
 def diagnosis_of(
-    tape: Tape, predict, mine: list[np.ndarray], tolerance: Tolerance, rounded=None
+    graph: Graph,
+    mine: Sequence[np.ndarray | None],
+    tolerance: Tolerance,
+    rounded: list[np.ndarray] | None = None,
+    opened: Callable[[], Graph] | None = None,
 ) -> Diagnosis:
-    """Compare gradients with the truth and, if they are wrong, with the predicted mistakes.
+    """Compare gradients with the truth and, if they are wrong, with those under known mistakes.
 
     Args:
-        tape: of the network.
-        predict: `predictions`, or something like it.
-        mine: the leaves of the gradients in question.
+        graph: of the network.
+        mine: the leaves of the gradients in question; `None` for one that is missing.
         tolerance: the relative errors below which gradients are equal.
         rounded: the true gradient by autodiff in a coarser dtype: where that is off by more than
             the tolerance, twice its error is allowed.
+        opened: makes the graph with its steps, where this one has none.
     """
-    truth = tape.truth.leaves
-    allowed = [
-        max(tolerance.right, 2 * error if np.isfinite(error) else 0.0)
-        for error in map(relative_error, rounded or truth, truth)
-    ]
-    leaves = [
-        LeafVerdict(path, m.shape, t.shape, (error := relative_error(m, t)), error <= bound)
-        for path, m, t, bound in zip(tape.paths, mine, truth, allowed, strict=True)
-    ]
+    errors = [graph.error(i, leaf) for i, leaf in enumerate(rounded or graph.truth)]
+    allowed = [max(tolerance.right, 2 * e if np.isfinite(e) else 0.0) for e in errors]
+    leaves = [_verdict(graph, i, *leaf) for i, leaf in enumerate(zip(mine, allowed, strict=True))]
     wrong = [i for i, leaf in enumerate(leaves) if not leaf.ok]
-    with np.errstate(all="ignore"):
-        explanations = _explain(tape, predict(tape), mine, wrong, tolerance) if wrong else []
-    mistakes = _mistakes_of(tape, explanations)
-    equivalent = len({frozenset(k.id for k in e.leaves) for e in explanations}) > 1
-    return Diagnosis(leaves, mistakes, localise(tape, wrong), equivalent)
+    explanations: list[Explanation] = []
+    if wrong:
+        graph = opened() if opened else graph
+        with np.errstate(all="ignore"):
+            explanations = Search(graph, mine, tolerance, allowed, wrong).explanations()
+    mistakes = _mistakes_of(graph, explanations)
+    return Diagnosis(leaves, mistakes, localise(graph, wrong), len(explanations) > 1)
 
 
-def _mistakes_of(tape: Tape, explanations: list[Explanation]) -> list[NamedMistake]:
+def _verdict(graph: Graph, i: int, mine, allowed: float) -> LeafVerdict:
+    path, expected = graph.paths[i], graph.truth[i].shape
+    if mine is None:
+        return LeafVerdict(path, None, expected, np.inf, False)
+    error = graph.error(i, mine)
+    return LeafVerdict(path, mine.shape, expected, error, error <= allowed)
+
+
+def _mistakes_of(graph: Graph, explanations: list[Explanation]) -> list[NamedMistake]:
     """The mistakes of all explanations, each once with all its leaves."""
     by_id: dict[str, dict[Key, set[int]]] = {}
     for explanation in explanations:
         for key, positions in explanation.leaves.items():
             by_id.setdefault(key.id, {}).setdefault(key, set()).update(positions)
+    alone = {
+        key: not any(
+            set(positions) & set(others)
+            for explanation in explanations
+            for other, others in explanation.leaves.items()
+            for positions in [explanation.leaves.get(key, [])]
+            if other != key
+        )
+        for keys in by_id.values()
+        for key in keys
+    }
     named = []
     for identity, keys in by_id.items():
         mistake = MISTAKES[identity]
         positions = sorted(set().union(*keys.values()))
         sentences = [
-            sentence(key, [tape.paths[i] for i in sorted(leaves)], tape)
+            sentence(key, [graph.paths[i] for i in sorted(leaves)], graph, alone[key])
             for key, leaves in keys.items()
         ]
-        leaves = [tape.paths[i] for i in positions]
+        leaves = [graph.paths[i] for i in positions]
         named.append(NamedMistake(identity, mistake.name, leaves, " ".join(sentences), mistake.fix))
     return named
 
@@ -218,16 +192,27 @@ def _in_native_order(tree):
     )
 
 
-def _require_tree(name, tree, params):
-    got, expected = jax.tree.structure(tree), jax.tree.structure(params)
-    if got != expected:
-        raise ValueError(f"diagnose: {name} must have the tree of params, {expected}, got {got}")
+def _leaves_like(grads, params) -> list[np.ndarray | None]:
+    """The gradient of each parameter, found by its path; `None` where there is none."""
+    given = _by_path(grads)
+    paths = list(_by_path(params))
+    unknown = given.keys() - set(paths)
+    if unknown or not any(path in given for path in paths):
+        got, expected = jax.tree.structure(grads), jax.tree.structure(params)
+        raise ValueError(f"diagnose: grads must have the tree of params, {expected}, got {got}")
+    return [np.asarray(float64(given[path])) if path in given else None for path in paths]
 
 
-def _with_previous(tape, previous, net, loss, params, reduction, weight_decay) -> Tape:
+def _by_path(tree) -> dict[str, Any]:
+    return {
+        jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _with_previous(graph, previous, net, loss, params, reduction, weight_decay) -> Graph:
     if same_tree(previous, params):
         _require_arrays("previous", previous)
-        return tape._replace(previous_gradient=jax.tree.leaves(float64(previous)))
+        return graph._replace(previous_gradient=jax.tree.leaves(float64(previous)))
     if not isinstance(previous, tuple | list) or len(previous) != 2:
         raise ValueError(
             "diagnose: previous must be the previous gradients, with the tree of params, or the "
@@ -235,106 +220,11 @@ def _with_previous(tape, previous, net, loss, params, reduction, weight_decay) -
         )
     _require_arrays("previous", previous)
     x, target = previous
-    before = tape_of(net, loss, params, x, target, reduction, weight_decay)
-    return tape._replace(previous=before, previous_gradient=before.truth.leaves)
+    before = graph_of(net, loss, params, x, target, reduction, weight_decay)
+    return graph._replace(previous=before, previous_gradient=before.truth)
 
 
 def _coarsest_dtype(*trees) -> np.dtype:
     dtypes = [np.asarray(leaf).dtype for leaf in jax.tree.leaves(trees)]
     floating = [dtype for dtype in dtypes if jnp.issubdtype(dtype, np.floating)]
     return min([np.dtype(np.float64), *floating], key=lambda dtype: dtype.itemsize)
-
-
-def _explain(tape: Tape, predicted, mine, wrong, tolerance) -> list[Explanation]:
-    """The explanations with the fewest mistakes; none where nothing in the list fits."""
-    constants = known_constants(tape)
-    truth = Prediction(None, tape.truth, [])
-    found = list(_on_top(tape, truth, mine, wrong, constants, tolerance))
-    alone: dict[int, dict[frozenset[Key], None]] = {}
-    for base in filter(partial(_may_fit, mine), predicted):
-        found += _on_top(tape, base, mine, wrong, constants, tolerance)
-        for i in set(wrong).intersection(base.changed):
-            predicted_leaf = base.gradients.leaves[i]
-            if mine[i].size > 1 and relative_error(mine[i], predicted_leaf) <= tolerance.match:
-                alone.setdefault(i, {})[frozenset([base.key])] = None
-    if not found:
-        found = list(_on_top(tape, truth, mine, wrong, constants, tolerance, alone))
-    best = min((e.cost for e in found), default=np.inf)
-    return [e for e in found if e.cost == best]
-
-
-def _may_fit(mine, base: Prediction) -> bool:
-    """Whether a leaf that the mistake changes is nearly a multiple of its prediction: quickly."""
-    for i in base.changed:
-        m, predicted = mine[i], base.gradients.leaves[i]
-        if m.shape == predicted.shape and m.size > 1:
-            dot = abs(np.vdot(m, predicted))
-            if dot >= 0.99 * np.sqrt(np.vdot(m, m) * np.vdot(predicted, predicted)):
-                return True
-    return False
-
-
-def _on_top(tape, base: Prediction, mine, wrong, constants, tolerance, alone=None):
-    """Explain the gradients by a predicted base and further mistakes in single leaves of it.
-
-    The base must show: one leaf at least is a multiple of its prediction and of nothing else.
-    `alone` holds, for some leaves, further mistakes that explain that leaf.
-    """
-    predicted = base.gradients.leaves
-    if base.key and not any(
-        ratio(mine[i], predicted[i], tape.truth.leaves[i], tolerance) is not None
-        for i in base.changed
-        if mine[i].size > 1
-    ):
-        return
-    options = {}
-    for i in sorted({*wrong, *base.changed}):
-        choices = list(leaf_mistakes(tape, base.gradients, i, mine[i], constants, tolerance))
-        choices += (alone or {}).get(i, ())
-        if not base.key:
-            options[i] = [keys for keys in choices if keys]
-        elif frozenset() not in choices:
-            options[i] = choices
-    _drop_unsupported(options, tape)
-    if not all(options.values()):
-        return
-    for chosen in _cover(options):
-        leaves = ({base.key: base.changed} if base.key else {}) | chosen
-        cost = sum(COSTS.get(key.id, 1) for key in leaves)
-        if not base.key or cost <= MOST_MISTAKES:
-            yield Explanation(leaves, cost)
-
-
-def _drop_unsupported(options, tape):
-    """A multiple of one or two numbers always fits: it counts where a larger leaf has it too."""
-    supported = {tape.weight_decay, -(tape.weight_decay or 0.0)}
-    for i, choices in options.items():
-        if tape.params[i].size > 2:
-            supported |= {k.constant for keys in choices for k in keys if k.id == "R1"}
-    for i, choices in options.items():
-        if tape.params[i].size <= 2:
-            options[i] = [
-                keys
-                for keys in choices
-                if all(k.constant in supported for k in keys if k.id == "R1")
-            ]
-
-
-def _cover(options: dict[int, list[frozenset[Key]]]) -> Iterable[dict[Key, list[int]]]:
-    """Choose mistakes for each leaf, few in all; several answers where they are equivalent."""
-    remaining = dict(options)
-    answers: list[dict[Key, list[int]]] = [{}]
-    while remaining:
-        covered: dict[frozenset[Key], list[int]] = {}
-        for i, choices in remaining.items():
-            for keys in choices:
-                covered.setdefault(keys, []).append(i)
-        best = max(covered, key=lambda keys: (len(covered[keys]), -len(keys)))
-        equal = [k for k in covered if len(k) == len(best) and covered[k] == covered[best]]
-        answers = [
-            answer | {key: sorted(answer.get(key, []) + covered[best]) for key in keys}
-            for answer in answers
-            for keys in equal
-        ]
-        remaining = {i: choices for i, choices in remaining.items() if i not in covered[best]}
-    return answers

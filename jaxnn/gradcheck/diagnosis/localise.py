@@ -1,22 +1,20 @@
 """The place at which a backward pass goes wrong, from the leaves that are wrong."""
 
-import jax
-
-from jaxnn.gradcheck.diagnosis.tape import Tape
+from jaxnn.gradcheck.diagnosis.graph import Graph
 
 
-def localise(tape: Tape, wrong: list[int]) -> str:
+def localise(graph: Graph, wrong: list[int]) -> str:
     """A sentence on the stage at fault; the backward pass runs from the last layer to the first.
 
     Args:
-        tape: of the network.
+        graph: of the network.
         wrong: the positions of the wrong leaves.
     """
     if not wrong:
         return "Every leaf agrees."
-    layers = _layers(tape)
-    names = [tape.paths[i] for i in wrong]
-    if len(wrong) == len(tape.paths) and len(wrong) > 1:
+    layers = _layers(graph)
+    names = [graph.paths[i] for i in wrong]
+    if len(wrong) == len(graph.paths) and len(wrong) > 1:
         return (
             "Every leaf is wrong: look at the beginning of the backward pass, that is the loss, "
             "its reduction or the derivative of the output."
@@ -25,11 +23,11 @@ def localise(tape: Tape, wrong: list[int]) -> str:
         (name,) = names
         if name.endswith("['b']"):
             return f"Only params{name} is wrong: δ is right, look at its sum over the batch."
-        if len(tape.paths) > 1:
+        if len(graph.paths) > 1:
             return f"Only params{name} is wrong: δ is right, look at its product with the input."
     for above in range(1, len(layers)):
         if sorted(i for layer in layers[:above] for i in layer) == wrong:
-            first = ", ".join(f"params{tape.paths[i]}" for i in layers[above])
+            first = ", ".join(f"params{graph.paths[i]}" for i in layers[above])
             return (
                 f"Everything below the layer of {first} is wrong and all from there on is right: "
                 "look at how δ passes back through that layer's W and the activation before it."
@@ -37,6 +35,12 @@ def localise(tape: Tape, wrong: list[int]) -> str:
     return f"Wrong are {', '.join(f'params{name}' for name in names)}; the other leaves are right."
 
 
-def _layers(tape: Tape) -> list[list[int]]:
-    """The positions of the leaves of each stage that has any."""
-    return [leaves for s in tape.stages if (leaves := jax.tree.leaves(s.leaves))]
+def _layers(graph: Graph) -> list[list[int]]:
+    """The positions of the leaves of each step that has any; none of a network with branches."""
+    layers = []
+    for i, node in enumerate(graph.nodes):
+        if node.inputs != (i - 1,):
+            return []
+        leaves = [graph.leaf_of(place) for place in node.places_of_leaves if place.size]
+        layers += [leaves] if leaves else []
+    return layers

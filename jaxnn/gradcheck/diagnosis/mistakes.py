@@ -1,7 +1,7 @@
 """The mistakes that people make in backward passes, each with its cure.
 
 One table serves three purposes: its entries are the answers of `diagnose`, the mistakes that tests
-plant, and exercises. Their effects on the gradients are in `hypotheses`.
+plant, and exercises. `wrong_outputs`, `wrong_steps`, `wrong_leaves` and `whole` make them.
 """
 
 from typing import NamedTuple
@@ -11,8 +11,9 @@ class Mistake(NamedTuple):
     """A mistake in a backward pass.
 
     Attributes:
-        id: its short name: S shapes, C constants, Z zeros, R regularisation, A activations,
-            L losses, D data and caches, K kinks.
+        id: its short name: S shapes and order, C constants, Z zeros, R regularisation,
+            A activations, L losses, B beginnings, D data and caches, N normalisation,
+            V convolution, E embedding, T time, K kinks.
         name: a few words.
         explanation: a sentence on the mistake.
         fix: the cure.
@@ -58,6 +59,24 @@ MISTAKES: dict[str, Mistake] = {
             "A bias of shape (n, 1) is added to rows of n units: the forward pass broadcasts it to "
             "another matrix.",
             "Give b the shape (n,) and compare shapes before adding.",
+        ),
+        Mistake(
+            "S6",
+            "δ passed back through another matrix",
+            "The gradient of a linear layer's input is δ·Wᵀ, with the W of that layer.",
+            "dx = δ·Wᵀ for y = x·W: a square W hides a transpose that is missing.",
+        ),
+        Mistake(
+            "S7",
+            "rows or columns in another order",
+            "The numbers are right, but rows or columns of the gradient are in another order.",
+            "Keep the order of the parameter's axes in its gradient.",
+        ),
+        Mistake(
+            "S8",
+            "another reduction over the batch",
+            "The gradient of a parameter that every example shares is the sum of their gradients.",
+            "db = Σₙ δₙ.",
         ),
         Mistake(
             "C1",
@@ -113,6 +132,12 @@ MISTAKES: dict[str, Mistake] = {
             "Write down every constant of the loss once and follow it through the backward pass.",
         ),
         Mistake(
+            "C9",
+            "gradient clipped",
+            "The gradient was clipped, entry by entry or by its norm, before it was returned.",
+            "Clip between the backward pass and the update; a gradient check comes before it.",
+        ),
+        Mistake(
             "Z1",
             "gradient never written",
             "The gradient is zero throughout: it was forgotten, or a value on its way is detached.",
@@ -134,8 +159,8 @@ MISTAKES: dict[str, Mistake] = {
         Mistake(
             "R1",
             "weight decay",
-            "The gradient differs from the true one by a multiple of the parameter: the term of "
-            "the L2 penalty is missing, doubled, or on a parameter that is not decayed.",
+            "The gradient differs from the true one by a multiple of the parameter, or of its "
+            "sign: the term of a penalty is missing, doubled, or on a parameter that has none.",
             "Add λ·W to the gradient of each weight once (penalty ½·λ·‖W‖²), to no bias.",
         ),
         Mistake(
@@ -231,6 +256,19 @@ MISTAKES: dict[str, Mistake] = {
             "(e²)' = 2e; √MSE has the further factor 1/(2·√MSE).",
         ),
         Mistake(
+            "L10",
+            "smoothed labels",
+            "The gradient is that of smoothed labels, and the loss is that of plain ones.",
+            "Use the same target in the loss and in its derivative.",
+        ),
+        Mistake(
+            "B1",
+            "upstream gradient replaced by 1",
+            "The backward pass begins with 1 where ∂L/∂ŷ should stand.",
+            "Begin with the derivative of the loss, and multiply each step by the gradient of its "
+            "output.",
+        ),
+        Mistake(
             "D1",
             "weight gradient from z in place of a",
             "dW uses the previous layer's output before its activation.",
@@ -274,6 +312,61 @@ MISTAKES: dict[str, Mistake] = {
             "branches overwrite each other",
             "A variable that is used twice keeps the gradient of one use only: = for +=.",
             "Add up the gradients of all uses.",
+        ),
+        Mistake(
+            "D8",
+            "weight gradient from another layer's input",
+            "dW uses a value of the forward pass that is not the input of its layer.",
+            "dW = xᵀ·δ with the x that the layer was given.",
+        ),
+        Mistake(
+            "D9",
+            "weights of examples or outputs",
+            "Examples or outputs count with other weights than in the loss.",
+            "Use the same weights in the loss and in its derivative.",
+        ),
+        Mistake(
+            "N1",
+            "mean of a normalisation taken as a constant",
+            "The mean depends on every input, and a term of it is missing from dx.",
+            "dx = r·(dx̂ − mean(dx̂) − x̂·mean(dx̂·x̂)) with dx̂ = γ·dy.",
+        ),
+        Mistake(
+            "N2",
+            "variance of a normalisation taken as a constant",
+            "The variance, or the root mean square, depends on every input, and its term is "
+            "missing from dx.",
+            "dx = r·(dx̂ − mean(dx̂) − x̂·mean(dx̂·x̂)) with dx̂ = γ·dy; an RMS norm has no mean(dx̂).",
+        ),
+        Mistake(
+            "N3",
+            "scale of a normalisation without x̂",
+            "dγ multiplies dy by something else than the normalised input x̂.",
+            "dγ = Σ dy·x̂ and dβ = Σ dy, over the batch.",
+        ),
+        Mistake(
+            "N4",
+            "factors of a normalisation",
+            "A factor or a sign in the gradient of the normalisation's input is wrong.",
+            "dx = r·(dx̂ − mean(dx̂) − x̂·mean(dx̂·x̂)) with dx̂ = γ·dy and r = 1/√(σ² + ε).",
+        ),
+        Mistake(
+            "V1",
+            "kernel flipped or its axes swapped",
+            "The backward of a cross-correlation turns the kernel for dx, and for dx alone.",
+            "dW correlates x with dy, without a flip; dx convolves dy with W.",
+        ),
+        Mistake(
+            "E1",
+            "repeated rows of an embedding overwritten",
+            "A row that is looked up several times has the gradient of one use, not of all.",
+            "Add up the gradients of equal ids: np.add.at, or x.at[ids].add in JAX.",
+        ),
+        Mistake(
+            "T1",
+            "no gradient through time",
+            "The state that a step hands to the next counts as a constant.",
+            "Carry the gradient of the state back from each time step to the one before.",
         ),
         Mistake(
             "K1",

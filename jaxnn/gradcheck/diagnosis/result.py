@@ -11,14 +11,14 @@ class LeafVerdict(NamedTuple):
 
     Attributes:
         path: its path in the tree, such as `[0]['w']`.
-        shape: the shape of the gradient.
+        shape: the shape of the gradient; `None` if it is missing.
         expected: the shape of the parameter.
         error: ‖mine − truth‖/‖truth‖; infinite for a wrong shape or a number that is not finite.
         ok: whether it is right.
     """
 
     path: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | None
     expected: tuple[int, ...]
     error: float
     ok: bool
@@ -84,7 +84,7 @@ class Diagnosis:
     def __str__(self) -> str:
         rows = [("leaf", "shape", "error", "")]
         for leaf in self.leaves:
-            shape = str(leaf.shape)
+            shape = "missing" if leaf.shape is None else str(leaf.shape)
             if leaf.shape != leaf.expected:
                 shape += f", not {leaf.expected}"
             verdict = "right" if leaf.ok else "WRONG"

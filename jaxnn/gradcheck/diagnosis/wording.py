@@ -1,8 +1,8 @@
 """The sentences of a diagnosis: the mistake, the leaves that it affects, and its meaning."""
 
-from jaxnn.gradcheck.diagnosis.leaf_mistakes import Key
+from jaxnn.gradcheck.diagnosis.graph import Graph
+from jaxnn.gradcheck.diagnosis.keys import FITTED, Key
 from jaxnn.gradcheck.diagnosis.mistakes import MISTAKES
-from jaxnn.gradcheck.diagnosis.tape import Tape
 
 CONSTANT_MEANING = {
     "C1": "the sign of the error or of the loss is lost.",
@@ -11,46 +11,67 @@ CONSTANT_MEANING = {
     "C5": "a 2 or a ½ of the loss is missing or there twice.",
     "C6": "the mean over the outputs is missing or not in the loss.",
     "C7": "this is the update, not the gradient.",
+    "C9": "the gradient was clipped by its norm.",
+    "L8": "the root of the loss was differentiated.",
     "C8": "several constants are missing or there twice.",
 }
 MULTIPLES_OF_DECAY = {
     -1.0: "the term of weight decay is missing.",
     1.0: "the term of weight decay is there once too often.",
     -2.0: "the term of weight decay has the wrong sign.",
+    -0.5: "the term of weight decay is half of what it should be.",
 }
 
 
-def sentence(key: Key, leaves: list[str], tape: Tape) -> str:
+def sentence(key: Key, leaves: list[str], graph: Graph, alone: bool = True) -> str:
     """Describe the effect of a mistake on some leaves.
 
     Args:
         key: the mistake and its constant.
         leaves: the paths.
-        tape: of the network.
+        graph: of the network.
+        alone: whether no other mistake is in these leaves.
     """
     names = ", ".join(f"params{path}" for path in leaves)
     several = len(leaves) > 1
     verb = "are" if several else "is"
     if key.id in CONSTANT_MEANING and key.constant is not None:
         times = f"{names} {verb} {key.constant:.7g} × the true gradient everywhere"
-        return f"{times}, and {_number(key)} is {key.words}: {CONSTANT_MEANING[key.id]}"
+        if not alone:
+            times = f"{names} {'have' if several else 'has'} the factor {key.constant:.7g} as well"
+        return f"{times}, and {_number(key)} is {key.words}: {_meaning_of_constant(key)}"
     if key.id == "R1" and key.constant is not None:
         differs = f"{names} {'differ' if several else 'differs'} from the true gradient by "
-        meaning = _meaning_of_decay(key.constant, leaves, tape)
-        return f"{differs}{key.constant:g} × the parameter: {meaning}"
+        if not alone:
+            differs = f"{names} {'hold' if several else 'holds'} as a further term "
+        meaning = _meaning_of_decay(key, leaves, graph)
+        return f"{differs}{key.constant:g} × {key.words}: {meaning}"
+    if key.id == "Z1" and key.words:
+        return f"{names} {verb} missing from the gradients. {MISTAKES['Z1'].explanation}"
     if key.id == "Z2":
         return f"{names} {'hold' if several else 'holds'} {key.words}. {MISTAKES['Z2'].explanation}"
-    made = f"{names} {verb} as this mistake makes {'them' if several else 'it'}."
-    return f"{made} {MISTAKES[key.id].explanation}"
+    made = f"{names} {verb} as this mistake makes {'them' if several else 'it'}"
+    if not alone:
+        made = f"{names} {'have' if several else 'has'} this mistake beside another"
+    told = f" ({key.words})" if key.words else ""
+    return f"{made}{told}. {MISTAKES[key.id].explanation}"
 
 
 def _number(key) -> str:
     return "the sign" if key.id == "C1" else f"{key.constant:.7g}"
 
 
-def _meaning_of_decay(c: float, leaves: list[str], tape: Tape) -> str:
-    decay = tape.weight_decay
-    if decay and any(path.endswith("['b']") for path in leaves):
+def _meaning_of_constant(key: Key) -> str:
+    if key.words == FITTED:
+        return "a number such as a learning rate or a momentum is in the gradient."
+    return CONSTANT_MEANING[key.id]
+
+
+def _meaning_of_decay(key: Key, leaves: list[str], graph: Graph) -> str:
+    c, decay = key.constant or 0.0, graph.weight_decay
+    if key.words == "its sign":
+        return f"a term of an L1 penalty is {'missing' if c < 0 and decay else 'added'}."
+    if decay and not any(path.endswith("['w']") for path in leaves):
         return "a parameter that is no weight is decayed."
     for multiple, meaning in MULTIPLES_OF_DECAY.items():
         if decay and abs(c / decay - multiple) < 1e-2:

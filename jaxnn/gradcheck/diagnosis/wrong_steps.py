@@ -1,198 +1,320 @@
-"""Wrong steps of a backward pass: past an activation, and from the loss to the last layer."""
+"""Wrong ways back through one step of the forward pass."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from math import erf
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from jaxnn.gradcheck.diagnosis.tape import Stage, Tape
-from jaxnn.ops._common.elementwise import ElementwiseOp
+from jaxnn.gradcheck.diagnosis.graph import Graph, sigmoid, softmax
+from jaxnn.gradcheck.diagnosis.keys import Key
+from jaxnn.gradcheck.diagnosis.nodes import Node, as_rows
+from jaxnn.gradcheck.diagnosis.norms import Normalisation, normalisation
+
+VISIBLE = 1e-8  # the relative difference from which a wrong step differs from the right one
+SLOPES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.3, 0.5)
 
 
-def _sigma(v):
-    return 1 / (1 + np.exp(-v))
-
-
-def slope_from_output(stage: Stage, a: np.ndarray) -> np.ndarray:
-    """f' by its formula in a = f(z), for any a; NaN if there is no such formula."""
-    formula = stage.op.slope_of_output if isinstance(stage.op, ElementwiseOp) else None
-    if formula is None:
-        return np.full_like(a, np.nan)
-    with jax.enable_x64(True):
-        return np.asarray(formula(a))
-
-
-def _complement(slope: np.ndarray) -> np.ndarray:
-    return slope.max() + slope.min() - slope
-
-
-def _square_slope(v):
-    return v * (1 - v)
-
-
-ACTIVATION = (
-    ("A1", "f' is missing", lambda f, dy: dy),
-    ("A2", "f'(f(z))", lambda f, dy: f.slope_at(f.y) * dy),
-    ("A2", "the formula in a, fed z", lambda f, dy: slope_from_output(f, f.x) * dy),
-    ("A2", "a(1 − a) formula, fed z", lambda f, dy: _square_slope(f.x) * dy),
-    ("A3", "f(z)", lambda f, dy: f.y * dy),
-    ("A3", "f'(z)²", lambda f, dy: f.slope**2 * dy),
-    ("A3", "1 − f'(z)", lambda f, dy: (1 - f.slope) * dy),
-    ("A3", "the two slopes swapped", lambda f, dy: _complement(f.slope) * dy),
-    ("A4", "passes where dy > 0", lambda f, dy: np.where(dy > 0, dy, 0)),
-    ("A4", "f'(dy)", lambda f, dy: f.slope_at(dy) * dy if f.is_mask else dy + np.nan),
-    ("A4", "passes where dy > 0, times f'", lambda f, dy: np.where(dy > 0, f.slope * dy, 0)),
-    ("A5", "dy(1 − dy)", lambda f, dy: _square_slope(dy) * dy),
-    ("A5", "σ'(dy)", lambda f, dy: _square_slope(_sigma(dy)) * dy),
-    ("A5", "the formula in a, fed dy", lambda f, dy: slope_from_output(f, dy) * dy),
-    ("A5", "f'(dy)", lambda f, dy: f.slope_at(dy) * dy if not f.is_mask else dy + np.nan),
-)
-"""Wrong ways back through y = f(z): the mistake, the variant, and `(stage, dy) -> dx`."""
-
-
-class Output(NamedTuple):
-    """The output end of a network, from which a wrong δ at z is computed.
+class Way(NamedTuple):
+    """A wrong way back through a step.
 
     Attributes:
-        z: the output of the last layer with parameters.
-        p: the prediction.
-        y: the target.
-        w: 1/N, or 1 for a sum.
-        g: ∂L/∂p, with w.
-        two: 2 for the squared error, 1 for half of it.
-        through: from a gradient at p to the one at z.
+        key: the mistake.
+        dx: the gradients of the inputs.
+        dparams: those of the parameters; `None` where they are right.
     """
 
-    z: np.ndarray
-    p: np.ndarray
-    y: np.ndarray
-    w: Any
-    g: np.ndarray
-    two: float
-    through: Callable[[np.ndarray], np.ndarray]
-
-    @classmethod
-    def of(cls, tape: Tape) -> "Output":
-        """The output end of a recorded network."""
-        return cls(
-            z=tape.z,
-            p=tape.prediction,
-            y=tape.target,
-            w=tape.weight if np.ndim(tape.weight) == 0 else tape.weight[..., None],
-            g=tape.g,
-            two=1.0 if tape.halves_error else 2.0,
-            through=tape.through_output,
-        )
-
-    @property
-    def e(self) -> np.ndarray:
-        """The error p − y."""
-        return self.p - self.y
+    key: Key
+    dx: tuple[np.ndarray | None, ...]
+    dparams: list[np.ndarray] | None = None
 
 
-def _softmax(z, axis=-1):
-    e = np.exp(z - z.max(axis=axis, keepdims=True))
-    return e / e.sum(axis=axis, keepdims=True)
-
-
-def _jacobian(p, v, axis=-1):
-    """The transposed Jacobian of softmax times v."""
-    return p * (v - (p * v).sum(axis=axis, keepdims=True))
-
-
-def _batch_softmax_delta(o):
-    q = _softmax(o.z, axis=0)
-    return o.w * _jacobian(q, -o.y / q, axis=0)
-
-
-def _cross_entropy_delta(o):
-    """p − y, which is cross-entropy's only where p = σ(z)."""
-    is_sigmoid = np.allclose(o.p, _sigma(o.z), rtol=1e-12, atol=0)
-    return o.w * o.e if is_sigmoid else o.e + np.nan
-
-
-def _squared_loss(o: Output) -> float:
-    """The loss of a squared error."""
-    return float(o.w * o.two / 2 * (o.e**2).sum())
-
-
-def _labels(y):
-    return y.argmax(axis=-1)[..., None]
-
-
-SOFTMAX = (
-    ("L1", "g ⊙ p(1 − p)", lambda o: -o.w * o.y * (1 - o.p)),
-    ("L2", "softmax's Jacobian again", lambda o: o.w * _jacobian(o.p, o.e)),
-    ("L2", "times p(1 − p)", lambda o: o.w * o.e * o.p * (1 - o.p)),
-    ("L2", "times σ'(z)", lambda o: o.w * o.e * _square_slope(_sigma(o.z))),
-    ("L3", "softmax(p) − y", lambda o: o.w * (_softmax(o.p) - o.y)),
-    ("L3", "its whole derivative", lambda o: o.w * _jacobian(o.p, _softmax(o.p) - o.y)),
-    ("L4", "−y/p", lambda o: o.g),
-    ("L5", "p − 1", lambda o: o.w * (o.p - 1)),
-    ("L5", "p − label", lambda o: o.w * (o.p - _labels(o.y))),
-    ("L5", "p", lambda o: o.w * o.p),
-    ("L5", "no log", lambda o: o.w * _jacobian(o.p, -o.y)),
-    ("L5", "e^z − y", lambda o: o.w * (np.exp(o.z) - o.y)),
-    (
-        "L5",
-        "e^(z − max z) − y",
-        lambda o: o.w * (np.exp(o.z - o.z.max(axis=-1, keepdims=True)) - o.y),
-    ),
-    ("L5", "σ(z) − y", lambda o: o.w * (_sigma(o.z) - o.y)),
-    ("L5", "softmax over the batch − y", lambda o: o.w * (_softmax(o.z, axis=0) - o.y)),
-    ("L5", "softmax over the batch", _batch_softmax_delta),
-    ("L5", "softmax over everything", lambda o: o.w * (_softmax(o.z, axis=None) - o.y)),
-    ("A5", "e(1 − e)", lambda o: o.w * o.e * _square_slope(o.e)),
+_gelu_slope = np.vectorize(
+    lambda v: (1 + erf(v / 2**0.5)) / 2 + v * np.exp(-(v**2) / 2) / (2 * np.pi) ** 0.5,
+    otypes=[float],
 )
 
-SIGMOID = (
-    ("L2", "times p(1 − p)", lambda o: o.w * o.e * o.p * (1 - o.p)),
-    ("L2", "times σ'(p)", lambda o: o.w * o.e * _square_slope(_sigma(o.p))),
-    ("L3", "σ(p) − y", lambda o: o.w * (_sigma(o.p) - o.y)),
-    ("L3", "its whole derivative", lambda o: o.w * (_sigma(o.p) - o.y) * o.p * (1 - o.p)),
-    ("L5", "no log", lambda o: o.w * (1 - 2 * o.y) * o.p * (1 - o.p)),
-    ("L5", "softmax for σ", lambda o: o.w * (_softmax(o.z) - o.y)),
-    ("L6", "only the term of y", lambda o: -o.w * o.y * (1 - o.p)),
-    ("L6", "only the term of y, as −y/p", lambda o: -o.w * o.y / o.p),
-    ("L6", "only the term of 1 − y", lambda o: o.w * (1 - o.y) * o.p),
-    ("L6", "a minus between the terms", lambda o: -o.w * (o.y * (1 - o.p) + (1 - o.y) * o.p)),
-    ("L6", "a plus between the terms", lambda o: o.w * (o.y * (1 - o.p) + (1 - o.y) * o.p)),
-    ("L6", "squared error", lambda o: 2 * o.w * o.e * o.p * (1 - o.p)),
-    ("L6", "half the squared error", lambda o: o.w * o.e * o.p * (1 - o.p)),
-    ("A5", "e(1 − e)", lambda o: o.w * o.e * _square_slope(o.e)),
-    ("A5", "(−e)(1 + e)", lambda o: o.w * o.e * _square_slope(-o.e)),
-)
 
-SQUARED = (
-    ("L8", "e²", lambda o: o.through(o.w * o.e**2)),
-    ("L8", "the loss, ½e²", lambda o: o.through(o.w * o.e**2 * o.two / 2)),
-    ("L8", "sign(e)", lambda o: o.through(o.w * np.sign(o.e))),
-    ("L8", "|e|", lambda o: o.through(o.w * np.abs(o.e))),
-    ("L8", "√ of the loss", lambda o: o.through(o.g) / (2 * np.sqrt(_squared_loss(o)))),
-    (
-        "L8",
-        "√ of the mean of e²",
-        lambda o: o.through(o.e) * o.w / np.sqrt(_squared_loss(o) * 2 / o.two),
-    ),
-    (
-        "L8",
-        "√ of the mean of e² over the outputs too",
-        lambda o: o.through(o.e) * o.w / np.sqrt(_squared_loss(o) * 2 / o.two * o.e.shape[-1]),
-    ),
-    (
-        "L8",
-        "the norm of each error",
-        lambda o: o.through(o.w * o.e / np.linalg.norm(o.e, axis=-1, keepdims=True)),
-    ),
-    ("L6", "cross-entropy's p − y", _cross_entropy_delta),
-    ("A5", "e(1 − e)", lambda o: o.g * _square_slope(o.e)),
-    ("A5", "(−e)(1 + e)", lambda o: o.g * _square_slope(-o.e)),
-    ("A5", "e'(1 − e') with e' = ∂L/∂ŷ", lambda o: o.g * _square_slope(o.g)),
-    ("A5", "the same before the mean", lambda o: o.g * _square_slope(o.two * o.e)),
-    ("A5", "σ'(e)", lambda o: o.g * _square_slope(_sigma(o.e))),
-    ("A5", "σ'(∂L/∂ŷ)", lambda o: o.g * _square_slope(_sigma(o.g))),
-)
+def _mask(slope):
+    """1 where the slope is not 0; NaN where it never is."""
+    return 1.0 * (slope != 0) if np.any(slope == 0) else slope + np.nan
 
-OUTPUT = {"softmax": SOFTMAX, "sigmoid": SIGMOID, "squared": SQUARED}
-"""Wrong beginnings of the backward pass by family: mistake, variant, and `(output) -> δ at z`."""
+
+FORMULAS: tuple[tuple[str, Callable], ...] = (
+    ("1 − {0}²", lambda v: 1 - v**2),
+    ("{0}·(1 − {0})", lambda v: v * (1 - v)),
+    ("1[{0} > 0]", lambda v: 1.0 * (v > 0)),
+    ("σ({0})·(1 − σ({0}))", lambda v: sigmoid(v) * (1 - sigmoid(v))),
+    ("1 − tanh²({0})", lambda v: 1 - np.tanh(v) ** 2),
+    ("σ({0})", sigmoid),
+    ("{0}", lambda v: v),
+    ("1 − {0}", lambda v: 1 - v),
+    ("1 + {0}", lambda v: 1 + v),
+    ("1 + {0}²", lambda v: 1 + v**2),
+    ("{0}·(1 + {0})", lambda v: v * (1 + v)),
+    ("{0}²", lambda v: v**2),
+    ("2·{0}", lambda v: 2 * v),
+    ("1/{0}", lambda v: 1 / v),
+    ("1 − exp(−{0})", lambda v: -np.expm1(-v)),
+    ("exp({0})", np.exp),
+    ("tanh({0})", np.tanh),
+    ("(1 − |{0}|)²", lambda v: (1 - np.abs(v)) ** 2),
+    ("1/(1 + |{0}|)²", lambda v: 1 / (1 + np.abs(v)) ** 2),
+    ("the derivative of gelu at {0}", _gelu_slope),
+    ("σ({0})·(1 + {0}·(1 − σ({0})))", lambda v: sigmoid(v) * (1 + v * (1 - sigmoid(v)))),
+)
+"""Functions that stand in for f', as people write them, of z or of a = f(z)."""
+
+MIXED: tuple[tuple[str, str, Callable], ...] = (
+    ("A3", "f'(z)²", lambda f: f.slope**2),
+    ("A3", "f(z)·f'(z)", lambda f: f.y * f.slope),
+    ("A3", "z·f'(z)", lambda f: f.x[0] * f.slope),
+    ("A3", "1/f'(z)", lambda f: 1 / f.slope),
+    ("A3", "√f'(z)", lambda f: np.sqrt(f.slope)),
+    ("A3", "1 − f'(z)", lambda f: 1 - f.slope),
+    ("A3", "the two slopes swapped", lambda f: f.slope.max() + f.slope.min() - f.slope),
+    ("A3", "f'(−z)", lambda f: f.slope_at(-f.x[0])),
+    ("A3", "f(z)/z, one term of the product rule", lambda f: f.y / f.x[0]),
+    ("A3", "f'(z) − f(z)/z, one term of the product rule", lambda f: f.slope - f.y / f.x[0]),
+    ("A3", "the mask without its scale", lambda f: _mask(f.slope)),
+    ("A3", "f(z) for z ≤ 0 and 1 above", lambda f: np.where(f.x[0] > 0, 1, f.y)),
+    ("A3", "exp(z) for z ≤ 0 and 1 above", lambda f: np.where(f.x[0] > 0, 1, np.exp(f.x[0]))),
+    ("A2", "z + 1 for z ≤ 0 and 1 above", lambda f: np.where(f.x[0] > 0, 1, f.x[0] + 1)),
+    ("A3", "f(z) + 1 for z ≤ 0 and 1 above", lambda f: np.where(f.x[0] > 0, 1, f.y + 1)),
+    *(
+        ("A3", f"the slope {slope:g} for z ≤ 0 and 1 above",
+         lambda f, slope=slope: np.where(f.x[0] > 0, 1, slope))
+        for slope in SLOPES
+    ),
+)  # fmt: skip
+"""Combinations of z, f and f' that stand in for f'."""
+
+OF_UPSTREAM: tuple[tuple[str, str, Callable], ...] = (
+    ("A4", "1[dy > 0]", lambda f, dy: 1.0 * (dy > 0)),
+    ("A4", "1[dy < 0]", lambda f, dy: 1.0 * (dy < 0)),
+    ("A4", "f'(dy)", lambda f, dy: f.slope_at(dy) if f.is_mask else dy + np.nan),
+    ("A4", "1[dy > 0]·f'(z)", lambda f, dy: (dy > 0) * f.slope),
+    ("A5", "dy·(1 − dy)", lambda f, dy: dy * (1 - dy)),
+    ("A5", "1 − dy²", lambda f, dy: 1 - dy**2),
+    ("A5", "σ'(dy)", lambda f, dy: sigmoid(dy) * (1 - sigmoid(dy))),
+    ("A5", "1 − tanh²(dy)", lambda f, dy: 1 - np.tanh(dy) ** 2),
+    ("A5", "its formula in a, fed dy", lambda f, dy: slope_of_output(f, dy)),
+    ("A5", "f'(dy)", lambda f, dy: dy + np.nan if f.is_mask else f.slope_at(dy)),
+    ("A3", "dy, the upstream gradient twice", lambda f, dy: dy),
+)
+"""Functions of the upstream gradient that stand in for f'."""
+
+
+def slope_of_output(node: Node, v: np.ndarray) -> np.ndarray:
+    """f' by its formula in a = f(z), for any a; NaN if there is no such formula."""
+    formula = None if node.op is None else node.op.slope_of_output
+    if formula is None:
+        return np.full_like(v, np.nan)
+    with jax.enable_x64(True):
+        return np.asarray(formula(v))
+
+
+class WrongSteps:
+    """The wrong ways back through the steps of a network; what does not depend on dy is kept."""
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self._factors: dict[int, list[tuple[Key, np.ndarray]]] = {}
+        self._norms: dict[int, Normalisation | None] = {}
+
+    def norm(self, i: int) -> Normalisation | None:
+        """What step i normalises, if it does."""
+        if i not in self._norms:
+            self._norms[i] = normalisation(self.graph.nodes[i])
+        return self._norms[i]
+
+    def may_change_parameters(self, i: int) -> bool:
+        """Whether a mistake in step i may change the gradient of its parameters as well."""
+        return bool(self.graph.nodes[i].leaves) and self.graph.nodes[i].linear is None
+
+    def ways(self, i: int, dy: np.ndarray, scales=(), ids=()) -> Iterator[Way]:
+        """The wrong ways back through step i.
+
+        Args:
+            i: the position of the step.
+            dy: the gradient of its output.
+            scales: constants that dy may have been multiplied by.
+            ids: of the mistakes to make; of all if there are none.
+        """
+        node = self.graph.nodes[i]
+        right = node.dx(dy)
+        for way in self._all(i, node, dy, scales):
+            if (not ids or way.key.id in ids) and _differs(way.dx, right):
+                yield way
+
+    def _all(self, i, node, dy, scales) -> Iterator[Way]:
+        if node.slope is not None:
+            if not node.is_identity:
+                yield from self._past_activation(i, node, dy, scales)
+        elif node.linear is not None:
+            yield from self._past_linear(i, node, dy, scales)
+        elif node.leaves:
+            yield from self._past_parameters(i, node, dy)
+        elif _is_softmax(node):
+            yield from _past_softmax(node, dy)
+
+    def _past_activation(self, i, node, dy, scales) -> Iterator[Way]:
+        for key, factor in self.factors(i):
+            yield Way(key, (factor * dy,))
+        for c in (1.0, *scales):
+            for mistake, words, function in OF_UPSTREAM:
+                with np.errstate(all="ignore"):
+                    yield Way(Key(mistake, words), (function(node, c * dy) * dy,))
+
+    def factors(self, i: int) -> list[tuple[Key, np.ndarray]]:
+        """The wrong factors in place of f' at step i that do not depend on dy."""
+        if i not in self._factors:
+            with np.errstate(all="ignore"):
+                first, *others = self._factors_of(i, self.graph.nodes[i])
+                others = [(key, factor) for key, factor in others if not np.all(factor == 1)]
+                self._factors[i] = [first, *others]  # a factor of 1 is a missing one
+        return self._factors[i]
+
+    def _factors_of(self, i, node) -> Iterator[tuple[Key, np.ndarray]]:
+        z, a = node.x[0], node.y
+        at_output = i > self.graph.z
+        yield Key("A6" if at_output else "A1", "its derivative is missing"), np.ones_like(a)
+        yield from _at_kinks(node)
+        at_a = node.slope_at(a)
+        for mistake in ("A2", "D6"):
+            yield Key(mistake, "f'(f(z)) stands in place of f'(z)"), at_a
+        yield Key("A2", "its formula in a = f(z) was fed z"), slope_of_output(node, z)
+        for other in self._other_activations(i):
+            yield Key("A2", "f' was evaluated at another layer's z"), node.slope_at(other.x[0])
+        for name, formula in FORMULAS:
+            at_z, at_a = formula(z), formula(a)
+            own = any(np.allclose(v, node.slope, rtol=1e-9, atol=1e-12) for v in (at_z, at_a))
+            for value, argument in ((at_z, "z"), (at_a, "f(z)")):
+                words = f"{name.format(argument)} stands in place of f'(z)"
+                yield Key("A2" if own else "A3", words), value
+        for mistake, words, function in MIXED:
+            if not (words == "f'(z)²" and at_output and self._output_family() == "sigmoid"):
+                yield Key(mistake, f"{words} stands in place of f'(z)"), function(node)
+
+    def _output_family(self) -> str:
+        return self.graph.output.family if self.graph.output else ""
+
+    def _other_activations(self, i) -> Iterator[Node]:
+        for j, other in enumerate(self.graph.nodes):
+            alike = j != i and other.y.shape == self.graph.nodes[i].y.shape
+            if alike and other.slope is not None and not other.is_identity:
+                yield other
+
+    def _past_linear(self, i, node, dy, scales) -> Iterator[Way]:
+        for key, weight in self._matrices(i, node, dy, scales):
+            if weight.shape == node.weight.shape:
+                yield Way(key, (dy @ weight.T,))
+        yield Way(Key("C4"), (dy @ node.weight.T / self.graph.n,))
+
+    def _matrices(self, i, node, dy, scales) -> Iterator[tuple[Key, np.ndarray]]:
+        """Matrices that stand in place of W."""
+        yield Key("D2", "dW stands in place of W"), as_rows(node.x[0]).T @ as_rows(dy)
+        yield Key("S6", "W stands in place of Wᵀ"), node.weight.T
+        if self.graph.learning_rate:
+            for step in self.updates(node, dy, scales):
+                weight = node.weight - self.graph.learning_rate * step
+                yield Key("D2", "W − η·dW stands in place of W"), weight
+        for j, other in enumerate(self.graph.nodes):
+            if j != i and other.linear is not None:
+                yield Key("S6", "the weights of another layer stand in place of W"), other.weight
+
+    def updates(self, node: Node, dy: np.ndarray, scales=()) -> Iterator[np.ndarray]:
+        """Gradients of W that an update may have used already."""
+        dw = as_rows(node.x[0]).T @ as_rows(dy)
+        decay = (self.graph.weight_decay or 0.0) * node.weight
+        yield from (c * dw + decay for c in (1.0, *scales))
+        yield self._true_step(node)
+
+    def _true_step(self, node) -> np.ndarray:
+        place = node.places_of_leaves[node.linear.w]
+        flat = np.concatenate([leaf.ravel() for leaf in self.graph.truth])
+        step = flat[place]
+        return step.T if node.linear.transposed else step
+
+    def _past_parameters(self, i, node, dy) -> Iterator[Way]:
+        norm = self.norm(i)
+        if norm is not None:
+            for mistake, words, dx in norm.wrong_dx(dy):
+                yield Way(Key(mistake, words), (dx,))
+            return
+        for key, apply in _without_time(node):
+            dparams, dxs = node.pull(dy, apply=apply)
+            yield Way(key, dxs, dparams)
+            yield Way(key, node.dx(dy), dparams)
+        if any(leaf.ndim > 2 for leaf in node.leaves) and _has_floating_input(node):
+            yield Way(Key("V1", "its kernel is flipped"), node.pull(dy, _flipped(node))[1])
+        if _has_floating_input(node):
+            yield Way(Key("C4"), tuple(None if d is None else d / self.graph.n
+                                       for d in node.dx(dy)))  # fmt: skip
+
+
+def _at_kinks(node: Node) -> Iterator[tuple[Key, np.ndarray]]:
+    """Another derivative where z is exactly at a kink."""
+    slope, at = node.slope, np.isin(node.x[0], node.kinks)
+    if slope is not None and at.any():
+        for value in {0.0, 1.0, 0.5, float(slope.min() + slope.max()) / 2}:
+            yield Key("K1", f"{value:g} at the kink"), np.where(at, value, slope)
+
+
+def _past_softmax(node, dy) -> Iterator[Way]:
+    p = node.y
+    yield Way(Key("A6", "softmax's Jacobian is missing"), (dy,))
+    yield Way(Key("L1", "p·(1 − p)"), (p * (1 - p) * dy,))
+    yield Way(Key("L1", "p"), (p * dy,))
+
+
+def _is_softmax(node: Node) -> bool:
+    return len(node.x) == 1 and node.x[0].shape == node.y.shape and np.allclose(
+        softmax(node.x[0]), node.y, rtol=1e-9
+    )  # fmt: skip
+
+
+def _without_time(node: Node) -> Iterator[tuple[Key, Callable]]:
+    """A layer over time whose state at each step counts as a constant."""
+    layer = node.layer
+    if layer is None or layer.position_wise or len(node.x) != 1 or node.y.ndim != 3:
+        return
+    if getattr(layer, "reverse", False) or not hasattr(layer, "n_states"):
+        return
+
+    def apply(params, x):
+        cache = layer.init_cache(x.shape[1], len(x), x.dtype)
+        outputs = []
+        for t in range(len(x)):
+            y, cache = layer.extend(params, x[t : t + 1], jax.lax.stop_gradient(cache))
+            outputs.append(y)
+        return jax.numpy.concatenate(outputs)
+
+    yield Key("T1", "the state counts as a constant"), apply
+
+
+def _flipped(node: Node):
+    """The parameters with each kernel turned by 180°."""
+
+    def turned(leaf):
+        return np.flip(leaf, tuple(range(leaf.ndim - 2))).copy() if leaf.ndim > 2 else leaf
+
+    return jax.tree.map(turned, node.params)
+
+
+def _has_floating_input(node: Node) -> bool:
+    return any(np.issubdtype(x.dtype, np.floating) for x in node.x)
+
+
+def _differs(dx, right) -> bool:
+    """Whether a way is visible and finite."""
+    off = whole = 0.0
+    for d, r in zip(dx, right, strict=True):
+        if d is not None and r is not None:
+            if d.shape != r.shape:
+                return False
+            difference, r = (d - r).ravel(), r.ravel()
+            off += float(difference @ difference)
+            whole += float(r @ r)
+    return bool(np.isfinite(off) and off > VISIBLE**2 * whole)

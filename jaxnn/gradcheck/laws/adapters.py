@@ -1,64 +1,27 @@
 """Whatever `check` was given, in the terms of an op: a definition, a forward and a backward."""
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxnn.arrays import as_arrays
 from jaxnn.example_gradients import map_forms, squared_norms
+from jaxnn.gradcheck.laws.checked import Checked, Examples
+from jaxnn.gradcheck.laws.functions import (
+    accepted,
+    by_definition,
+    name_of,
+    names_of,
+    of_callable,
+    of_custom_vjp,
+    plain,
+    statement,
+)
 from jaxnn.layer import Layer
 from jaxnn.op import Op
-from jaxnn.transformations import definitions
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checked:
-    """A function with a backward, in the terms of an op.
-
-    Attributes:
-        name: for the report.
-        arguments: the names of its positional arguments.
-        definition: the function that autodiff differentiates.
-        fwd: `(*args) -> (y, residuals)`.
-        bwd: `(residuals, dy) -> one gradient for each argument`.
-        halves: `(residuals, dy) -> one gradient for each argument` by the two halves of the
-            backward, or `None` if there are none.
-        examples: `(residuals, dy) -> Examples`, or `None` if the gradient of each example is not
-            defined.
-        exported: the function that users hand to `jax.grad`, or `None` if there is none.
-        has_forward_mode: whether `jax.jvp` takes `exported` as well.
-        statement: the arguments of the call of `check`, for the line that repeats it.
-    """
-
-    name: str
-    arguments: tuple[str, ...]
-    definition: Callable
-    fwd: Callable
-    bwd: Callable
-    halves: Callable | None = None
-    examples: Callable | None = None
-    exported: Callable | None = None
-    has_forward_mode: bool = False
-    statement: str
-
-
-class Examples(NamedTuple):
-    """Three pairs that must be equal, each a tree like the parameters.
-
-    Attributes:
-        sum: by `bwd_params`, and by it with the weight 1 for each example.
-        weighted: by `bwd_params` with other weights, and the sum of the weighted `bwd_examples`.
-        norms: the squared norms of `bwd_examples`, and those of the gradients themselves.
-    """
-
-    sum: tuple
-    weighted: tuple
-    norms: tuple
 
 
 def adapt(target, args, options: dict[str, Any], definition=None) -> tuple[Checked, tuple]:
@@ -67,24 +30,38 @@ def adapt(target, args, options: dict[str, Any], definition=None) -> tuple[Check
     Raises:
         TypeError: the target cannot be checked, or an argument is not an array.
     """
+    while isinstance(target, partial):
+        args, options = (*target.args, *args), {**target.keywords, **options}
+        target = target.func
+    if isinstance(target, jax.stages.Wrapped) and isinstance(plain(target), jax.custom_vjp):
+        target = plain(target)
     if isinstance(target, Op):
         checked = _of_op(target, options)
         args = (*args, *[None] * (len(target.arguments) - len(args)))
     elif isinstance(target, Layer):
         checked = _of_layer(target, len(args) == 3, options)
     elif isinstance(target, jax.custom_vjp):
-        checked, args = _of_custom_vjp(target, args, options)
+        checked, args = of_custom_vjp(target, args, options)
     elif isinstance(target, tuple) and len(target) == 2 and all(map(callable, target)):
-        checked = _of_pair(*target, definition, options)
+        checked = _of_pair(*target, args, definition, options)
+    elif callable(target):
+        checked, args = of_callable(target, args, options)
     else:
         raise TypeError(
-            "check takes an op, a (fwd, bwd) pair, a jax.custom_vjp function or a layer, "
-            f"got {target!r}"
+            f"check takes an op, a (fwd, bwd) pair, a function or a layer, got {target!r:.80}"
         )
     if len(args) != len(checked.arguments):
         raise TypeError(
             f"{checked.name} takes {len(checked.arguments)} argument(s), "
             f"({', '.join(checked.arguments)}), and {len(args)} were given"
+        )
+    if definition is not None and not isinstance(target, tuple):
+        given = len(args) - sum(arg is None for arg in args) if isinstance(target, Op) else None
+        checked = replace(
+            checked,
+            definition=by_definition(lambda *args: definition(*args[:given])),
+            primal=checked.definition,
+            statement=f"{checked.statement}, definition={name_of(definition)}",
         )
     return checked, tuple(
         _arrays(name, arg) for name, arg in zip(checked.arguments, args, strict=True)
@@ -110,7 +87,9 @@ def _bound_once(op, options):
         examples=None if op.rules.backward_examples is None else partial(_examples, op),
         exported=op,
         has_forward_mode=True,
-        statement=_statement(op.__name__, dict(options)),
+        keeps_contract=True,
+        repairable=(op.rules.backward, op.rules.forward),
+        statement=statement(op.__name__, dict(options)),
     )
 
 
@@ -164,86 +143,43 @@ def _of_layer(layer, random, options) -> Checked:
     return Checked(
         name="layer",
         arguments=("params", "x", *(["key"] if random else [])),
-        definition=_by_definition(value_of_fwd if random or layer.stateful else layer.apply),
+        definition=by_definition(value_of_fwd if random or layer.stateful else layer.apply),
         fwd=layer.fwd,
         bwd=with_key if random else layer.bwd,
         halves=None if type(layer).bwd_input is Layer.bwd_input else by_halves,
         examples=(
             None if type(layer).bwd_examples is Layer.bwd_examples else partial(_examples, layer)
         ),
-        statement=_statement("layer", options),
+        keeps_contract=True,
+        statement=statement("layer", options),
     )
 
 
-def _of_pair(fwd, bwd, definition, options) -> Checked:
-    name = fwd.__name__.removesuffix("_fwd").removesuffix("_forward")
+def _of_pair(fwd, bwd, args, definition, options) -> Checked:
+    op = getattr(fwd, "__self__", None)
+    if definition is None and isinstance(op, Op):
+        definition = op.definition
+    name = op.__name__ if isinstance(op, Op) else _stem(name_of(fwd))
     if definition is None:
         raise TypeError(
             f"{name}: a (fwd, bwd) pair needs definition=, the function to compare with"
         )
-    takes = {f: _accepted(f, options) for f in (fwd, bwd, definition)}
+    takes = {f: accepted(f, options) for f in (fwd, bwd, definition)}
     return Checked(
         name=name,
-        arguments=_positional(fwd),
-        definition=_by_definition(lambda *args: definition(*args, **takes[definition])),
+        arguments=names_of(op if isinstance(op, Op) else fwd, args, takes[fwd]),
+        definition=by_definition(lambda *args: definition(*args, **takes[definition])),
         fwd=lambda *args: fwd(*args, **takes[fwd]),
         bwd=lambda residuals, dy: bwd(residuals, dy, **takes[bwd]),
-        statement=_statement(f"({fwd.__name__}, {bwd.__name__})", options, definition.__name__),
+        statement=statement(
+            f"({name_of(fwd)}, {name_of(bwd)})", options, definition=name_of(definition)
+        ),
+        repairable=(plain(bwd), plain(fwd)),
     )
 
 
-def _of_custom_vjp(function, args, options):
-    """The primal function, the two rules, and the arguments without the static ones."""
-    names = _positional(function.fun)
-    static = {i: args[i] for i in function.nondiff_argnums if i < len(args)}
-    free = [i for i in range(len(names)) if i not in static]
-
-    def filled(dynamic):
-        given = iter(dynamic)
-        return [static[i] if i in static else next(given) for i in range(len(names))]
-
-    name = function.fun.__name__
-    checked = Checked(
-        name=name,
-        arguments=tuple(names[i] for i in free),
-        definition=_by_definition(lambda *dynamic: function.fun(*filled(dynamic), **options)),
-        fwd=lambda *dynamic: function.fwd(*filled(dynamic), **options),
-        bwd=lambda residuals, dy: function.bwd(*static.values(), residuals, dy),
-        exported=lambda *dynamic: function(*filled(dynamic), **options),
-        statement=_statement(name, options),
-    )
-    return checked, tuple(args[i] for i in free if i < len(args))
-
-
-def _by_definition(function):
-    """The function with every op in it run by its definition, for autodiff to differentiate."""
-
-    def definition(*args):
-        with definitions():
-            return function(*args)
-
-    return definition
-
-
-def _positional(function) -> tuple[str, ...]:
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(function).parameters.values()
-    return tuple(p.name for p in parameters if p.kind in kinds)
-
-
-def _accepted(function, options) -> dict[str, Any]:
-    """Those of the options that a function takes: a backward may have no use for one."""
-    parameters = inspect.signature(function).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return options
-    return {name: value for name, value in options.items() if name in parameters}
-
-
-def _statement(target, options, definition=None) -> str:
-    settings = [f"{name}={value!r}" for name, value in options.items()]
-    if definition is not None:
-        settings.insert(0, f"definition={definition}")
-    return ", ".join([target, "*args", *settings])
+def _stem(name: str) -> str:
+    return name.removesuffix("_fwd").removesuffix("_forward")
 
 
 def _arrays(name, arg):

@@ -5,15 +5,17 @@ from collections.abc import Collection
 import numpy as np
 
 from jaxnn.gradcheck.arrays import (
+    error_where_representable,
     is_differentiable,
-    relative_or_absolute_error,
+    masked,
     representable,
     require_seed,
 )
 from jaxnn.gradcheck.laws.adapters import adapt
 from jaxnn.gradcheck.laws.evaluation import Evaluation
+from jaxnn.gradcheck.laws.evidence import repairs
 from jaxnn.gradcheck.laws.laws import LAWS
-from jaxnn.gradcheck.report import Finding, Report, Row
+from jaxnn.gradcheck.report import Finding, Report, Row, broken, in_one_line
 
 PRELIMINARY = ("runs", "structure")
 PLAIN = ("eager", "determinism")
@@ -44,18 +46,20 @@ def check(
     the value; the gradient; linearity in the cotangent; determinism; a cotangent on one entry;
     plain calls; the two halves of the backward; the same with a weight for each example; `jax.vjp`
     of the function itself; `vmap`; and, in float64 or on request, duality,
-    ⟨dy, J·ẋ⟩ = ⟨Jᵀ·dy, ẋ⟩. The true gradient is `jax.vjp` of the definition in float64, or finite
-    differences if JAX cannot trace it. In float32 and below, a gradient may err twice as much as
-    autodiff in the same dtype, so there is no tolerance to choose. A gradient that is zero and
-    should be zero is reported as not tested.
+    ⟨dy, J·ẋ⟩ = ⟨Jᵀ·dy, ẋ⟩. The true gradient is `jax.vjp` of the definition, traced as it is and
+    evaluated in float64, or finite differences where JAX has no derivative. In float32 and below, a
+    gradient may err twice as much as autodiff in the same dtype, so there is no tolerance to
+    choose. A gradient that is zero and should be zero is reported as not tested.
 
     Args:
         target: an op; a `(fwd, bwd)` pair, with `fwd(*args) -> (y, residuals)` and
-            `bwd(residuals, dy) -> gradients`; a `jax.custom_vjp` function, whose primal function
-            is the definition; or a layer, with the arguments `params, x`, and a key if it is
-            random.
+            `bwd(residuals, dy) -> gradients`; a `jax.custom_vjp` or `jax.custom_gradient` function,
+            whose primal function is the definition; a layer, with the arguments `params, x`, and a
+            key if it is random; or any other function, whose backward is then `jax.vjp` of it.
         *args: arrays or pytrees of arrays; integers, booleans and PRNG keys have no gradient.
-        definition: the function of `*args` that a pair implements.
+        definition: the function of `*args` that a pair implements. For any other target, the
+            function whose gradient the backward gives on purpose, such as `lambda x: x` for a
+            straight-through estimator; the value is still compared with the target's own.
         seed: of the random cotangents.
         second_order: whether to compare the gradient of the gradient too.
         laws: names of `LAWS`, the laws to try; by default all that apply.
@@ -100,8 +104,8 @@ def check(
         if findings and name in CONSISTENCY:
             break
         tried.append(name)
-        findings += law(evaluation)
-        if findings and name in PRELIMINARY:
+        findings += _tried(law, evaluation)
+        if findings and (name == "runs" or not evaluation.variables):
             break
     settings = f"seed={seed}" + (", second_order=True" if second_order else "")
     settings += f", laws={tuple(laws)}" if laws is not None else ""
@@ -113,7 +117,13 @@ def check(
         laws=tried,
         seed=seed,
         reproduce=f"jaxnn.gradcheck.check({checked.statement}, {settings})",
+        search=lambda: repairs(evaluation) if _is_wrong(findings) else [],
     )
+
+
+def _is_wrong(findings) -> bool:
+    """Whether a gradient is wrong, so that a change may make it right."""
+    return any(finding.law == "gradient" for finding in findings)
 
 
 def _is_wanted(name, evaluation, laws, second_order) -> bool:
@@ -131,26 +141,42 @@ def _is_wanted(name, evaluation, laws, second_order) -> bool:
     return True
 
 
+def _tried(law, evaluation) -> list[Finding]:
+    """The findings of a law; if the code under check raises only now, that is one."""
+    try:
+        return law(evaluation)
+    except Exception as error:
+        return [broken("runs", f"the law {law.__name__} could not be tried: {in_one_line(error)}")]
+
+
 def _rows(evaluation, findings) -> list[Row]:
     """A row for each array, with the error of its gradient under the random cotangent."""
-    broken = {finding.leaf for finding in findings}
-    comparable = not any(finding.law in PRELIMINARY for finding in findings)
-    mine = iter(evaluation.gradients(evaluation.dy) if comparable else [])
-    true = iter(evaluation.truth(evaluation.dy)[1] if comparable else [])
+    broken_leaves = {finding.leaf for finding in findings}
+    errors = _errors(evaluation) if all(f.law != "runs" for f in findings) else {}
     rows = []
     for path, leaf in evaluation.leaves:
         array = f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-        error, verdict = float("nan"), "not tested"
+        error, tested = errors.get(path, (float("nan"), False))
+        verdict = "right" if tested else "not tested"
         if not is_differentiable(leaf):
             verdict = "no gradient"
-        elif comparable:
-            gradient, truth = np.asarray(next(mine)), np.asarray(next(true))
-            compared = representable(truth, leaf.dtype)
-            error = relative_or_absolute_error(
-                np.where(compared, gradient, 0), np.where(compared, truth, 0)
-            )
-            if np.any(truth != 0) or np.any(gradient != 0):
-                verdict = "right"
-        at_fault = {path, path.split("[")[0]} & broken
-        rows.append(Row(path, array, error, "WRONG" if at_fault else verdict))
+        elif {path, path.split("[")[0]} & broken_leaves:
+            verdict = "WRONG"
+        rows.append(Row(path, array, error, verdict))
     return rows
+
+
+def _errors(evaluation) -> dict[str, tuple[float, bool]]:
+    """For each gradient its error, and whether it or the true one is other than zero."""
+    errors = {}
+    for (path, leaf), mine, truth in zip(
+        evaluation.variables,
+        evaluation.gradients(evaluation.dy),
+        evaluation.truth(evaluation.dy).grads,
+        strict=True,
+    ):
+        error = error_where_representable(mine, truth, leaf.dtype)
+        compared = representable(truth, leaf.dtype)
+        tested = masked(truth, compared).any() or masked(mine, compared).any()
+        errors[path] = error, bool(tested)
+    return errors

@@ -1,15 +1,39 @@
 """A function at one set of arguments: its values and gradients, each computed once."""
 
+from collections.abc import Callable, Iterable
 from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 
-from jaxnn.gradcheck.arrays import cast, is_differentiable, short_decimals
+from jaxnn.gradcheck.arrays import (
+    cast,
+    eps,
+    error_where_representable,
+    is_differentiable,
+    relative_or_absolute_error,
+    short_decimals,
+    wide,
+)
 from jaxnn.gradcheck.differences import gradient_by_differences
 from jaxnn.gradcheck.laws import oracle
-from jaxnn.gradcheck.laws.adapters import Checked
+from jaxnn.gradcheck.laws.checked import Checked
+from jaxnn.gradcheck.laws.oracle import Truth
+from jaxnn.gradcheck.laws.program import Program, program_of
+
+FLOAT0 = jax.dtypes.float0
+EXACT = 1e-5
+COARSE_STEP, EXACT_STEP = 1e-3, 1e-8
+
+
+class Values(NamedTuple):
+    """Values and gradients in the dtypes of the function: a list of leaves each."""
+
+    y: list
+    grads: list
 
 
 class Evaluation:
@@ -21,13 +45,16 @@ class Evaluation:
         seed: of the cotangents.
         plain: whether plain calls are tried besides compiled ones.
         notes: remarks of the laws, besides their findings.
+        missing: the paths of the variables for which the backward gives `None`.
     """
 
     def __init__(self, checked: Checked, args: tuple, seed: int = 0, plain: bool = True):
         self.checked, self.args, self.seed = checked, args, seed
         self.plain = plain or not self.traceable
         self.notes: list[str] = []
-        self._truths: dict = {}
+        self.missing: set[str] = set()
+        self._left_out: set[str] = set()
+        self._known: dict[tuple, tuple] = {}
 
     @cached_property
     def leaves(self) -> list[tuple[str, jax.Array]]:
@@ -38,10 +65,19 @@ class Evaluation:
             for path, leaf in jax.tree_util.tree_leaves_with_path(arg)
         ]
 
-    @cached_property
+    @property
     def variables(self) -> list[tuple[str, jax.Array]]:
-        """Those of the leaves that have a gradient."""
-        return [(path, leaf) for path, leaf in self.leaves if is_differentiable(leaf)]
+        """Those of the leaves that have a gradient, but for those left out."""
+        return [
+            (path, leaf)
+            for path, leaf in self.leaves
+            if is_differentiable(leaf) and path not in self._left_out
+        ]
+
+    def leave_out(self, paths: Iterable[str]) -> None:
+        """Compare the gradients of these leaves no more; the path of an argument is all of its."""
+        paths = set(paths)
+        self._left_out |= {p for p, _ in self.leaves if p in paths or p.split("[")[0] in paths}
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -55,31 +91,66 @@ class Evaluation:
 
     @cached_property
     def dtype(self) -> np.dtype:
-        """The dtype of the variables."""
-        return self.variables[0][1].dtype
+        """The dtype of the least precise variable."""
+        return max((leaf.dtype for _, leaf in self.leaves if is_differentiable(leaf)), key=eps)
+
+    @cached_property
+    def resolution(self) -> float:
+        """The distance from 1 to the next number, in the coarsest dtype of the computation."""
+        return max(eps(self.dtype), self.definition.resolution if self.traceable else 0.0)
 
     @cached_property
     def traceable(self) -> bool:
-        """Whether JAX can trace the definition."""
+        """Whether JAX can trace the definition; NumPy code cannot be."""
         try:
             jax.eval_shape(self.checked.definition, *self.args)
         except jax.errors.JAXTypeError:
             return False
+        except Exception:  # the law that the functions run tells of it
+            return True
         return True
 
-    def shape_of_definition(self):
-        """The shape of the definition's value, or a tree of them."""
-        if self.traceable:
-            y = jax.eval_shape(self.checked.definition, *self.args)
-        else:
-            y = self.checked.definition(*self.args)
+    @cached_property
+    def definition(self) -> Program:
+        """The function whose gradient is the true one, as a program."""
+        return program_of(self.checked.definition, self.args)
+
+    @cached_property
+    def primal(self) -> Program:
+        """The function that has the value, as a program."""
+        if self.checked.primal is None:
+            return self.definition
+        return program_of(self.checked.primal, self.args)
+
+    @cached_property
+    def given(self) -> Program | None:
+        """The backward as a program of the arguments and dy, or `None` if JAX cannot trace it."""
+
+        def function(args, dy):
+            return self.of_variables(_forward_and_backward(self.checked, args, self.filled(dy)))
+
+        try:
+            return program_of(function, (self.args, self.floating(self.dy)))
+        except Exception:
+            return None
+
+    def shapes(self, function: Callable) -> Any:
+        """The shape of a function's value, or a tree of them."""
+        y = jax.eval_shape(function, *self.args) if self.traceable else function(*self.args)
         return jax.tree.map(np.shape, y)
 
     def forward(self):
-        """The result of `fwd` in a plain call, or its shapes and dtypes if none is tried."""
+        """The result of `fwd` in a plain call, or with its shapes and dtypes if none is tried."""
         if self.plain:
             return self.checked.fwd(*self.args)
-        return jax.eval_shape(self.checked.fwd, *self.args)
+        found = []
+
+        def value(*args):
+            found.append(self.checked.fwd(*args))
+            return found[0][0]
+
+        y = jax.eval_shape(value, *self.args)
+        return (y, *found[0][1:]) if isinstance(found[0], tuple) else found[0]
 
     @cached_property
     def call(self):
@@ -97,44 +168,233 @@ class Evaluation:
 
     def cotangent(self, y, seed):
         """A random cotangent of `y`, of the kind of array that the function works with."""
-        dy = short_decimals(y, seed)
-        return jax.tree.map(jnp.asarray, dy) if self.traceable else dy
+        array = jnp.asarray if self.traceable else np.asarray
+
+        def of_leaf(leaf, numbers):
+            if is_differentiable(leaf):
+                return array(numbers)
+            return np.zeros(np.shape(leaf), FLOAT0)
+
+        return jax.tree.map(of_leaf, y, short_decimals(y, seed))
 
     def gradients(self, dy) -> list:
-        """The gradient of each variable by `bwd`."""
+        """The gradient of each variable by `bwd`, computed once for each cotangent."""
+        return self.of_variables(self._once(self.backward, dy))
+
+    def backward(self, dy):
+        """What `bwd` returns, compiled if JAX can trace it."""
+        if self.compiles:
+            return compiled(self.checked, self.args, dy)[1]
+        return as_jax_reads(_forward_and_backward(self.checked, self.args, dy), self.args)
+
+    @cached_property
+    def compiles(self) -> bool:
+        """Whether JAX can trace and run the backward under `jit`."""
         if not self.traceable:
-            _, residuals = self.checked.fwd(*self.args)
-            return self.of_variables(self.checked.bwd(residuals, dy))
-        return self.of_variables(compiled(self.checked, self.args, dy)[1])
+            return False
+        try:
+            compiled(self.checked, self.args, self.dy)
+        except Exception:
+            self.notes.append("jax.jit cannot trace the backward: it runs without")
+            return False
+        return True
 
     def of_variables(self, grads) -> list:
         """The entries of the tuple returned by `bwd` that belong to variables."""
         entries = []
-        for arg, grad in zip(self.args, grads, strict=True):
-            leaves = jax.tree.leaves(arg)
-            given = jax.tree.leaves(grad) if grad is not None else [None] * len(leaves)
-            entries += [g for a, g in zip(leaves, given, strict=True) if is_differentiable(a)]
+        for name, arg, grad in zip(self.checked.arguments, self.args, grads, strict=True):
+            given = dict(named_leaves(name, filled(grad, arg)))
+            entries += [
+                given[name + jax.tree_util.keystr(path)]
+                for path, leaf in jax.tree_util.tree_leaves_with_path(arg)
+                if is_differentiable(leaf)
+                and name + jax.tree_util.keystr(path) not in self._left_out
+            ]
         return entries
 
-    def truth(self, dy, dtype=jnp.float64):
-        """Value and gradients of the variables by autodiff of the definition in a dtype."""
-        key = (*(np.asarray(d).tobytes() for d in jax.tree.leaves(dy)), np.dtype(dtype))
-        if key not in self._truths:
-            if self.traceable:
-                y, grads = oracle.value_and_gradient(self.checked.definition, self.args, dy, dtype)
-            else:
-                args = [np.asarray(a) for a in cast(self.args, jnp.float64)]
-                y = np.asarray(self.checked.definition(*args))
-                grads, _ = gradient_by_differences(self.checked.definition, args, np.asarray(dy))
-            self._truths[key] = y, [g for g in grads if g is not None]
-        return self._truths[key]
+    def truth(self, dy) -> Truth:
+        """Values in float64, and the true gradients of the variables."""
+        true = self._once(self._true if self.traceable else self._by_differences, dy)
+        return self._of_compared(true)
+
+    def rival(self, dy) -> Values | None:
+        """Values and gradients by autodiff in the function's own dtypes, if JAX has them."""
+        return self._of_compared(self._once(self._rival, dy))
+
+    def rival_errors(self, dy) -> list[float] | None:
+        """The errors of those gradients."""
+        return self._once(self._rival_errors, dy)
+
+    def true_gradient(self, dy) -> list[np.ndarray]:
+        """The true gradients of the variables for another cotangent, in float64."""
+        return self.truth(dy).grads
+
+    def given_gradient(self, dy) -> list[np.ndarray]:
+        """The gradients of the variables by the backward, computed in float64 where that can be."""
+        if self.given is not None:
+            try:
+                leaves = [*self.wide_leaves, *jax.tree.leaves(cast(self.floating(dy), np.float64))]
+                return [*map(np.asarray, self.given.wide_value(leaves))]
+            except Exception:
+                pass
+        return [*map(wide, self.gradients(dy))]
+
+    def slopes_beside(self, dy, which: int, places) -> np.ndarray:
+        """The slopes of ⟨dy, definition⟩ to the left and right of some entries of a leaf."""
+        dys = jax.tree.leaves(cast(dy, np.float64))
+        noisy = max(self.truth(dy).errors, default=0) > EXACT_STEP
+        step = COARSE_STEP if noisy else oracle.ONE_SIDED_STEP
+        return oracle.one_sided_slopes(self.definition, self.wide_leaves, dys, which, places, step)
+
+    def most_places(self, dy, which: int, evaluations: int) -> int:
+        """At how many entries of a leaf there is time for some evaluations of the definition."""
+        dys = jax.tree.leaves(cast(dy, np.float64))
+        return oracle.most_places(self.definition, self.wide_leaves, dys, which, evaluations)
+
+    @cached_property
+    def forward_is_exact(self) -> bool:
+        """Whether `fwd`, computed in float64, has the value of the function."""
+        try:
+            forward = program_of(lambda *args: self.checked.fwd(*args)[0], self.args)
+            mine = forward.wide_value(self.wide_leaves)
+            pairs = zip(mine, self.primal.wide_value(self.wide_leaves), strict=True)
+            return all(relative_or_absolute_error(a, b) <= EXACT for a, b in pairs)
+        except Exception:
+            return False
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The variables in float64, by their paths."""
+        return {path: wide(leaf) for path, leaf in self.variables}
+
+    @cached_property
+    def others(self) -> dict[str, np.ndarray]:
+        """The integers and booleans among the arguments, by their paths."""
+        return {
+            path: np.asarray(leaf)
+            for path, leaf in self.leaves
+            if not is_differentiable(leaf) and not _is_extended(leaf)
+        }
+
+    @cached_property
+    def wide_leaves(self) -> list:
+        """The leaves of the arguments in float64."""
+        with jax.enable_x64(True):
+            leaves = jax.tree.leaves(cast(self.args, np.float64))
+            return [jnp.asarray(leaf) if is_differentiable(leaf) else leaf for leaf in leaves]
+
+    def _once(self, function, dy):
+        """A function of a cotangent, computed once for each."""
+        key = (function.__name__, *map(id, jax.tree.leaves(dy)))
+        if key not in self._known:
+            self._known[key] = function(dy), dy  # which keeps its ids
+        return self._known[key][0]
+
+    def _rival(self, dy) -> Values | None:
+        try:
+            leaves = jax.tree.leaves(self.args)
+            return Values(*self.definition.pulled_back(leaves, jax.tree.leaves(dy)))
+        except Exception:
+            return None
+
+    def _rival_errors(self, dy) -> list[float] | None:
+        rival, true = self.rival(dy), self.truth(dy)
+        if rival is None:
+            return None
+        wholes = self.truth(self.dy).grads
+        return [
+            error_where_representable(r, t, leaf.dtype, whole)
+            for (_, leaf), r, t, whole in zip(
+                self.variables, rival.grads, true.grads, wholes, strict=True
+            )
+        ]
+
+    def _true(self, dy) -> Truth:
+        dys = jax.tree.leaves(cast(dy, np.float64))
+        return oracle.truth(self.definition, self.wide_leaves, dys, trusted=self.checked.trusted)
+
+    def _by_differences(self, dy) -> Truth:
+        """The truth about code that JAX cannot trace."""
+        leaves, tree = jax.tree.flatten(cast(self.args, np.float64))
+
+        def value(*leaves):
+            return jax.tree.leaves(self.checked.definition(*jax.tree.unflatten(tree, leaves)))
+
+        def flat(*leaves):
+            return np.concatenate([np.ravel(leaf) for leaf in value(*leaves)])
+
+        dys = np.concatenate([np.ravel(wide(d)) for d in jax.tree.leaves(dy)])
+        grads, error = gradient_by_differences(flat, [*map(np.asarray, leaves)], dys)
+        found = [g for g in grads if g is not None]
+        return Truth([*map(np.asarray, value(*leaves))], found, [error] * len(found))
+
+    def _of_compared(self, found):
+        """The same without the gradients of the leaves that are left out."""
+        if found is None or not self._left_out:
+            return found
+        all_paths = [path for path, leaf in self.leaves if is_differentiable(leaf)]
+        kept = [i for i, path in enumerate(all_paths) if path not in self._left_out]
+        chosen = {"grads": [found.grads[i] for i in kept]}
+        if isinstance(found, Truth):
+            chosen["errors"] = [found.errors[i] for i in kept]
+        return found._replace(**chosen)
+
+    def floating(self, dy) -> list:
+        """The floating-point leaves of a cotangent."""
+        return [d for d in jax.tree.leaves(dy) if is_differentiable(d)]
+
+    def filled(self, floating):
+        """A whole cotangent, of its floating-point leaves."""
+        given = iter(floating)
+        return jax.tree.map(lambda d: next(given) if is_differentiable(d) else d, self.dy)
+
+
+def filled(grad, arg):
+    """A gradient with zeros in place of each `None` and each symbolic zero, as JAX reads them.
+
+    If it is not of the argument's structure, it comes back as it is.
+    """
+
+    def zeros(leaf):
+        dtype = leaf.dtype if is_differentiable(leaf) else FLOAT0
+        return np.zeros(np.shape(leaf), dtype)
+
+    def replaced(part, subtree):
+        if part is None:
+            return jax.tree.map(zeros, subtree)
+        if isinstance(part, SymbolicZero):
+            return zeros(part)
+        return part
+
+    try:
+        return jax.tree.map(replaced, grad, arg, is_leaf=lambda part: part is None)
+    except (ValueError, TypeError):
+        return grad
+
+
+def as_jax_reads(grads, args):
+    """What a backward returns, as JAX reads it: a list is a tuple, and `None` is zero."""
+    if not isinstance(grads, tuple | list) or len(grads) != len(args):
+        return grads
+    return tuple(map(filled, grads, args))
+
+
+def named_leaves(name: str, tree) -> list[tuple[str, Any]]:
+    """The leaves of a tree with their paths."""
+    named = jax.tree_util.tree_leaves_with_path(tree)
+    return [(name + jax.tree_util.keystr(path), leaf) for path, leaf in named]
+
+
+def _forward_and_backward(checked, args, dy):
+    _, residuals = checked.fwd(*args)
+    return checked.bwd(residuals, dy)
 
 
 @partial(jax.jit, static_argnums=0)
 def compiled(checked: Checked, args: tuple, dy):
     """Value and gradients of a call under `jit`."""
     y, residuals = checked.fwd(*args)
-    return y, checked.bwd(residuals, dy)
+    return y, as_jax_reads(checked.bwd(residuals, dy), args)
 
 
 def in_variables(function, args):
@@ -147,3 +407,7 @@ def in_variables(function, args):
         return function(*jax.tree.unflatten(tree, filled))
 
     return of_list, [leaf for leaf in leaves if is_differentiable(leaf)]
+
+
+def _is_extended(leaf) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended)

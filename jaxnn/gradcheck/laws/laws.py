@@ -16,16 +16,26 @@ from jaxnn.gradcheck.arrays import (
     first_index,
     identical,
     is_differentiable,
+    masked,
     relative_or_absolute_error,
     representable,
     same_tree,
     short_decimals,
     wide,
 )
-from jaxnn.gradcheck.explain import explain
-from jaxnn.gradcheck.laws.evaluation import Evaluation, compiled, in_variables
-from jaxnn.gradcheck.laws.judgement import judge_gradients, judge_value, terms
+from jaxnn.gradcheck.laws.evaluation import (
+    Evaluation,
+    as_jax_reads,
+    compiled,
+    filled,
+    in_variables,
+    named_leaves,
+)
+from jaxnn.gradcheck.laws.judgement import judge_gradients, judge_value, slack, terms
+from jaxnn.gradcheck.laws.naming import named
 from jaxnn.gradcheck.report import Finding, broken, broken_at, in_one_line
+
+LARGE = 1_000_000  # entries of an array, beyond which vmap is tried on two examples only
 
 
 def runs(evaluation) -> list[Finding]:
@@ -38,70 +48,80 @@ def runs(evaluation) -> list[Finding]:
         return [broken("runs", f"fwd must return (y, residuals) and returned {_kind(result)}")]
     if not all(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(result[0])):
         return [broken("runs", f"the y of fwd must be an array, not {_kind(result[0])}")]
-    try:
-        definition = evaluation.shape_of_definition()
-    except Exception as error:
-        return [broken("runs", f"the definition raised {in_one_line(error)}")]
-    shapes = [jax.tree.map(np.shape, result[0]), definition]
-    if shapes[0] != shapes[1]:
-        message = f"fwd gives y of shape {shapes[0]} but the definition gives {shapes[1]}"
-        return [broken("runs", message)]
+    for name, function in _definitions(evaluation.checked):
+        try:
+            shape = evaluation.shapes(function)
+        except Exception as error:
+            return [broken("runs", f"{name} raised {in_one_line(error)}")]
+        if jax.tree.map(np.shape, result[0]) != shape:
+            mine = jax.tree.map(np.shape, result[0])
+            message = f"fwd gives y of shape {mine} but {name} gives {shape}"
+            return [broken("runs", message)]
     try:
         grads = evaluation.call[1]
     except Exception as error:
         return [broken("runs", f"bwd raised {in_one_line(error)}")]
     expected = len(evaluation.args)
-    if not isinstance(grads, tuple) or len(grads) != expected:
-        got = f"{len(grads)} entries" if isinstance(grads, tuple) else _kind(grads)
+    if not isinstance(grads, tuple | list) or len(grads) != expected:
+        got = f"{len(grads)} entries" if isinstance(grads, tuple | list) else _kind(grads)
         message = f"bwd must return a tuple of {expected}, one for each argument, and gave {got}"
         return [broken("runs", message)]
     return []
 
 
 def structure(evaluation) -> list[Finding]:
-    """Each gradient has its argument's tree, shapes and dtypes, and is `None` for an integer."""
+    """Each gradient has its argument's tree, shapes and dtypes, and is `None` for an integer.
+
+    `None` counts as zero, as it does for JAX. A gradient at fault is compared no further.
+    """
     findings = []
-    for name, arg, grad in zip(
+    for name, arg, raw in zip(
         evaluation.checked.arguments, evaluation.args, evaluation.call[1], strict=True
     ):
-        floating = [is_differentiable(leaf) for leaf in jax.tree.leaves(arg)]
-        at = partial(broken_at, "structure")
-        if not any(floating):
-            if any(is_differentiable(g) for g in jax.tree.leaves(grad)):
-                findings.append(at(name, "must be None: the argument has no gradient"))
-        elif grad is None:
-            findings.append(at(name, "is None but the argument has a gradient"))
-        elif not same_tree(grad, arg):
-            trees = f"{jax.tree.structure(grad)} but the argument has {jax.tree.structure(arg)}"
-            findings.append(at(name, f"has the tree {trees}"))
-        else:
-            for (path, a), g in zip(
-                jax.tree_util.tree_leaves_with_path(arg), jax.tree.leaves(grad), strict=True
-            ):
-                leaf = name + jax.tree_util.keystr(path)
-                if np.shape(g) != a.shape:
-                    hint = _shape_hint(evaluation, leaf, np.asarray(g))
-                    findings.append(
-                        at(leaf, f"has shape {np.shape(g)} but {leaf} has {a.shape}{hint}")
-                    )
-                elif g.dtype != a.dtype:
-                    findings.append(at(leaf, f"has dtype {g.dtype} but {leaf} has {a.dtype}"))
+        findings += _misfits(evaluation, name, arg, raw)
+    evaluation.leave_out(finding.leaf for finding in findings)
+    return findings
+
+
+def _misfits(evaluation, name, arg, raw) -> list[Finding]:
+    """What is wrong with the structure of the gradient of one argument."""
+    at, grad = partial(broken_at, "structure"), filled(raw, arg)
+    if not any(map(is_differentiable, jax.tree.leaves(arg))):
+        ignored = evaluation.checked.ignores_integers
+        if not ignored and any(is_differentiable(g) for g in jax.tree.leaves(grad)):
+            return [at(name, "must be None: the argument has no gradient")]
+        return []
+    if not same_tree(grad, arg):
+        trees = f"{jax.tree.structure(grad)} but the argument has {jax.tree.structure(arg)}"
+        return [at(name, f"has the tree {trees}")]
+    evaluation.missing |= _missing(name, raw, arg)
+    findings = []
+    for (leaf, a), g in zip(named_leaves(name, arg), jax.tree.leaves(grad), strict=True):
+        if not is_differentiable(a):
+            continue
+        if np.shape(g) != a.shape:
+            hint = _shape_hint(evaluation, leaf, np.asarray(g))
+            findings.append(at(leaf, f"has shape {np.shape(g)} but {leaf} has {a.shape}{hint}"))
+        elif g.dtype != a.dtype:
+            findings.append(at(leaf, f"has dtype {g.dtype} but {leaf} has {a.dtype}"))
     return findings
 
 
 def finite(evaluation) -> list[Finding]:
     """Value and gradients are finite wherever the true ones are."""
     y, mine = evaluation.call[0], evaluation.gradients(evaluation.dy)
-    true_y, true = evaluation.truth(evaluation.dy)
+    true = evaluation.truth(evaluation.dy)
     findings = []
-    for part, truth in zip(jax.tree.leaves(y), jax.tree.leaves(true_y), strict=True):
+    for part, truth in zip(jax.tree.leaves(y), true.y, strict=True):
+        if not is_differentiable(part):
+            continue
         lost = representable(truth, part.dtype) & ~np.isfinite(wide(part))
         if lost.any():
             findings.append(
                 broken("finite", f"the value is not finite at index {first_index(lost)}")
             )
-    for (path, _), g, t in zip(evaluation.variables, mine, true, strict=True):
-        lost = representable(t, evaluation.dtype) & ~np.isfinite(wide(g))
+    for (path, leaf), g, t in zip(evaluation.variables, mine, true.grads, strict=True):
+        lost = representable(t, leaf.dtype) & ~np.isfinite(wide(g))
         if lost.any():
             findings.append(
                 broken_at("finite", path, f"is not finite at index {first_index(lost)}")
@@ -126,7 +146,10 @@ def eager(evaluation) -> list[Finding]:
     if not evaluation.traceable:
         return []
     return judge_gradients(
-        "eager", evaluation, evaluation.dy, evaluation.of_variables(evaluation.call[1])
+        "eager",
+        evaluation,
+        evaluation.dy,
+        evaluation.of_variables(as_jax_reads(evaluation.call[1], evaluation.args)),
     )
 
 
@@ -134,7 +157,11 @@ def export(evaluation) -> list[Finding]:
     """The function that users hand to `jax.grad` has the definition's value and gradient."""
     if evaluation.checked.exported is None:
         return []
-    y, grads = _pulled_back(evaluation.checked, evaluation.args, evaluation.dy)
+    try:
+        pulled_back = _compiled_pulled_back if evaluation.compiles else _pulled_back
+        y, grads = pulled_back(evaluation.checked, evaluation.args, evaluation.dy)
+    except Exception as error:
+        return [broken("export", f"jax.vjp of the function itself raised {in_one_line(error)}")]
     return [
         *judge_value(evaluation, "the function itself", y),
         *judge_gradients("export", evaluation, evaluation.dy, evaluation.of_variables(grads)),
@@ -144,11 +171,12 @@ def export(evaluation) -> list[Finding]:
 def one_entry(evaluation) -> list[Finding]:
     """A cotangent on one entry alone gives the gradient of that entry."""
     leaves, tree = jax.tree.flatten(evaluation.dy)
-    if leaves[0].size < 2:
+    first = next((k for k, leaf in enumerate(leaves) if is_differentiable(leaf)), None)
+    if first is None or leaves[first].size < 2:
         return []
-    entry = np.random.default_rng(evaluation.seed).integers(leaves[0].size)
+    entry = np.random.default_rng(evaluation.seed).integers(leaves[first].size)
     alone = [np.zeros_like(leaf) for leaf in leaves]
-    alone[0].reshape(-1)[entry] = np.asarray(leaves[0]).reshape(-1)[entry]
+    alone[first].reshape(-1)[entry] = np.asarray(leaves[first]).reshape(-1)[entry]
     dy = jax.tree.unflatten(tree, alone)
     return judge_gradients("one_entry", evaluation, dy, evaluation.gradients(dy))
 
@@ -156,30 +184,37 @@ def one_entry(evaluation) -> list[Finding]:
 def linearity(evaluation) -> list[Finding]:
     """`bwd` is linear in dy: bwd(0) = 0 and bwd(½g − 2h) = ½·bwd(g) − 2·bwd(h)."""
     g, h = evaluation.dy, evaluation.cotangent(evaluation.call[0], evaluation.seed + 1)
-    mixed = jax.tree.map(lambda g, h: (0.5 * g - 2 * h).astype(g.dtype), g, h)
+    mixed = jax.tree.map(_mixed, g, h)
     of_zero, of_mixed, of_g, of_h = (
         evaluation.gradients(dy) for dy in (jax.tree.map(np.zeros_like, g), mixed, g, h)
     )
     findings = []
-    for (path, a), d0, dm, dg, dh in zip(
+    for (path, _), d0, dm, dg, dh in zip(
         evaluation.variables, of_zero, of_mixed, of_g, of_h, strict=True
     ):
         if np.isfinite(wide(dg)).all() and np.any(wide(d0) != 0):
             findings.append(broken_at("linearity", path, "is not zero for a cotangent of zero"))
             continue
-        compared = np.all([np.isfinite(wide(d)) for d in (dm, dg, dh)], axis=0)
-        dm, dg, dh = (np.where(compared, wide(d), 0) for d in (dm, dg, dh))
-        off, *parts = dm - 0.5 * dg + 2 * dh, 0.5 * dg, 2 * dh
-        error = np.linalg.norm(off) / max(sum(map(np.linalg.norm, parts)), np.finfo(float).tiny)
-        if error > 16 * eps(a.dtype) * np.sqrt(terms(evaluation, a)):
+        compared = np.isfinite(wide(dm)) & np.isfinite(wide(dg)) & np.isfinite(wide(dh))
+        dm, dg, dh = (masked(d, compared) for d in (dm, dg, dh))
+        norm = np.linalg.norm
+        off, scale = norm(dm - 0.5 * dg + 2 * dh), 0.5 * norm(dg) + 2 * norm(dh)
+        error = off / max(scale, np.finfo(float).tiny)
+        if error > slack(evaluation, path, 16):
             message = f"is not linear in dy: for ½g − 2h it is off by {error:.1e} of its norm"
             findings.append(broken_at("linearity", path, message, float(error)))
     return findings
 
 
+def _mixed(g, h):
+    """½g − 2h."""
+    return (0.5 * g - 2 * h).astype(g.dtype) if is_differentiable(g) else g
+
+
 def determinism(evaluation) -> list[Finding]:
     """The same arguments give the same bits."""
-    once, again = (evaluation.gradients(evaluation.dy) for _ in range(2))
+    once = evaluation.gradients(evaluation.dy)
+    again = evaluation.of_variables(evaluation.backward(evaluation.dy))
     plain = evaluation.of_variables(evaluation.call[1])
     _, residuals = evaluation.checked.fwd(*evaluation.args)
     plain_again = evaluation.of_variables(evaluation.checked.bwd(residuals, evaluation.dy))
@@ -194,24 +229,33 @@ def determinism(evaluation) -> list[Finding]:
 
 def vmap(evaluation) -> list[Finding]:
     """`vmap` of the backward agrees with calls on one example after the other."""
-    if not evaluation.traceable:
+    if not evaluation.compiles:
         return []
-    batch = [jax.tree.map(partial(_multiple, factor=f), evaluation.args) for f in (1, 0.5, 0.25)]
-    dys = [jax.tree.map(partial(_multiple, factor=f), evaluation.dy) for f in (1, -1, 0.5)]
+    factors = [(1, 1), (0.5, -1), (0.25, 0.5)]
+    if max(leaf.size for _, leaf in evaluation.leaves) > LARGE:
+        factors = factors[:2]
+    batch = [jax.tree.map(partial(_multiple, factor=f), evaluation.args) for f, _ in factors]
+    dys = [jax.tree.map(partial(_multiple, factor=f), evaluation.dy) for _, f in factors]
     stacked = [jax.tree.map(_stacked, *parts) for parts in (batch, dys)]
-    mapped = evaluation.of_variables(_mapped(evaluation.checked, *stacked))
+    try:
+        mapped = evaluation.of_variables(_mapped(evaluation.checked, *stacked))
+    except Exception as raised:
+        message = f"vmap of the backward raised {in_one_line(raised)}"
+        if evaluation.checked.keeps_contract:
+            return [broken("vmap", message)]
+        evaluation.notes.append(message)
+        return []
+    others = zip(batch[1:], dys[1:], strict=True)
     looped = [
-        evaluation.of_variables(compiled(evaluation.checked, args, dy)[1])
-        for args, dy in zip(batch, dys, strict=True)
+        evaluation.gradients(evaluation.dy),
+        *(evaluation.of_variables(compiled(evaluation.checked, *other)[1]) for other in others),
     ]
     findings = []
-    for i, (path, leaf) in enumerate(evaluation.variables):
+    for i, (path, _) in enumerate(evaluation.variables):
         expected = np.stack([wide(grads[i]) for grads in looped])
         compared = np.isfinite(expected)
-        error = relative_or_absolute_error(
-            np.where(compared, wide(mapped[i]), 0), np.where(compared, expected, 0)
-        )
-        if not error <= 64 * eps(leaf.dtype) * np.sqrt(terms(evaluation, leaf)):
+        error = relative_or_absolute_error(masked(mapped[i], compared), masked(expected, compared))
+        if not error <= slack(evaluation, path, 64):
             message = f"under vmap is off by {error:.1e} from one call after the other"
             findings.append(broken_at("vmap", path, message, error))
     return findings
@@ -222,14 +266,14 @@ def halves(evaluation) -> list[Finding]:
     if evaluation.checked.halves is None:
         return []
     try:
-        by_halves = _by_compiled_halves if evaluation.traceable else _by_halves
+        by_halves = _by_compiled_halves if evaluation.compiles else _by_halves
         grads = by_halves(evaluation.checked, evaluation.args, evaluation.dy)
         mine = evaluation.of_variables(grads)
         shapes = [np.shape(g) for g in mine]
     except Exception as raised:
         return [broken("halves", f"the halves of the backward raised {in_one_line(raised)}")]
     findings = []
-    for (path, leaf), shape, g, whole in zip(
+    for (path, _), shape, g, whole in zip(
         evaluation.variables, shapes, mine, evaluation.gradients(evaluation.dy), strict=True
     ):
         if shape != np.shape(whole) or g.dtype != whole.dtype:
@@ -240,7 +284,7 @@ def halves(evaluation) -> list[Finding]:
             continue
         compared = np.isfinite(wide(whole))
         error = relative_or_absolute_error(*(np.where(compared, wide(a), 0) for a in (g, whole)))
-        if not error <= 16 * eps(leaf.dtype) * np.sqrt(terms(evaluation, leaf)):
+        if not error <= slack(evaluation, path, 16):
             message = f"by the two halves of the backward is off by {error:.1e} from that of bwd"
             findings.append(broken_at("halves", path, message, error))
     return findings
@@ -251,7 +295,7 @@ def examples(evaluation) -> list[Finding]:
     if evaluation.checked.examples is None:
         return []
     try:
-        compare = _compiled_examples if evaluation.traceable else _examples
+        compare = _compiled_examples if evaluation.compiles else _examples
         compared = compare(evaluation.checked, evaluation.args, evaluation.dy)
     except Exception as raised:
         message = f"the gradient of each example raised {in_one_line(raised)}"
@@ -357,10 +401,12 @@ LAWS: dict[str, Callable[[Evaluation], list[Finding]]] = {
 """The laws of `check` by name, in the order in which it tries them."""
 
 
-@partial(jax.jit, static_argnums=0)
 def _pulled_back(checked, args, dy):
     y, pullback = jax.vjp(checked.exported, *args)
     return y, pullback(dy)
+
+
+_compiled_pulled_back = jax.jit(_pulled_back, static_argnums=0)
 
 
 def _by_halves(checked, args, dy):
@@ -390,8 +436,8 @@ def _has_both_modes(evaluation) -> bool:
     """Whether forward mode and reverse mode apply, and the numbers are all finite."""
     if not evaluation.checked.has_forward_mode or not evaluation.traceable:
         return False
-    y, grads = evaluation.truth(evaluation.dy)
-    return all(representable(t, evaluation.dtype).all() for t in (*jax.tree.leaves(y), *grads))
+    true = evaluation.truth(evaluation.dy)
+    return all(representable(t, evaluation.dtype).all() for t in (*true.y, *true.grads))
 
 
 def _duality_tolerance(evaluation) -> float:
@@ -439,7 +485,23 @@ def _kind(thing) -> str:
 
 def _shape_hint(evaluation, path, grad) -> str:
     """The remark on a gradient of the wrong shape with the right numbers."""
-    _, true = evaluation.truth(evaluation.dy)
-    truth = true[[name for name, _ in evaluation.variables].index(path)]
-    known = explain(wide(grad), truth, evaluation.sizes)
+    i = [name for name, _ in evaluation.variables].index(path)
+    known = named(evaluation, i, wide(grad), evaluation.truth(evaluation.dy).grads[i])
     return f": it {known}" if known else ""
+
+
+def _definitions(checked) -> list[tuple[str, Callable]]:
+    """The functions that must have the shapes of `fwd`, with what to call them."""
+    own = [] if checked.primal is None else [("the function itself", checked.primal)]
+    return [*own, ("the definition", checked.definition)]
+
+
+def _missing(name, raw, arg) -> set[str]:
+    """The paths of the variables for which there is `None`."""
+    marked = jax.tree.map(
+        lambda part, subtree: jax.tree.map(lambda _: part is None, subtree),
+        raw,
+        arg,
+        is_leaf=lambda part: part is None,
+    )
+    return {path for path, is_none in named_leaves(name, marked) if is_none}

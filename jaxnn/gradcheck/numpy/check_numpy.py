@@ -1,18 +1,22 @@
 """`check_numpy`: a backward written with NumPy, unchanged, against differences of its forward."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxnn.gradcheck.arrays import relative_or_absolute_error, require_seed
-from jaxnn.gradcheck.numpy.conventions import NumPyBackward
-from jaxnn.gradcheck.numpy.evaluation import NumPyEvaluation
+from jaxnn.gradcheck.numpy.calls import Unrunnable
+from jaxnn.gradcheck.numpy.code import NumPyCode
+from jaxnn.gradcheck.numpy.evaluation import evaluate
+from jaxnn.gradcheck.numpy.evidence import trial
 from jaxnn.gradcheck.numpy.laws import NUMPY_LAWS
-from jaxnn.gradcheck.report import Report, Row
+from jaxnn.gradcheck.repair import find_repairs
+from jaxnn.gradcheck.report import Report, Row, broken
 
-FIRST = ("runs", "determinism", "finite")
+FIRST = ("determinism", "finite")
 
 
 def check_numpy(
@@ -21,35 +25,50 @@ def check_numpy(
     *args: Any,
     params: Sequence[str] | None = None,
     grads: Mapping[str, str] | None = None,
+    loss: Callable | None = None,
     seed: int = 0,
+    **named: Any,
 ) -> Report:
     """Check a backward written with NumPy against finite differences of its own forward.
 
-    Functions: `forward(*args)` returns `y` or `(y, cache)`; `backward` takes dy and the cache, or
-    dy and the arguments, in an order told by the names of its parameters. It returns a gradient, a
-    tuple of them in the order of the arguments, or a dict by name ("W" or "dW").
+    The code is taken as it is:
 
-    Layers: an object with `forward` (or `__call__`) and `backward`. Its parameters are the arrays
-    that it holds both before and after the forward pass. `backward` returns their gradients or
-    stores them under names such as `dW`, `grad_W`, `W_grad` and `grads["W"]`. A loss whose backward
-    takes no dy has dy = 1. A backward that takes a learning rate and updates the parameters gets
-    the rate 1, so that it subtracts the gradient itself.
+    - **Functions**: `forward(*args)` returns `y`, several outputs, or these and a cache; `backward`
+      takes a cotangent for each output, the cache and the arguments, as the names of its parameters
+      say. A backward without dy, such as `sigmoid_prime(z)`, has dy = 1.
+    - **One function** that returns the loss with its gradients, in any order: `backward=None`.
+    - **Objects** with `forward` and `backward`, or `fprop` and `bprop`, `call` and `grad` and so
+      on. Their parameters are the arrays that forward reads and does not replace. Outputs and
+      gradients may be returned or left in the object.
+    - **Static methods** with a context: `forward(ctx, *args)` and `backward(ctx, dy)`.
+    - **Nodes** with `.data`, `.grad` and `.backward()`: `forward` is a function of nodes.
+    - **A backward that begins at the loss** and takes labels: give the loss and the labels by name,
+      `check_numpy(net, None, x, loss=mean_square, y=labels)`.
+
+    A gradient is an array of the parameter's shape that `backward` returned, created or changed;
+    names only break ties. If the backward updates the parameters itself, the gradient is the
+    update divided by the learning rate.
 
     The true gradient is the complex step of Σ dy·y if the forward is analytic, and otherwise a
-    five-point difference, in float64 with a random dy. Everything runs on copies, so the object and
-    the arguments do not change. The check also looks for arrays that are changed in place,
-    gradients that add up from call to call, and caches of an earlier call.
+    five-point difference, in float64 with a random dy. Everything runs on copies, with the random
+    generators seeded for each call, and nothing that is given changes. The check also looks for
+    arrays that are changed in place, gradients that add up from call to call, and caches of an
+    earlier call.
 
     Args:
-        forward: a function, a bound method, or an object with `forward` and `backward`.
-        backward: a function or a bound method; `None`, or omitted, for an object.
+        forward: a function, a bound method, or an object.
+        backward: a function or a bound method; `None`, or omitted, for an object and for a function
+            that returns its gradients.
         *args: the arguments of forward.
-        params: the names of an object's parameters, such as "W" or "layers[0].W".
+        params: the names of the parameters of an object, such as "W" or "layers[0].W".
         grads: names of gradients by the names of parameters, such as {"W": "my_dW"}.
+        loss: a function of the output, and of named arguments, from which the backward begins.
         seed: of the random dy.
+        **named: further arguments of loss and backward, such as the labels.
 
     Returns:
-        A `Report`: print it, ask `.ok`, or call `.raise_if_failed()`.
+        A `Report`: print it, ask `.ok` or `.verdict`, or call `.raise_if_failed()`. The verdict is
+        "could not be run" if the code raises or something is missing; the report says what.
 
     Raises:
         TypeError: forward or backward is missing, or seed is no integer.
@@ -67,23 +86,50 @@ def check_numpy(
         d_x is 0.5 × the true gradient everywhere: a 2 is missing, or a ½ is too much
     """
     require_seed("check_numpy", seed)
-    with jax.enable_x64(True), np.errstate(all="ignore"):
-        evaluation = NumPyEvaluation(NumPyBackward(forward, backward, args, params, grads), seed)
-        tried, findings = [], []
+    code = NumPyCode(forward, backward, args, params, grads, loss, named)
+    reproduce = f"jaxnn.gradcheck.check_numpy({code.statement}, seed={seed})"
+    with jax.enable_x64(True), np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            evaluation = evaluate(code, seed)
+        except Unrunnable as error:
+            return Report(
+                name=code.name,
+                rows=[],
+                findings=[broken("runs", str(error))],
+                laws=["runs"],
+                seed=seed,
+                reproduce=reproduce,
+            )
+        tried, findings = ["runs"], []
         for name, law in NUMPY_LAWS.items():
             tried.append(name)
             findings += law(evaluation)
             if findings and name in FIRST:
                 break
         return Report(
-            name=evaluation.code.name,
+            name=code.name,
             rows=_rows(evaluation, findings),
             findings=findings,
-            notes=evaluation.notes,
+            notes=list(dict.fromkeys(evaluation.notes)),
             laws=tried,
             seed=seed,
-            reproduce=f"jaxnn.gradcheck.check_numpy({evaluation.code.statement}, seed={seed})",
+            reproduce=reproduce,
+            search=lambda: _repairs(evaluation, findings),
         )
+
+
+def _repairs(evaluation, findings) -> list[str]:
+    """The lines of the mistakes, each with the change that makes the gradient right."""
+    if not any(finding.law == "gradient" for finding in findings):
+        return []
+    with jax.enable_x64(True), np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            confirm = trial(evaluation.elsewhere())
+        except Exception:
+            confirm = None
+        return find_repairs(trial(evaluation), confirm=confirm).sentences()
 
 
 def _rows(evaluation, findings) -> list[Row]:
@@ -95,7 +141,7 @@ def _rows(evaluation, findings) -> list[Row]:
     for variable in evaluation.reported:
         true, given = evaluation.truth(variable), evaluation.gradients.get(variable.key)
         error, verdict = float("nan"), "no gradient"
-        if given is not None and given.shape == true.shape:
+        if given is not None and true is not None and given.shape == true.shape:
             error = relative_or_absolute_error(*evaluation.pair(variable))
             verdict = "right" if true.any() else "not tested"
         array = f"{variable.value.dtype}[{','.join(map(str, variable.value.shape))}]"

@@ -1,15 +1,62 @@
 """Code in NumPy at one set of arguments: its values and gradients, each computed once."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from jaxnn.gradcheck.arrays import short_decimals
+from jaxnn.gradcheck.arrays import relative_or_absolute_error, short_decimals
 from jaxnn.gradcheck.differences import gradient_by_differences
-from jaxnn.gradcheck.numpy.conventions import NamedArray, NumPyBackward, is_gradient
+from jaxnn.gradcheck.numpy import found
+from jaxnn.gradcheck.numpy.calls import Call, Unrunnable, calls, cotangents_taken, parameters
+from jaxnn.gradcheck.numpy.code import Convention, Copy, NumPyCode, resets
+from jaxnn.gradcheck.numpy.held import NamedArray, is_number, walk
+from jaxnn.gradcheck.numpy.naming import (
+    ALIKE,
+    DATA,
+    LABELS,
+    LEARNING_RATE,
+    bare,
+    without_marks,
+)
+from jaxnn.gradcheck.report import in_one_line
 
 MOST_ENTRIES = 20_000
+MOST_READINGS = 8
+MOST_BYTES = 2**28
 NOISE = 1e-9
+TOLERANCE = 1e-6
+
+
+class Known:
+    """Values and true gradients at one set of arguments, which readings of the code share.
+
+    Attributes:
+        truths: true gradients and the errors that differences leave, by variable and cotangent.
+        values: outputs, by variable and by its value.
+    """
+
+    def __init__(self):
+        self.truths: dict[tuple, tuple] = {}
+        self.values: dict[tuple, np.ndarray] = {}
+        self._kept = 0
+
+    def value(self, which: tuple, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """The outputs that belong to a key, computed once while there is room to keep them."""
+        known = self.values.get(which)
+        if known is not None:
+            return known
+        value = compute()
+        self._kept += value.nbytes + len(which[-1])
+        if self._kept <= MOST_BYTES:
+            self.values[which] = value
+        return value
+
+
+class Refused(ValueError):
+    """What was asked cannot be checked, in whatever way the code is read."""
 
 
 class NumPyEvaluation:
@@ -17,126 +64,572 @@ class NumPyEvaluation:
 
     Attributes:
         code: the forward and the backward, with their arguments.
+        convention: how they are read.
         seed: of dy.
+        ones: whether dy is 1, since the backward does not use it.
+        moved: other values of some variables than those given, by their keys.
+        known: the values and true gradients known from other readings, which are added to.
+        rate: the learning rate of updates that the backward makes.
         notes: remarks of the laws, besides their findings.
     """
 
-    def __init__(self, code: NumPyBackward, seed: int):
-        self.code, self.seed = code, seed
+    def __init__(
+        self,
+        code: NumPyCode,
+        seed: int,
+        convention: Convention,
+        ones: bool = False,
+        moved: dict | None = None,
+        known: Known | None = None,
+    ):
+        self.code, self.seed, self.convention = code, seed, convention
+        self.ones, self.moved = ones, moved or {}
+        self.rate = 1.0
         self.notes: list[str] = []
+        self._known = known or Known()
+
+    # ---- the code as it runs
+
+    @cached_property
+    def leaves(self) -> list[NamedArray]:
+        """The arrays that a copy replaces, each once, by its shortest name."""
+        used = Copy(self.code, self.convention, *self.code.things(self.convention))
+        shortest: dict[int, NamedArray] = {}
+        for leaf in used.leaves():
+            known = shortest.setdefault(id(leaf.value), leaf)
+            if len(leaf.names) < len(known.names):
+                shortest[id(leaf.value)] = leaf
+        return list(shortest.values())
+
+    @cached_property
+    def cleared(self) -> frozenset:
+        """The keys of the arrays that hold gradients of earlier calls."""
+        return frozenset(leaf.key for leaf in self.leaves if is_gradient(leaf, self.leaves))
+
+    def copy(self, values=None) -> Copy:
+        """A copy with other values of some leaves."""
+        values = self.moved | (values or {})
+        return self.code.copy(self.convention, self.leaves, values, self.cleared)
+
+    def elsewhere(self) -> "NumPyEvaluation":
+        """The same code with another dy, at values of the variables other than those given.
+
+        Their signs stay, and they move far if forward allows it, so that labels, probabilities and
+        variances stay what they are.
+        """
+        for reach in (0.9, 0.1):
+            evaluation = NumPyEvaluation(
+                self.code, self.seed + 1, self.convention, self.ones, self._moved_by(reach)
+            )
+            truths = [evaluation.truth(variable) for variable in self._movable]
+            if all(true is not None and np.isfinite(true).all() for true in truths):
+                break
+        return evaluation
+
+    @property
+    def _movable(self) -> list[NamedArray]:
+        checked = [v for v in self.variables if v.key in self.gradients]
+        return [v for v in checked if self.truth(v) is not None]
+
+    def _moved_by(self, reach) -> dict:
+        moved = {}
+        for variable in self._movable:
+            value = np.asarray(variable.value, np.float64)
+            step = reach * np.sin(1 + np.arange(value.size)).reshape(value.shape)
+            moved[variable.key] = value * (1 + step)
+        return moved
+
+    @cached_property
+    def outputs(self) -> list[np.ndarray]:
+        """The outputs of forward."""
+        return self.copy().forward()
 
     @cached_property
     def y(self) -> np.ndarray:
-        """The value."""
-        return self.code.copy().forward()
+        """The outputs, as one vector unless there is but one."""
+        return self.outputs[0] if len(self.outputs) == 1 else _flat(self.outputs)
 
     @cached_property
     def takes_dy(self) -> bool:
-        """Whether the backward takes the gradient of its output."""
-        used, dy = self.code.copy(), object()
-        used.forward()
-        return any(given is dy for given in used.arguments_of_backward(dy).values())
+        """Whether the backward takes the gradient of an output."""
+        call = self.convention.call or {}
+        return any(source.kind == "dy" for source in call.values())
+
+    @cached_property
+    def cotangents(self) -> list[np.ndarray]:
+        """A random cotangent for each output, or 1 for a backward that uses none."""
+        ys = [np.asarray(y, np.float64) for y in self.outputs]
+        if not self.takes_dy or self.ones:
+            return [np.ones_like(y) for y in ys]
+        return [short_decimals(y, self.seed + 7919 * i) for i, y in enumerate(ys)]
 
     @cached_property
     def dy(self) -> np.ndarray:
-        """A random cotangent, or 1 for a backward that takes none."""
-        y = self.y.astype(np.float64)
-        return short_decimals(y, self.seed) if self.takes_dy else np.ones_like(y)
+        """The cotangents, as one vector unless there is but one."""
+        return self.cotangents[0] if len(self.outputs) == 1 else _flat(self.cotangents)
+
+    @cached_property
+    def ignores_dy(self) -> bool:
+        """Whether the gradients are the same for dy = 1."""
+        try:
+            ones = NumPyEvaluation(
+                self.code, self.seed, self.convention, ones=True, known=self._known
+            )
+            mine, other = self.gradients, ones.gradients
+        except Exception:
+            return False
+        return bool(mine) and all(
+            key in other and np.array_equal(mine[key], other[key]) for key in mine
+        )
+
+    # ---- the variables
 
     @cached_property
     def variables(self) -> list[NamedArray]:
-        """The arguments, and the parameters: the object's arrays that forward does not replace."""
-        leaves = self.code.leaves
-        inputs = [leaf for leaf in leaves if leaf.owner == "argument"]
-        held = {leaf.path: leaf for leaf in leaves if leaf.owner == "object"}
+        """The arguments and the parameters: what forward reads and does not replace.
+
+        A plain number, or an array in the object that is called as data are, counts as a parameter
+        only if backward gives its gradient.
+        """
+        return [v for v in self.possible if not self._is_optional(v) or v.key in self._chosen]
+
+    def _is_optional(self, variable) -> bool:
+        name = str(variable.names[-1])
+        is_data = DATA.fullmatch(name) or LABELS.fullmatch(name)
+        return variable.path in self.code.lifted or bool(variable.owner == "object" and is_data)
+
+    @cached_property
+    def possible(self) -> list[NamedArray]:
+        """The variables, and those plain numbers and data that may be parameters."""
+        inputs = [leaf for leaf in self.leaves if leaf.owner == "argument"]
+        inputs = [leaf for leaf in inputs if leaf.key not in self.cleared]
+        others = [leaf for leaf in self.leaves if leaf.owner != "argument"]
         if self.code.params is not None:
+            held = {leaf.path: leaf for leaf in others}
             for name in self.code.params:
                 if name not in held:
-                    raise ValueError(
+                    raise Refused(
                         f"{self.code.name} has no floating-point array {name!r}; it has: "
                         f"{', '.join(held) or 'none'}"
                     )
             return inputs + [held[name] for name in self.code.params]
-        used = self.code.copy()
+        used = self.copy()
         before = {leaf.key: leaf.value for leaf in used.leaves()}
         used.forward()
-        after = {leaf.key: leaf.value for leaf in used.leaves()}
+        leaves = used.leaves()
+        after = {leaf.key: leaf.value for leaf in leaves}
+        growing = {leaf.names[:-1] for leaf in leaves if leaf.key not in before}
         return inputs + [
             leaf
-            for leaf in held.values()
+            for leaf in others
             if after.get(leaf.key) is before[leaf.key]
             and leaf.path not in self.code.names
-            and not is_gradient(leaf, held.values())
+            and leaf.key not in self.cleared
+            and not (isinstance(leaf.names[-1], int) and leaf.names[:-1] in growing)
         ]
 
     @cached_property
     def reported(self) -> list[NamedArray]:
-        """The variables without those arrays of the object that turn out to be no parameters."""
-        return [
-            variable
-            for variable in self.variables
-            if variable.owner == "argument"
-            or variable.key in self.gradients
-            or self.truth(variable).any()
-        ]
+        """The variables without those arrays that turn out to be no parameters."""
+        return [v for v in self.variables if v.key in self.gradients or self._counts(v)]
+
+    def _matters(self, variable) -> bool:
+        """Whether the outputs depend on a variable, as far as is known."""
+        true = self.truth(variable)
+        return true is None or bool(true.any())
+
+    def _counts(self, variable) -> bool:
+        """Whether a variable without a gradient stands in the report."""
+        if variable.owner == "global":
+            return False
+        if variable.owner == "argument" and len(variable.names) == 1:
+            return True
+        true = self.truth(variable)
+        return true is not None and bool(true.any())
 
     @property
     def sizes(self) -> dict[str, int]:
         """The sizes that a wrong factor may stem from, by their meaning."""
-        return {
+        sizes = {
             f"the size of axis {axis} of {leaf.path}": size
             for leaf in self.variables
             for axis, size in enumerate(np.shape(leaf.value))
-        } | {"the number of entries of y": self.y.size}
+        }
+        for name, thing in self.code.named.items():
+            for axis, size in enumerate(np.shape(thing)):
+                sizes.setdefault(f"the size of axis {axis} of {name}", size)
+        return sizes | {"the number of entries of y": self.y.size}
+
+    # ---- the truth
+
+    def truth(self, variable) -> np.ndarray | None:
+        """The true gradient, with 0 for entries that are only noise.
+
+        It is `None` where forward cannot be run beside its arguments.
+        """
+        true, _ = self._difference(variable)
+        if true is None:
+            return None
+        floor = NOISE * max(
+            np.abs(self.dy * self.y).sum(), np.abs(np.nan_to_num(true)).max(initial=0)
+        )
+        return np.where(np.abs(true) <= floor, 0, true)
+
+    def resolution(self, variable) -> float:
+        """The relative error that differences leave."""
+        return self._difference(variable)[1]
+
+    def true_gradient(self, variable, cotangents) -> np.ndarray | None:
+        """The true gradient with other cotangents."""
+        return self._by_differences(variable, _flat(cotangents))[0]
+
+    def _difference(self, variable):
+        dy = _flat(self.cotangents)
+        which = (*self._point(variable), dy.tobytes())
+        if which not in self._known.truths:
+            self._known.truths[which] = self._by_differences(variable, dy)
+        return self._known.truths[which]
+
+    def _point(self, variable) -> tuple:
+        """What the outputs depend on besides the value of a variable."""
+        return variable.key, self.convention.outputs, self.convention.as_arrays, self.code.identity
+
+    def _by_differences(self, variable, dy):
+        point = np.asarray(self.moved.get(variable.key, variable.value), np.float64)
+        if point.size > MOST_ENTRIES:
+            raise Refused(
+                f"{self.code.name}: {variable.path} has {point.size} entries, and each one takes a "
+                f"call of forward; give smaller arrays, of at most {MOST_ENTRIES} in all"
+            )
+
+        def value(moved):
+            which = (*self._point(variable), moved.dtype.char, moved.tobytes())
+            return self._known.value(
+                which, lambda: _flat(self.copy({variable.key: moved}).forward())
+            )
+
+        try:
+            (true,), error = gradient_by_differences(value, [point], dy)
+        except Exception:
+            return None, 0.0
+        return true, error
 
     def value(self, *values) -> np.ndarray:
-        """The value with other values of the variables."""
-        return self.code.copy(self._by_key(values)).forward()
+        """The outputs as a vector, with other values of the variables."""
+        pairs = zip(self.variables, values, strict=True)
+        return _flat(self.copy({v.key: value for v, value in pairs}).forward())
 
     @cached_property
     def point(self) -> list[np.ndarray]:
         """The values of the variables."""
         return [np.asarray(variable.value, np.float64) for variable in self.variables]
 
-    @cached_property
-    def differences(self) -> tuple[dict, float]:
-        """The true gradients, and how far they can be trusted."""
-        entries = sum(array.size for array in self.point)
-        if entries > MOST_ENTRIES:
-            raise ValueError(
-                f"{self.code.name}: its arrays have {entries} entries, and each one takes a "
-                f"call of forward; give smaller ones, of at most {MOST_ENTRIES} in all"
-            )
-        grads, error = gradient_by_differences(self.value, self.point, self.dy)
-        return self._by_key(grads), error
-
-    @cached_property
-    def noise(self) -> float:
-        """The size below which an entry of a gradient counts as zero."""
-        truth, _ = self.differences
-        sizes = [np.abs(np.nan_to_num(true)).max(initial=0) for true in truth.values()]
-        return NOISE * float(max([np.abs(self.dy * self.y).sum(), *sizes]))
-
-    def truth(self, variable) -> np.ndarray:
-        """The true gradient, with 0 for entries that are only noise."""
-        true = self.differences[0][variable.key]
-        return np.where(np.abs(true) <= self.noise, 0, true)
-
-    def pair(self, variable) -> tuple[np.ndarray, np.ndarray]:
-        """The gradient given and the true one, equal at entries that have no true one."""
-        true, mine = self.truth(variable), self.gradients[variable.key]
-        mine = np.where(np.abs(mine) <= self.noise, 0, mine)
-        return mine, np.where(np.isfinite(true), true, mine)
+    # ---- the gradients given
 
     @cached_property
     def gradients(self) -> dict[tuple[str, str], np.ndarray]:
         """The gradients that the code gives, by the keys of their variables."""
-        return self.run(self.code.copy())[1]
+        gradients = {}
+        for key, (array, note) in self._chosen.items():
+            gradients[key] = np.array(array, np.float64)
+            if note and note not in self.notes:
+                self.notes.append(note)
+        return gradients
 
-    def run(self, used) -> tuple[np.ndarray, dict]:
-        """Value and gradients of a copy, with a dy of its own."""
-        y = used.forward()
-        return y, used.backward(np.array(self.dy)[()], self.variables)
+    @cached_property
+    def _chosen(self) -> dict:
+        """For each variable its gradient, where one was found, and a remark on where."""
+        chosen, used = {}, self.copy()
+        used.forward()
+        before = used.values()
+        candidates = used.backward(self._given_dy())
+        after = used.values()
+        suitable = found.gradients(self.code, self.possible, candidates)
+        updates = {
+            v.key: before[v.key] - after[v.key]
+            for v in self.possible
+            if v.owner != "argument"
+            and v.key in after
+            and np.shape(before[v.key]) == np.shape(after[v.key])
+            and not np.array_equal(before[v.key], after[v.key])
+            and self._matters(v)
+        }
+        self.updated |= set(updates)
+        for variable in self.possible:
+            options, by_name = suitable[variable.key]
+            if variable.key in updates and by_name < found.BY_POSITION:
+                continue
+            updates.pop(variable.key, None)
+            if options and not self._is_stray(variable, suitable):
+                option = self._best(variable, options)
+                chosen[variable.key] = option.array.value, _remark(variable, option, by_name)
+        if updates:
+            self.rate, note = self._rate(updates)
+            chosen |= {key: (change / self.rate, note) for key, change in updates.items()}
+        return chosen
 
-    def _by_key(self, values) -> dict:
-        return {v.key: value for v, value in zip(self.variables, values, strict=True)}
+    def _is_stray(self, variable, suitable) -> bool:
+        """Whether its shape alone picked an array, and for a variable that should have none.
+
+        That is an array in the object on which forward does not depend, or an argument beside an
+        unnamed array where most of what backward returned bears the names of gradients, such as dW:
+        it is something else then, such as the last state, unless it is right.
+        """
+        options, by_name = suitable[variable.key]
+        if variable.owner == "object" and by_name < found.BY_POSITION:
+            return not self._matters(variable)
+        named = [suit for suit in suitable.values() if suit.by_name >= ALIKE]
+        if variable.owner != "argument" or by_name >= found.BY_POSITION or len(named) < 2:
+            return False
+        values = [np.asarray(option.array.value, np.float64) for option in options]
+        return not any(self.is_right(variable, value) for value in values)
+
+    @cached_property
+    def updated(self) -> set:
+        """The keys of the variables that backward itself updates."""
+        return set()
+
+    def _rate(self, updates) -> tuple[float, str]:
+        """The learning rate of updates within the backward, and a remark that says which.
+
+        Args:
+            updates: the changes of the variables, by their keys.
+        """
+        call = self.convention.call or {}
+        if any(source.kind == "rate" for source in call.values()):
+            return 1.0, ""
+        rates = {
+            float(leaf.value): leaf.path
+            for leaf in walk("object", self.code.instance, wanted=is_number)
+            if np.ndim(leaf.value) == 0
+            and LEARNING_RATE.fullmatch(str(leaf.names[-1]))
+            and leaf.value
+        }
+        said = "the gradients are the updates that backward makes"
+        by_key = {variable.key: variable for variable in self.possible}
+        for rate, path in rates.items():
+            if any(self.is_right(by_key[key], change / rate) for key, change in updates.items()):
+                return rate, f"{said}, divided by {path} = {rate:g}"
+        for rate, path in rates.items():
+            return rate, f"{said}, divided by {path} = {rate:g}"
+        for key, change in updates.items():
+            true = self.truth(by_key[key])
+            if true is not None and true.any() and np.isfinite(true).all():
+                rate = float(np.sum(change * true) / np.sum(true * true))
+                if rate > 0 and self.is_right(by_key[key], change / rate):
+                    return rate, f"{said}, up to their rate: {rate:.3g} fits"
+        return 1.0, f"{said}, at the rate 1"
+
+    def _best(self, variable, options):
+        """The candidate that is right, if there is one, and the likeliest otherwise."""
+        if len(options) > 1:
+            for option in options:
+                if self.is_right(variable, np.asarray(option.array.value, np.float64)):
+                    return option
+        return options[0]
+
+    def is_right(self, variable, given) -> bool:
+        """Whether a gradient is the true one, but for entries without one."""
+        true = self.truth(variable)
+        if true is None or np.shape(given) != true.shape or not np.isfinite(given).all():
+            return False
+        given = np.where(np.isfinite(true), given, true)
+        bound = max(TOLERANCE, 10 * self.resolution(variable))
+        return relative_or_absolute_error(given, true) <= bound
+
+    @property
+    def merit(self) -> tuple[int, int]:
+        """How many gradients are right, and how many have the shape of their variables."""
+        given = [
+            (v, self.gradients[v.key])
+            for v in self.variables
+            if v.key in self.gradients and self.truth(v) is not None
+        ]
+        shaped = sum(np.shape(gradient) == np.shape(v.value) for v, gradient in given)
+        return sum(self.is_right(v, gradient) for v, gradient in given), shaped
+
+    @property
+    def all_right(self) -> bool:
+        """Whether there are gradients, all of them are right, and no parameter lacks one."""
+        checked = [v for v in self.variables if v.key in self.gradients]
+        lacking = [
+            v
+            for v in self.variables
+            if v.owner == "object" and v.key not in self.gradients and self._counts(v)
+        ]
+        return (
+            bool(checked)
+            and not lacking
+            and all(
+                self.is_right(v, self.gradients[v.key]) or self.truth(v) is None for v in checked
+            )
+        )
+
+    def run(self, used) -> tuple[list[np.ndarray], dict]:
+        """Outputs and gradients of a copy, with cotangents of its own."""
+        outputs = used.forward()
+        before = used.values()
+        suitable = found.gradients(self.code, self.possible, used.backward(self._given_dy()))
+        after, gradients = used.values(), {}
+        for variable in self.variables:
+            key = variable.key
+            options, by_name = suitable[key]
+            if key not in self.gradients:
+                continue
+            if key in self.updated and by_name < found.BY_POSITION:
+                gradients[key] = (before[key] - after[key]) / self.rate
+            elif options:
+                option = self._best(variable, options)
+                gradients[key] = np.array(option.array.value, np.float64)
+        return outputs, gradients
+
+    def _given_dy(self) -> list:
+        return [np.array(dy)[()] for dy in self.cotangents]
+
+    def pair(self, variable) -> tuple[np.ndarray, np.ndarray]:
+        """The gradient given and the true one, equal at entries that have no true one."""
+        true: Any = self.truth(variable)
+        mine = self.gradients[variable.key]
+        floor = NOISE * np.abs(self.dy * self.y).sum()
+        mine = np.where((np.abs(mine) <= floor) & (true == 0), 0, mine)
+        return mine, np.where(np.isfinite(true), true, mine)
+
+
+def evaluate(code: NumPyCode, seed: int) -> NumPyEvaluation:
+    """The code read in the way in which it is right or, failing that, nearest to it.
+
+    Raises:
+        Unrunnable: it runs in none of the ways.
+        Refused: there is no such parameter, or the arrays are too large for differences.
+    """
+    _settle(code)
+    problems: list[str] = []
+    for as_arrays in _conversions(code):
+        tried: list[NumPyEvaluation] = []
+        try:
+            for evaluation in _readings(code, seed, as_arrays):
+                problem = _problem_of(evaluation)
+                if problem:
+                    problems.append(problem)
+                elif evaluation.all_right:
+                    return evaluation
+                else:
+                    tried.append(evaluation)
+                if len(tried) == MOST_READINGS:
+                    break
+        except Unrunnable as error:
+            problems.append(str(error))
+        if tried:
+            return max(tried, key=lambda evaluation: evaluation.merit)
+    raise Unrunnable(problems[0] if problems else "it has no gradient")
+
+
+def _conversions(code) -> Iterator[tuple[int, ...]]:
+    """The arguments to convert to arrays: at first none, then all that are integers, then one."""
+    yield ()
+    pairs = zip(code.args, code.args_as_arrays, strict=True)
+    integers = tuple(i for i, (arg, array) in enumerate(pairs) if array is not arg)
+    if integers:
+        yield integers
+    if len(integers) > 1:
+        yield integers[:1]
+
+
+def _readings(code, seed, as_arrays) -> Iterator[NumPyEvaluation]:
+    """The ways to read the code, the likeliest first."""
+    taken = cotangents_taken(code.backward, code.names) if code.backward is not None else 1
+    known = Known()
+    for outputs in dict.fromkeys((max(taken, 1), 1)):
+        probe = NumPyEvaluation(code, seed, Convention(outputs, None, as_arrays), known=known)
+        used = probe.copy()
+        try:
+            y = used.forward()
+        except Unrunnable:
+            raise
+        except Exception as error:
+            raise Unrunnable(f"forward raised {in_one_line(error)}") from error
+        _require_floating(y)
+        if not probe.possible:
+            raise Unrunnable("no array is floating point, so it has no gradient")
+        if used.backward_function is None:
+            yield probe
+            return
+        for call in calls(used):
+            reading = code, seed, Convention(outputs, call, as_arrays)
+            evaluation = NumPyEvaluation(*reading, known=known)
+            if _may_ignore(used, call) and evaluation.ignores_dy:
+                evaluation = NumPyEvaluation(*reading, ones=True, known=known)
+            yield evaluation
+
+
+def _problem_of(evaluation) -> str:
+    """Why an evaluation has no gradients; nothing if it has."""
+    try:
+        gradients = evaluation.gradients
+    except Refused:
+        raise
+    except Unrunnable as error:
+        return str(error)
+    except found.Misfit as error:
+        return f"backward {error}"
+    except Exception as error:
+        return f"backward raised {in_one_line(error)}"
+    return "" if gradients else "backward returned no gradient, and the object holds none"
+
+
+def _may_ignore(used, call: Call) -> bool:
+    """Whether the dy of a call is optional, so that the backward may do without it."""
+    optional = {p.name for p in parameters(used.backward_function) if not p.required}
+    taking = {name for name, source in call.items() if source.kind == "dy"}
+    return bool(taking) and taking <= optional
+
+
+def _require_floating(outputs) -> None:
+    for y in outputs:
+        if not np.issubdtype(y.dtype, np.inexact):
+            raise Unrunnable(
+                f"forward must return y or (y, cache), y floating point; its y is {y.dtype}"
+            )
+
+
+def _settle(code) -> None:
+    """Run a forward that makes its weights at its first call once, so that they are there."""
+    if code.instance is None:
+        return
+    probe = NumPyEvaluation(code, 0, Convention())
+    try:
+        used = probe.copy()
+        there = {leaf.key for leaf in used.leaves()}
+        inputs = {id(leaf.value) for leaf in walk("argument", list(used.args), wanted=is_number)}
+        used.forward()
+        made = {leaf.key: leaf.value for leaf in used.leaves() if leaf.key not in there}
+        used.args = probe.copy().args
+        used.forward()
+        now = {leaf.key: leaf.value for leaf in used.leaves()}
+    except Exception:
+        return
+    kept = [k for k, array in made.items() if now.get(k) is array and id(array) not in inputs]
+    if kept:
+        for reset in resets(used.instance):
+            with contextlib.suppress(Exception):
+                reset()
+        code.forward, code.backward = used.forward_function, used.backward_function
+        code.instance = used.instance
+
+
+def is_gradient(leaf, leaves) -> bool:
+    """Whether the name of an array says that it is the gradient of another."""
+    others = [other for other in leaves if other.key != leaf.key and other.owner == leaf.owner]
+    names = {bare(other.names) for other in others}
+    return any(bare(of) in names for of in without_marks(leaf.names) if of)
+
+
+def _remark(variable, option, by_name) -> str:
+    """Where a gradient was found, if its name does not say it."""
+    if option.source == "returned" or by_name >= ALIKE:
+        return ""
+    return f"the gradient of {variable.path} was taken from {option.array.path}"
+
+
+def _flat(arrays) -> np.ndarray:
+    return np.concatenate([np.ravel(array) for array in arrays])

@@ -172,7 +172,7 @@ def arguments(kind):
 PLANTED = {
     "structure: dw transposed": lambda: planted_linear(lambda d, dx: (d | {"w": d["w"].T}, dx)),
     "structure: no db": lambda: planted_linear(lambda d, dx: ({"w": d["w"]}, dx)),
-    "structure: dx is None": lambda: planted_linear(lambda d, dx: (d, None)),
+    "gradient: dx is None": lambda: planted_linear(lambda d, dx: (d, None)),
     "runs: no tuple": lambda: op_of(sigmoid, sigmoid_fwd, lambda residuals, dy: dy),
     "value: fwd is another function": lambda: planted_sigmoid(
         exact, fwd=lambda x: (jnp.tanh(x), Output(jnp.tanh(x)))

@@ -340,6 +340,12 @@ def clipping_input(self, x):
     return Linear.forward(self, x)
 
 
+def shrinking(self, x):
+    y = Linear.forward(self, x)
+    self.W *= 0.5
+    return y
+
+
 def masking_dy(self, up_grad):
     dx = Linear.backward(self, up_grad)
     up_grad[up_grad < 0] = 0
@@ -398,8 +404,7 @@ MISTAKES = {
         "the value is not finite",
     ),
     "x in place": (wrong(forward=clipping_input), "in_place", "forward changes x in place"),
-    "dy in place": (wrong(backward=masking_dy), "in_place", "backward changes dy in place"),
-    "update": (wrong(backward=updating), "in_place", "backward changes W, which only an update"),
+    "W in place": (wrong(forward=shrinking), "in_place", "forward changes W, which only an update"),
     "accumulated": (Accumulating(), "accumulation", "sum of both"),
     "another at the second call": (wrong(backward=popping), "accumulation", "at a second call"),
     "stale cache": (wrong(forward=first_cache), "stale_cache", "d_W is that of an earlier call"),
@@ -407,7 +412,7 @@ MISTAKES = {
     "random backward": (wrong(backward=noisy_backward), "determinism", "between two calls"),
     "raising": (wrong(backward=raising), "runs", "backward raised ZeroDivisionError: oh"),
     "raising forward": (wrong(forward=raising), "runs", "forward raised ZeroDivisionError: oh"),
-    "no dy": (wrong(backward=without_dy), "runs", "takes no dy"),
+    "no dy": (wrong(backward=without_dy), "gradient", "d_W was not found"),
     "labels": (wrong(forward=lambda self, x: x.argmax(1)), "runs", "y is int64"),
     "too many": (wrong(backward=lambda self, g: (g,) * 5), "runs", "5 gradients for 1 argument"),
     "no gradient": (wrong(backward=lambda self, g: None), "runs", "no gradient"),
@@ -424,7 +429,20 @@ def test_a_mistake_is_named(case):
 
 
 def test_every_law_has_a_planted_mistake():
-    assert {law for _, law, _ in MISTAKES.values()} == set(NUMPY_LAWS)
+    assert {law for _, law, _ in MISTAKES.values()} == {"runs", *NUMPY_LAWS}
+
+
+@pytest.mark.parametrize(
+    ("backward", "note"),
+    [
+        (masking_dy, "backward changes dy in place"),
+        (updating, "backward updates the parameters itself"),
+    ],
+)
+def test_a_habit_that_harms_no_gradient_is_a_note(backward, note):
+    report = check_numpy(wrong(backward=backward), X)
+    assert report.ok
+    assert any(said.startswith(note) for said in report.notes), report
 
 
 def test_only_what_is_wrong_is_called_wrong():
@@ -436,19 +454,22 @@ def test_only_what_is_wrong_is_called_wrong():
     ]
 
 
-def test_names_may_be_given():
-    renamed = wrong(
-        backward=lambda self, g: (
-            Linear.backward(self, g),
-            setattr(self, "first", self.dW),
-            delattr(self, "dW"),
-        )[0]
-    )
-    assert not check_numpy(renamed, X).ok
-    assert check_numpy(renamed, X, grads={"W": "first"}).ok
-    assert [row.leaf for row in check_numpy(renamed, X, params=["b"]).rows] == ["x", "b"]
+def with_other_names(self, g):
+    dx = Linear.backward(self, g)
+    self.decoy, self.first = np.ones_like(self.dW), self.dW
+    del self.dW
+    return dx
+
+
+def test_names_only_break_ties():
+    layer = wrong(backward=with_other_names)
+    report = check_numpy(layer, X)
+    assert report.ok
+    assert "the gradient of W was taken from first" in report.notes
+    assert not check_numpy(layer, X, grads={"W": "decoy"}).ok
+    assert [row.leaf for row in check_numpy(layer, X, params=["b"]).rows] == ["x", "b"]
     with pytest.raises(ValueError, match=r"no floating-point array 'w'; it has: W, b"):
-        check_numpy(renamed, X, params=["w"])
+        check_numpy(layer, X, params=["w"])
 
 
 def test_relu_at_zero_is_a_note():
@@ -489,18 +510,27 @@ def test_low_precision_within_forward_is_allowed_for():
     assert "not in float64" in report.notes[0]
 
 
+def test_a_class_is_no_object():
+    with pytest.raises(TypeError, match="no class"):
+        check_numpy(Linear, X)
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ((Linear, X), "no class"),
-        ((np.tanh, None, X), "a forward and a backward function"),
-        ((np.tanh, lambda dy, foo, bar: dy, X), "what is foo and bar of its backward"),
-        ((np.tanh, lambda dy: dy, np.arange(3)), "no array is floating point"),
+        ((np.tanh, None, X), "neither"),
+        (
+            (np.tanh, lambda dy, one, two, three: dy, X),
+            "what is one and two and three of its backward",
+        ),
+        ((lambda s: np.ones(3), lambda dy: dy, "text"), "no array is floating point"),
+        ((np.tanh, lambda y_true: y_true, X), "takes the labels y_true"),
     ],
 )
-def test_what_cannot_be_checked_is_said(given, words):
-    with pytest.raises(TypeError, match=words):
-        check_numpy(*given)
+def test_what_cannot_be_run_is_said(given, words):
+    report = check_numpy(*given)
+    assert report.verdict == "could not be run"
+    assert words in report.findings[0].message, report
 
 
 def test_large_arrays_are_refused():

@@ -1,0 +1,62 @@
+"""A function with a backward, in the terms of an op."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A function with a backward, in the terms of an op.
+
+    Attributes:
+        name: for the report.
+        arguments: the names of its positional arguments.
+        definition: the function that autodiff differentiates.
+        fwd: `(*args) -> (y, residuals)`.
+        bwd: `(residuals, dy) -> one gradient for each argument`.
+        halves: `(residuals, dy) -> one gradient for each argument` by the two halves of the
+            backward, or `None` if there are none.
+        examples: `(residuals, dy) -> Examples`, or `None` if the gradient of each example is not
+            defined.
+        exported: the function that users hand to `jax.grad`, or `None` if there is none.
+        has_forward_mode: whether `jax.jvp` takes `exported` as well.
+        statement: the arguments of the call of `check`, for the line that repeats it.
+        primal: the function that has the value, if it is not the definition: the one whose gradient
+            is another function's on purpose.
+        trusted: whether the rules of `jax.custom_jvp` within the definition count. If not,
+            differences have to confirm them.
+        ignores_integers: whether the gradients of integers do not matter, whatever they are.
+        keeps_contract: whether the backward has to run under every transformation.
+        repairable: the functions that the author of the backward wrote, the backward first.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    definition: Callable
+    fwd: Callable
+    bwd: Callable
+    halves: Callable | None = None
+    examples: Callable | None = None
+    exported: Callable | None = None
+    has_forward_mode: bool = False
+    statement: str
+    primal: Callable | None = None
+    trusted: bool = True
+    ignores_integers: bool = False
+    keeps_contract: bool = False
+    repairable: tuple[Callable, ...] = ()
+
+
+class Examples(NamedTuple):
+    """Three pairs that must be equal, each a tree like the parameters.
+
+    Attributes:
+        sum: by `bwd_params`, and by it with the weight 1 for each example.
+        weighted: by `bwd_params` with other weights, and the sum of the weighted `bwd_examples`.
+        norms: the squared norms of `bwd_examples`, and those of the gradients themselves.
+    """
+
+    sum: tuple
+    weighted: tuple
+    norms: tuple

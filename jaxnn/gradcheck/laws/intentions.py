@@ -1,0 +1,104 @@
+"""Gradients that are not the function's on purpose, and how to declare them."""
+
+import jax
+import numpy as np
+
+from jaxnn.gradcheck.arrays import relative_or_absolute_error, wide
+from jaxnn.gradcheck.laws.evaluation import EXACT, Evaluation
+
+
+def intention(evaluation: Evaluation, i: int, mine: np.ndarray, truth: np.ndarray) -> str:
+    """What a gradient does that people do on purpose, or "" if it is nothing of the kind.
+
+    Recognised are a gradient where the function is flat (straight-through estimators and
+    surrogates), a multiple of dy for a function that passes its argument on (reversal and scaling),
+    clipping, and a value that does not depend on dy.
+
+    Args:
+        evaluation: the function at its arguments.
+        i: which of its variables.
+        mine: the gradient given, of the shape of its argument.
+        truth: the true one.
+
+    Returns:
+        The end of a sentence that begins with the gradient's name, with the way to declare it.
+    """
+    path, leaf = evaluation.variables[i]
+    if not mine.size or not np.isfinite(mine).all() or not mine.any():
+        return ""
+    if _is_constant(evaluation, i, mine):
+        return (
+            "does not depend on dy: a value is passed as a gradient. If that is on purpose, as for "
+            "a scale that is updated through its gradient, no definition= can declare it, because "
+            "a gradient is linear in dy"
+        )
+    if limits := _limits(mine, truth):
+        return (
+            f"is the true gradient clipped to {limits}. If that is on purpose, no definition= can "
+            "declare it, because a gradient is linear in dy: check the function without the "
+            "clipping"
+        )
+    dys = jax.tree.leaves(evaluation.dy)
+    if len(dys) != 1 or np.shape(dys[0]) != mine.shape:
+        return _surrogate(evaluation, truth)
+    dy, y = wide(dys[0]), wide(jax.tree.leaves(evaluation.call[0])[0])
+    if not truth.any() and _same(mine, dy):
+        return (
+            "is dy, although the function is flat here and its gradient zero. If this is a "
+            "straight-through estimator on purpose, give the function whose gradient you mean: "
+            f"{_declared(evaluation, path, path)}"
+        )
+    if not truth.any():
+        return _surrogate(evaluation, truth)
+    factor = float(np.vdot(dy, mine).real / np.vdot(dy, dy).real)
+    if _same(y, wide(leaf)) and _same(mine, factor * dy):
+        what = "reversed" if factor < 0 else "scaled"
+        return (
+            f"is {factor:.4g} × dy, and the function gives its argument unchanged. If the gradient "
+            f"is {what} on purpose, give the function whose gradient you mean: "
+            f"{_declared(evaluation, path, f'{factor:.4g} * {path}')}"
+        )
+    return ""
+
+
+def _surrogate(evaluation, truth) -> str:
+    """The remark on a gradient that is not zero where the true one is."""
+    if truth.any():
+        return ""
+    return (
+        "is not zero, although the function is flat here and its gradient zero. If this gradient "
+        "stands in for the true one on purpose, give the function whose gradient you mean by "
+        "definition="
+    )
+
+
+def _declared(evaluation, path, expression) -> str:
+    if not path.isidentifier():
+        return "by definition="
+    return f"definition=lambda {', '.join(evaluation.checked.arguments)}: {expression}"
+
+
+def _is_constant(evaluation, i, mine) -> bool:
+    """Whether a gradient is the same for a dy of zero."""
+    nothing = jax.tree.map(np.zeros_like, evaluation.dy)
+    return _same(evaluation.given_gradient(nothing)[i], mine)
+
+
+def _limits(mine, truth) -> str:
+    """The interval to which the true gradient is clipped, if it is."""
+    changed = np.abs(mine - truth) > EXACT * np.abs(truth).max(initial=0)
+    if not changed.any() or changed.all() or np.iscomplexobj(mine):
+        return ""
+    low, high = mine.min(), mine.max()
+    if 0 in (low, high) or not _same(np.clip(truth, low, high), mine):
+        return ""
+    below, above = changed & (truth < low), changed & (truth > high)
+    if max(below.sum(), above.sum()) < 2:  # a single entry may be anything
+        return ""
+    if below.any() and above.any():
+        return f"[{low:.4g}, {high:.4g}]"
+    return f"at least {low:.4g}" if below.any() else f"at most {high:.4g}"
+
+
+def _same(mine, wanted) -> bool:
+    return bool(relative_or_absolute_error(mine, wanted) <= EXACT)

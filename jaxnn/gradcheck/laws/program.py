@@ -1,0 +1,240 @@
+"""A function of JAX at arguments of one type: traced once, run in its own dtypes and in float64."""
+
+import re
+from collections.abc import Callable
+from functools import cached_property, lru_cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+
+from jaxnn.gradcheck.arrays import eps, is_differentiable, relative_error
+from jaxnn.gradcheck.laws.interpret import CALLBACKS, Interpreter
+
+SAME_VALUE = 1e-3
+DTYPES = {  # as JAX prints them
+    "bf16": jnp.bfloat16,
+    "f16": jnp.float16,
+    "f32": jnp.float32,
+    "f64": jnp.float64,
+    "c64": jnp.complex64,
+    "c128": jnp.complex128,
+}
+
+
+class Program:
+    """A function of a list of arrays, as a program of JAX.
+
+    Arrays come and go as lists of leaves. The methods whose names begin with `wide` take and give
+    float64.
+
+    Args:
+        closed: the program in its own dtypes.
+        again: the function itself, to trace it in float64 if that must be.
+    """
+
+    def __init__(self, closed: ClosedJaxpr, again: Callable[..., list]):
+        self.closed, self._again = closed, again
+        self._chosen: Callable[..., list] | None = None
+        self.x64 = x64_is_on()
+
+    @cached_property
+    def variables(self) -> list[int]:
+        """The positions of the arguments that have a gradient."""
+        return [i for i, aval in enumerate(self.closed.in_avals) if is_differentiable(aval)]
+
+    @cached_property
+    def resolution(self) -> float:
+        """The distance from 1 to the next number in the coarsest dtype that occurs in it."""
+        found = set(re.findall(r":(bf16|f16|f32|f64|c64|c128)\[", self._text))
+        return max((eps(DTYPES[name]) for name in found), default=0.0)
+
+    @cached_property
+    def iterates(self) -> bool:
+        """Whether it has a loop whose number of steps depends on the numbers."""
+        return " while[" in self._text
+
+    @cached_property
+    def stops_gradients(self) -> bool:
+        """Whether its author holds a part of it constant by `jax.lax.stop_gradient`."""
+        return " stop_gradient " in self._text
+
+    def value(self, leaves) -> list:
+        """The values in the program's own dtypes."""
+        return self._value(*leaves)
+
+    def pulled_back(self, leaves, dy) -> tuple[list, list]:
+        """Values and gradients of the variables by autodiff in the program's own dtypes."""
+        return self._pulled_back(leaves, dy)
+
+    def wide_pulled_back(self, leaves, dy) -> tuple[list, list]:
+        """Values and gradients of the variables by autodiff in float64."""
+        with jax.enable_x64(True):
+            return self._wide_pulled_back(leaves, dy)
+
+    def wide_pulled_back_without_rules(self, leaves, dy) -> tuple[list, list]:
+        """The same without the rules of `jax.custom_jvp` that occur in the program."""
+        function = self._interpreted(rules=False)
+        with jax.enable_x64(True):
+            return _vjp(function, self.variables, leaves, dy)
+
+    def wide_value(self, leaves) -> list:
+        """The values in the widest dtypes in which the program runs."""
+        function = self._widest(leaves)
+        with jax.enable_x64(True):
+            return function(*leaves)
+
+    def wide_moved(self, leaves, dy, which: int, places, steps) -> np.ndarray:
+        """⟨dy, f(x + s·e) − f(x)⟩ for steps s along entries e of one argument.
+
+        Args:
+            leaves: the arguments, in float64.
+            dy: the cotangents.
+            which: the position of the argument that moves.
+            places: the flat indices of the entries.
+            steps: the steps, one for each of the places.
+        """
+        self._widest(leaves)
+        padding = (0, (1 << (len(places) - 1).bit_length()) - len(places))  # to compile few sizes
+        with jax.enable_x64(True):
+            moved = self._moved(leaves, dy, np.pad(places, padding), np.pad(steps, padding), which)
+        return np.asarray(moved)[: len(places)]
+
+    @cached_property
+    def _value(self):
+        return jax.jit(jaxpr_as_fun(self.closed))
+
+    @cached_property
+    def _pulled_back(self):
+        return jax.jit(partial(_vjp, jaxpr_as_fun(self.closed), self.variables))
+
+    @cached_property
+    def _wide_pulled_back(self):
+        return jax.jit(partial(_vjp, self._interpreted(), self.variables))
+
+    @cached_property
+    def _moved(self):
+        return jax.jit(partial(_moved, self._chosen), static_argnums=4)
+
+    @cached_property
+    def _text(self) -> str:
+        return str(self.closed)
+
+    def _interpreted(self, own=frozenset(), rules=True):
+        def function(*leaves):
+            interpreter = Interpreter(self.x64, own, rules)
+            return interpreter.run(self.closed.jaxpr, self.closed.consts, leaves)
+
+        return function
+
+    def _widest(self, leaves):
+        """The function as it runs in the widest dtypes.
+
+        The program in float64, if all of it runs so; else the function itself, traced in float64,
+        if it runs and its value is the same; else the program with those parts in their own dtypes.
+        """
+        if self._chosen is None:
+            self._chosen = self._choose(leaves)
+        return self._chosen
+
+    def _choose(self, leaves):
+        with jax.enable_x64(True):
+            interpreter = Interpreter(self.x64)
+            try:
+                program = jax.make_jaxpr(
+                    lambda *leaves: interpreter.run(self.closed.jaxpr, self.closed.consts, leaves)
+                )(*leaves)
+                if not interpreter.narrowed:
+                    function = jax.jit(jaxpr_as_fun(program))
+                    jax.block_until_ready(function(*leaves))
+                    return function
+            except Exception:  # a callback, say, that gives float32 whatever it is given
+                pass
+            narrow = jax.jit(self._interpreted(CALLBACKS))
+            try:
+                function = jax.jit(self._again)
+                pairs = zip(function(*leaves), narrow(*leaves), strict=True)
+                if all(relative_error(a, b) <= SAME_VALUE for a, b in pairs):
+                    return function
+            except Exception:
+                pass
+            return narrow
+
+
+def x64_is_on() -> bool:
+    """Whether JAX gives new numbers 64 bits."""
+    return jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+
+
+def program_of(function: Callable, args: tuple) -> Program:
+    """The program of a function at arguments, shared by all functions with the same program.
+
+    Raises:
+        Exception: whatever the function raises while JAX traces it.
+    """
+    leaves, tree = jax.tree.flatten(args)
+
+    def flat(*leaves):
+        return jax.tree.leaves(function(*jax.tree.unflatten(tree, leaves)))
+
+    closed = jax.make_jaxpr(flat)(*leaves)
+    return _shared(_Traced(closed, flat))
+
+
+class _Traced:
+    """A traced function, equal to others of the same text and constants."""
+
+    def __init__(self, closed, function):
+        self.closed, self.function = closed, function
+        self._key = (str(closed), x64_is_on(), *map(_content, closed.consts))
+
+    def __eq__(self, other):
+        return self._key == other._key
+
+    def __hash__(self):
+        return hash(self._key)
+
+
+@lru_cache(maxsize=64)
+def _shared(traced: _Traced) -> Program:
+    return Program(traced.closed, traced.function)
+
+
+def _content(const):
+    """What tells a constant from others."""
+    if jax.dtypes.issubdtype(const.dtype, jax.dtypes.extended):
+        const = jax.random.key_data(const)
+    return np.asarray(const).tobytes()
+
+
+def _vjp(function, variables, leaves, dy):
+    """Values and gradients of a function of leaves that gives leaves."""
+
+    def of_variables(*moving):
+        full = list(leaves)
+        for i, leaf in zip(variables, moving, strict=True):
+            full[i] = leaf
+        return list(function(*full))
+
+    y, pullback = jax.vjp(of_variables, *[leaves[i] for i in variables])
+    return y, list(pullback([_like(a, d) for a, d in zip(y, dy, strict=True)]))
+
+
+def _like(a, d):
+    return jnp.asarray(d, a.dtype) if is_differentiable(a) else d
+
+
+def _moved(function, leaves, dy, places, steps, which):
+    def at(move):
+        place, step = move
+        moved = leaves[which].reshape(-1).at[place].add(step).reshape(leaves[which].shape)
+        y = function(*leaves[:which], moved, *leaves[which + 1 :])
+        return sum(
+            jnp.sum((d * (a - b)).real)
+            for a, b, d in zip(y, base, dy, strict=True)
+            if is_differentiable(a)
+        )
+
+    base = function(*leaves)
+    return jax.lax.map(at, (places, steps))

@@ -1,0 +1,434 @@
+"""Changes of what stands in a statement: signs, constants, axes, masks, operands, order."""
+
+import ast
+import itertools
+from collections.abc import Iterator
+from types import FunctionType
+
+import numpy as np
+
+from jaxnn.gradcheck.repair.edits import (
+    Edit,
+    Place,
+    Site,
+    factors,
+    is_method,
+    located,
+    name_of_call,
+    number,
+    parsed,
+    text,
+)
+
+OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult}
+COMPARISONS = {ast.Gt: ast.Lt, ast.Lt: ast.Gt, ast.GtE: ast.LtE, ast.LtE: ast.GtE}
+COMPARISONS |= {ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
+REDUCTIONS = ("sum", "mean", "max", "min", "prod", "std", "var", "any", "all")
+_PAIRS = (
+    ("mean", "sum", "a {} stands where a {} should"),
+    ("sin", "cos", "{} stands where {} should"),
+    ("sinh", "cosh", "{} stands where {} should"),
+    ("exp", "log", "{} stands where {} should"),
+    ("sqrt", "square", "{} stands where {} should"),
+    ("maximum", "minimum", "{} stands where {} should"),
+    ("max", "min", "{} stands where {} should"),
+    ("argmax", "argmin", "{} stands where {} should"),
+    ("zeros_like", "ones_like", "{} stands where {} should"),
+    ("zeros", "ones", "{} stands where {} should"),
+    ("tanh", "sigmoid", "{} stands where {} should"),
+    ("floor", "ceil", "{} stands where {} should"),
+)
+SIGN_OF_TERM = "the sign of this term is wrong"
+NUMBERS = (0, 1, 2, 3, 0.5, -1)
+
+
+def changes(site: Site) -> Iterator[Edit]:
+    """All changes of what stands in a statement."""
+    for place in site.places:
+        node = place.node
+        if isinstance(node, ast.BinOp):
+            yield from _operator(site, place, node)
+            yield from _dropped_factors(site, place)
+        elif isinstance(node, ast.UnaryOp):
+            yield from _unary(site, place, node)
+        elif isinstance(node, ast.Compare):
+            yield from _comparison(site, place, node)
+        elif isinstance(node, ast.Call):
+            yield from _call(site, place, node)
+        elif isinstance(node, ast.Constant):
+            yield from _constant(site, place, node)
+        elif isinstance(node, ast.Subscript):
+            yield from _subscript(site, place, node)
+        elif isinstance(node, ast.Attribute) and node.attr == "T":
+            yield site.edit(place, node.value, 1, "the transpose does not belong here")
+        elif isinstance(node, ast.IfExp):
+            yield site.edit(
+                place,
+                ast.IfExp(node.test, node.orelse, node.body),
+                1,
+                "the two cases are the wrong way round",
+            )
+        yield from _other_operand(site, place)
+        yield from _other_order(site, place)
+    yield from _whole_statement(site)
+
+
+def _operator(site: Site, place: Place, node: ast.BinOp) -> Iterator[Edit]:
+    other = OPERATORS.get(type(node.op))
+    if other is not None and (site.facts(node) or isinstance(place.parent, ast.Slice)):
+        reasons = {
+            ast.Add: SIGN_OF_TERM,
+            ast.Sub: SIGN_OF_TERM,
+            ast.Mult: "it is multiplied where it should be divided",
+            ast.Div: "it is divided where it should be multiplied",
+        }
+        new = ast.BinOp(node.left, other(), node.right)
+        yield site.edit(place, new, 1, reasons[type(node.op)])
+    if isinstance(node.op, ast.Sub):
+        new = ast.BinOp(node.right, ast.Sub(), node.left)
+        plain = number(node.left) is None and number(node.right) is None
+        reason = "the difference is taken the wrong way round"
+        yield site.edit(place, new, 1 if plain else 2, reason)
+    if isinstance(node.op, ast.Div):
+        new = ast.BinOp(node.right, ast.Div(), node.left)
+        yield site.edit(place, new, 2, "the quotient is the wrong way up")
+    if isinstance(node.op, ast.MatMult):
+        new = ast.BinOp(node.right, ast.MatMult(), node.left)
+        yield site.edit(place, new, 1, "the factors of the matrix product are in the wrong order")
+        turned = parsed("b.T @ a.T", a=node.left, b=node.right)
+        yield site.edit(place, turned, 3, "the matrix product is the wrong one")
+    if isinstance(node.op, ast.Add | ast.Sub):
+        for kept, gone in ((node.left, node.right), (node.right, node.left)):
+            if isinstance(node.op, ast.Sub) and kept is node.right:
+                continue
+            if site.facts(kept):
+                yield site.edit(place, kept, 2, f"the term {text(gone)} does not belong here")
+    if isinstance(node.op, ast.Pow) and site.facts(node):
+        yield site.edit(place, node.left, 2, f"the power {text(node.right)} does not belong here")
+
+
+def _dropped_factors(site: Site, place: Place) -> Iterator[Edit]:
+    """A product without one or two of its factors."""
+    found = factors(place)
+    if is_inside_product(place) or not site.facts(place.node) or not site.relevant(place):
+        return
+    for count, cost in ((1, 2), (2, 4)):
+        for gone in itertools.combinations(range(len(found)), count):
+            kept = [entry for i, entry in enumerate(found) if i not in gone]
+            if not kept or all(divides for _, divides, _ in kept):
+                continue
+            said = " * ".join(factor_text(found[i][0].node) for i in gone)
+            what = "division by" if all(found[i][1] for i in gone) else "factor"
+            reason = f"the {what} {said} does not belong here"
+            if count == 1 and number(found[gone[0]][0].node) is not None:
+                reason = f"the {what} {said} is one too many"
+            yield site.edit(place, product(kept), cost, reason)
+
+
+def is_inside_product(place: Place) -> bool:
+    """Whether a place holds the first factors of a longer product."""
+    product = isinstance(place.parent, ast.BinOp) and isinstance(
+        place.parent.op, ast.Mult | ast.Div
+    )
+    return product and place.field == "left"
+
+
+def factor_text(node: ast.expr) -> str:
+    """The source of a factor, in parentheses where it needs them."""
+    simple = not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Add | ast.Sub)
+    return text(node) if simple else f"({text(node)})"
+
+
+def product(entries) -> ast.expr:
+    """The product of some factors, the dividing ones in the denominator."""
+    entries = sorted(entries, key=lambda entry: entry[1])
+    result = entries[0][0].node
+    for factor, divides, _ in entries[1:]:
+        result = ast.BinOp(result, ast.Div() if divides else ast.Mult(), factor.node)
+    return result
+
+
+def _unary(site: Site, place: Place, node: ast.UnaryOp) -> Iterator[Edit]:
+    if isinstance(node.op, ast.USub) and number(node) is None:
+        yield site.edit(place, node.operand, 1, "the sign is wrong")
+    elif isinstance(node.op, ast.Invert | ast.Not):
+        yield site.edit(place, node.operand, 1, "the mask is inverted")
+
+
+def _comparison(site: Site, place: Place, node: ast.Compare) -> Iterator[Edit]:
+    if len(node.ops) != 1 or not site.ran(node):
+        return
+    other = COMPARISONS.get(type(node.ops[0]))
+    if other is not None:
+        new = ast.Compare(node.left, [other()], node.comparators)
+        yield site.edit(place, new, 1, "the comparison points the wrong way")
+    yield site.edit(
+        Place(node, "left"), parsed("abs(a)", a=node.left), 3, "the absolute value is missing"
+    )
+
+
+def _call(site: Site, place: Place, node: ast.Call) -> Iterator[Edit]:
+    name = name_of_call(node)
+    for one, two, reason in _PAIRS:
+        if name in (one, two):
+            other = two if name == one else one
+            func = (
+                ast.Attribute(node.func.value, other, ast.Load())
+                if isinstance(node.func, ast.Attribute)
+                else ast.Name(other, ast.Load())
+            )
+            new = ast.Call(func, node.args, node.keywords)
+            yield site.edit(place, new, 1, reason.format(name, other))
+    yield from _axis(site, place, node, name)
+    if name == "where" and len(node.args) == 3:
+        new = ast.Call(node.func, [node.args[0], node.args[2], node.args[1]], node.keywords)
+        yield site.edit(place, new, 1, "the mask is inverted")
+    if name in ("dot", "matmul", "outer") and len(node.args) == 2:
+        new = ast.Call(node.func, node.args[::-1], node.keywords)
+        yield site.edit(place, new, 1, "the factors of the product are in the wrong order")
+    if name in ("reversed", "flip", "flipud", "fliplr") and node.args:
+        yield site.edit(place, node.args[0], 1, "the order should not be reversed")
+    if name == "range":
+        yield site.edit(
+            place, ast.Call(parsed("reversed"), [node], []), 2, "the order should be reversed"
+        )
+        for index in range(len(node.args)):
+            for sign in "-+":
+                shifted = parsed(f"a {sign} 1", a=node.args[index])
+                yield site.edit(Place(node, "args", index), shifted, 2, "the range is off by one")
+    if name in ("concatenate", "hstack", "vstack", "stack"):
+        return
+    for argument in node.args:
+        if site.floating(argument) or _is_key(argument, name):
+            yield site.edit(place, argument, 2, f"{text(node.func)} does not belong here")
+    if is_method(site, node) and isinstance(node.func, ast.Attribute):
+        yield site.edit(place, node.func.value, 2, f"{name} does not belong here")
+
+
+def _is_key(argument: ast.expr, name: str) -> bool:
+    """Whether a call such as `fold_in(key, 1)` makes another random key of its argument."""
+    return name in ("fold_in", "split", "wrap_key_data") and isinstance(argument, ast.Name)
+
+
+def _axis(site: Site, place: Place, node: ast.Call, name: str) -> Iterator[Edit]:
+    """Another axis, more of them or fewer, and `keepdims`."""
+    written = next((k for k in node.keywords if k.arg in ("axis", "axes", "dim")), None)
+    argument = node.func.value if is_method(site, node) else next(iter(node.args), None)  # type: ignore[attr-defined]
+    known = site.facts(argument) if argument is not None else None
+    ndim = len(known.shape) if known is not None else 3
+    at = 0 if is_method(site, node) else 1
+    where = Place(written, "value") if written else None
+    if where is None and name in REDUCTIONS and len(node.args) > at:
+        where = Place(node, "args", at)
+    verb = {"sum": "summed", "mean": "averaged"}.get(name, f"{name} is taken")
+    if where is not None:
+        old = text(where.node)
+        for axis in _axes(ndim):
+            if axis != old:
+                reason = f"{verb} over axis {old} instead of axis {axis}"
+                yield site.edit(where, axis, 1, reason)
+    elif name in REDUCTIONS:
+        for axis in _axes(ndim):
+            if axis != "None":
+                new = ast.Call(node.func, node.args, [*node.keywords, _keyword("axis", axis)])
+                reason = f"{verb} over everything instead of over axis {axis}"
+                yield site.edit(place, new, 1, reason)
+                kept = [*node.keywords, _keyword("axis", axis), _keyword("keepdims", "True")]
+                yield site.edit(place, ast.Call(node.func, node.args, kept), 3, reason)
+    if name in REDUCTIONS and not any(k.arg == "keepdims" for k in node.keywords):
+        new = ast.Call(node.func, node.args, [*node.keywords, _keyword("keepdims", "True")])
+        yield site.edit(place, new, 1, "keepdims=True is missing, so that the shape is wrong")
+
+
+def _axes(ndim: int) -> list[str]:
+    """The axes that an array of so many dimensions has, written as code."""
+    single = [str(axis) for axis in range(ndim)] + ["-1"]
+    several = [
+        str(axes) for count in range(2, ndim) for axes in itertools.combinations(range(ndim), count)
+    ]
+    return [*single, *several[:10], "None"]
+
+
+def _keyword(name: str, source: str) -> ast.keyword:
+    return ast.keyword(name, parsed(source))
+
+
+def _constant(site: Site, place: Place, node: ast.Constant) -> Iterator[Edit]:
+    value = node.value
+    if isinstance(value, bool):
+        yield site.edit(place, ast.Constant(not value), 1, f"this should be {not value}")
+        return
+    if not isinstance(value, int | float) or _names_an_axis(place):
+        return
+    options = [*NUMBERS, *((value + 1, value - 1) if isinstance(value, int) else ())]
+    for other in dict.fromkeys(options):
+        if other != value and not _is_neutral(place, other):
+            new = parsed(str(other))
+            yield site.edit(place, new, 1, f"{other} belongs here, not {value}")
+
+
+def _is_neutral(place: Place, value) -> bool:
+    """Whether a number at a place amounts to no number at all."""
+    match place.parent:
+        case ast.BinOp(op=ast.Add() | ast.Sub()):
+            return value == 0
+        case ast.BinOp(op=ast.Mult() | ast.Div() | ast.Pow()):
+            return value == 1 and (place.field == "right" or isinstance(place.parent.op, ast.Mult))
+    return False
+
+
+def _names_an_axis(place: Place) -> bool:
+    return isinstance(place.parent, ast.keyword) and place.parent.arg in ("axis", "axes", "dim")
+
+
+def _subscript(site: Site, place: Place, node: ast.Subscript) -> Iterator[Edit]:
+    if any(
+        isinstance(part, ast.Slice) and part.step is not None and number(part.step) == -1
+        for part in ast.walk(node.slice)
+    ) and isinstance(node.ctx, ast.Load):
+        yield site.edit(place, node.value, 1, "the order should not be reversed")
+    if (
+        isinstance(node.ctx, ast.Load)
+        and site.floating(node.value)
+        and number(node.slice) is not None
+    ):
+        new = parsed("a.sum(axis=0)", a=node.value)
+        yield site.edit(place, new, 3, "one row stands where the sum over all of them should")
+    index = Place(node, "slice")
+    if isinstance(node.slice, ast.Name | ast.BinOp):
+        for sign in "-+":
+            new = parsed(f"a {sign} 1", a=node.slice)
+            yield site.edit(index, new, 2, "the index is off by one")
+
+
+def _other_operand(site: Site, place: Place) -> Iterator[Edit]:
+    """Another array or number in scope in the place of one."""
+    node = place.node
+    if not isinstance(node, ast.Name | ast.Attribute | ast.Subscript | ast.Call):
+        return
+    if not isinstance(getattr(node, "ctx", ast.Load()), ast.Load):
+        return
+    known = site.facts(node)
+    if known is None:
+        return
+    if not known.shape and known.kind == "i":
+        yield from _other_size(site, place, known)
+        return
+    if not known.floating or (isinstance(node, ast.Call) and name_of_call(node) in REDUCTIONS):
+        return
+    if not site.relevant(place):
+        return
+    handed_on = isinstance(place.parent, ast.Call) and calls_own_code(site, place.parent)
+    for operand in site.scope:
+        known_other, source = operand.facts, operand.source
+        if (
+            known_other.shape == known.shape
+            and known_other.floating
+            and not known_other.same_as(known)
+            and source != text(node)
+        ):
+            reason = f"{source} belongs here, not {text(node)}"
+            yield site.edit(place, source, 3 if handed_on else 2, reason)
+
+
+def calls_own_code(site: Site, call: ast.Call) -> bool:
+    """Whether a function or a class of the same file is called."""
+    called = site.unit.globals.get(name_of_call(call))
+    own = site.unit.globals.get("__name__")
+    return isinstance(called, FunctionType | type) and called.__module__ == own
+
+
+def _other_size(site: Site, place: Place, known) -> Iterator[Edit]:
+    """Another size in the place of one."""
+    if isinstance(place.parent, ast.Slice | ast.Subscript) or known.value is None:
+        return
+    for source, size in sizes(site).items():
+        if size != known.value:
+            yield site.edit(place, source, 2, f"{source} belongs here, not {text(place.node)}")
+
+
+def sizes(site: Site) -> dict[str, int]:
+    """The sizes that can be written at a site, each once, in the most usual form."""
+    found: dict[int, str] = {}
+    for operand in site.scope:
+        known = operand.facts
+        if known.kind == "i" and not known.shape and known.value is not None:
+            found.setdefault(int(known.value), operand.source)
+    for operand in site.scope:
+        shape = operand.facts.shape
+        for axis, size in enumerate(shape):
+            found.setdefault(size, f"{operand.source}.shape[{axis}]")
+        if len(shape) > 1:
+            found.setdefault(int(np.prod(shape)), f"{operand.source}.size")
+    return {source: size for size, source in found.items() if size > 1}
+
+
+def _other_order(site: Site, place: Place) -> Iterator[Edit]:
+    """Two entries of a tuple, a list or a dict in each other's places."""
+    node = place.node
+    if not isinstance(node, ast.Tuple | ast.List | ast.Dict):
+        return
+    field = "values" if isinstance(node, ast.Dict) else "elts"
+    entries = getattr(node, field)
+    if len(entries) > 8 or isinstance(place.parent, ast.Subscript | ast.keyword):
+        return
+    what = "returned" if isinstance(site.statement, ast.Return | ast.Lambda) else "assigned"
+    for i, j in itertools.combinations(range(len(entries)), 2):
+        if isinstance(entries[i], ast.Starred) or isinstance(entries[j], ast.Starred):
+            continue
+        pair = ((Place(node, field, i), entries[j]), (Place(node, field, j), entries[i]))
+        yield Edit(
+            site.statement,
+            pair,
+            1,
+            f"{text(entries[i])} and {text(entries[j])} are {what} in each other's places",
+            "order",
+        )
+
+
+def _whole_statement(site: Site) -> Iterator[Edit]:
+    """Assignments that should add up, updates with the wrong sign, conditions that are wrong."""
+    statement = site.statement
+    if isinstance(statement, ast.AugAssign):
+        other = OPERATORS.get(type(statement.op))
+        if other is not None:
+            reason = "the sign of the update is wrong"
+            yield Edit(statement, ((Place(statement, "op"), other()),), 1, reason)
+    if isinstance(statement, ast.If):
+        test = Place(statement, "test")
+        yield site.edit(test, "True", 1, "this has to be done in every case")
+        new = ast.UnaryOp(ast.Not(), statement.test)
+        yield site.edit(test, new, 1, "the condition is the wrong way round")
+    if isinstance(statement, ast.Assign | ast.AugAssign):
+        yield from _accumulated(site, statement)
+
+
+def _accumulated(site: Site, statement: ast.Assign | ast.AugAssign) -> Iterator[Edit]:
+    """An assignment that should accumulate, or the other way round."""
+    for block, index in _blocks_with(site.unit.root, statement):
+        if isinstance(statement, ast.AugAssign):
+            if not isinstance(statement.op, ast.Add):
+                return
+            new: ast.stmt = ast.Assign([statement.target], statement.value)
+            reason = "it is added to what was there before, where it should replace it"
+        else:
+            if len(statement.targets) != 1:
+                return
+            written = statement.targets[0]
+            if not isinstance(written, ast.Name | ast.Attribute | ast.Subscript):
+                return
+            new = ast.AugAssign(written, ast.Add(), statement.value)
+            reason = "the gradient is overwritten where it should be accumulated"
+        place = Place(block, index[0], index[1])
+        yield Edit(statement, ((place, located(new, statement)),), 1, reason)
+
+
+def _blocks_with(root: ast.AST, statement: ast.stmt) -> Iterator[tuple[ast.AST, tuple[str, int]]]:
+    """The block that holds a statement."""
+    for node in ast.walk(root):
+        for field in ("body", "orelse", "finalbody"):
+            block = getattr(node, field, None)
+            if isinstance(block, list):
+                for index, part in enumerate(block):
+                    if part is statement:
+                        yield node, (field, index)
