@@ -257,10 +257,13 @@ def batch_norm_inference_fwd(params, statistics, x, *, eps=1e-5):
 
 
 @batch_norm_inference.backward
+@wide
 def batch_norm_inference_bwd(residuals, dy, *, eps=1e-5):
     """dx = γ·r·dy, dγ = Σₙ dy·x̂, dβ = Σₙ dy, dmean = −γ·r·dβ, dvar = −½·γ·r²·dγ."""
-    deltas, *gradients = batch_norm_inference_bwd_input(residuals, dy, eps=eps)
-    return batch_norm_inference_bwd_params(residuals, deltas, eps=eps), *gradients
+    params, statistics, x = residuals
+    mean, r = _mean_and_r(statistics, eps)
+    _, *sums = _sums(x, dy, mean, r)
+    return affine_gradient(params, *sums), *_inference_input(params, r, dy, *sums)
 
 
 @batch_norm_inference.backward_input
@@ -271,10 +274,7 @@ def batch_norm_inference_bwd_input(residuals, dy, *, eps=1e-5):
     mean, r = _mean_and_r(statistics, eps)
     x_hat = _by_channel(x - jnp.broadcast_to(mean, x.shape), r)
     deltas = tuple(jnp.sum(s, axis=tuple(range(1, x.ndim - 1))) for s in (dy * x_hat, dy))
-    dscale, dbias = (_over_examples(s) for s in deltas)
-    slope = _slope(params, r)
-    dstatistics = {"mean": -slope * dbias, "var": -0.5 * slope * (r * dscale)}
-    return deltas, dstatistics, _by_channel(dy, slope)
+    return deltas, *_inference_input(params, r, dy, *map(_over_examples, deltas))
 
 
 @batch_norm_inference.backward_params
@@ -315,6 +315,13 @@ def _sums(z, dy, mean, r):
     """x̂, Σₙ dy·x̂ and Σₙ dy."""
     x_hat = _by_channel(z - jnp.broadcast_to(mean, z.shape), r)
     return x_hat, jnp.sum(dy * x_hat, axis=_batch(dy)), jnp.sum(dy, axis=_batch(dy))
+
+
+def _inference_input(params, r, dy, dscale, dbias):
+    """dstatistics and dx of the inference form, from dγ and dβ."""
+    slope = _slope(params, r)
+    dstatistics = {"mean": -slope * dbias, "var": -0.5 * slope * (r * dscale)}
+    return dstatistics, _by_channel(dy, slope)
 
 
 def _over_examples(x):

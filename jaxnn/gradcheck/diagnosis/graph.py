@@ -1,7 +1,6 @@
 """A network, a loss and a batch, with the true gradient of everything."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.gradcheck.arrays import cast, is_differentiable, relative_error
-from jaxnn.gradcheck.diagnosis.nodes import INPUT, Node, record, run
+from jaxnn.gradcheck.diagnosis.nodes import INPUT, Node, for_op, record, run
 from jaxnn.layer import as_layer
 from jaxnn.op import Op
 from jaxnn.training.gradient import without_padding
@@ -236,16 +235,17 @@ def float64(tree):
 
 
 def _loss_gradient(loss: Op, weight):
+    compiled = for_op(loss, _compiled_loss_gradient)
+
     def gradient(prediction, target):
         with jax.enable_x64(True), definitions():
-            return np.asarray(_loss_gradient_of(loss, weight, prediction, target))
+            return np.asarray(compiled(prediction, target, weight))
 
     return gradient
 
 
-@partial(jax.jit, static_argnums=0)
-def _loss_gradient_of(loss: Op, weight, prediction, target):
-    return jax.grad(lambda prediction: jnp.sum(weight * loss(prediction, target)))(prediction)
+def _compiled_loss_gradient(loss: Op):
+    return jax.jit(jax.grad(lambda y, target, weight: jnp.sum(weight * loss(y, target))))
 
 
 def _beginning_of_output(graph: Graph) -> int:

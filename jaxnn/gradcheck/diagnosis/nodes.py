@@ -6,7 +6,7 @@ so that the backward pass can be walked step by step in NumPy, and any step of i
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import jax
@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.combinators import BatchFirst, Each, Parallel, Pick, Residual, Serial, Shared
-from jaxnn.layer import BuiltLayer, Layer
+from jaxnn.layer import BuiltLayer, Layer, OpLayer
+from jaxnn.op import Op
 from jaxnn.ops._common.elementwise import ElementwiseOp
 from jaxnn.padded import swap_batch_and_time
 from jaxnn.tied import Tied
@@ -187,14 +188,18 @@ class Node:
             apply: another function.
         """
         params = self.params if params is None else params
-        pullback = self._compiled if apply is None else _compiled(apply, self.y.dtype)
+        pullback = self._compiled if apply is None else _compiled(apply)
         with jax.enable_x64(True), definitions():
-            dparams, dxs = pullback(params, self.x if x is None else x, jnp.asarray(dy))
+            dparams, dxs = pullback(
+                params, self.x if x is None else x, jnp.asarray(dy, self.y.dtype)
+            )
         return [np.asarray(d) for d in jax.tree.leaves(dparams)], tuple(map(_floating, dxs))
 
     @cached_property
     def _compiled(self):
-        return _compiled(self.apply, self.y.dtype)
+        if isinstance(self.layer, OpLayer) and len(self.x) == 1:
+            return for_op(self.layer.op, _compiled_op)
+        return _compiled(self.apply)
 
 
 class Reference:
@@ -352,17 +357,31 @@ def _key_of(key, i):
     return None if key is None else jax.random.fold_in(key, i)
 
 
-def _compiled(apply, dtype):
-    """The compiled pullback of a function: `(params, x, dy) -> (dparams, dx)`."""
+def _compiled(apply):
+    """The compiled pullback of a function: `(params, x, dy) -> (dparams, dxs)`."""
 
     def pullback(params, x, dy):
-        return jax.vjp(apply, params, *x)[1](dy.astype(dtype))
-
-    def split(params, x, dy):
-        dparams, *dxs = pullback(params, x, dy)
+        dparams, *dxs = jax.vjp(apply, params, *x)[1](dy)
         return dparams, dxs
 
-    return jax.jit(split)
+    return jax.jit(pullback)
+
+
+def _compiled_op(op: Op):
+    return _compiled(lambda params, x: op(x))
+
+
+def for_op(op: Op, make: Callable):
+    """`make(op)`, kept for the next time unless the op has options that no dictionary takes."""
+    try:
+        return _kept(op, make)
+    except (TypeError, ValueError):
+        return make(op)
+
+
+@lru_cache(maxsize=64)
+def _kept(op: Op, make: Callable):
+    return make(op)
 
 
 def _floating(dx):

@@ -13,6 +13,7 @@ from jaxnn.gradcheck.diagnosis.wrong_steps import WrongSteps
 
 Keys = frozenset[Key]
 NOTHING: Keys = frozenset()
+ENTRIES = 30  # from which the signs alone tell one gradient from another
 
 
 class Leaf:
@@ -67,11 +68,25 @@ class Leaf:
             c = ratio(self.mine - self.decay, gradient, self.truth - self.decay, self.match)
         if c is not None:
             return self.constants.keys(c, self.mine.size)
-        if self.clip is not None:
-            clipped = np.clip(value, -self.clip, self.clip)
-            if relative_error(self.mine, clipped) <= self.match:
-                return [frozenset([Key("C9", f"clipped to ±{self.clip:.4g}")])]
-        return []
+        return [] if self.clip is None else self._clipped(value, self.clip)
+
+    def _clipped(self, value, bound: float) -> list[Keys]:
+        """The constants by which this gradient, clipped entry by entry, gives the leaf."""
+        inside = np.abs(self.mine) < bound * (1 - 1e-9)
+        clipped = frozenset([Key("C9", f"clipped to ±{bound:.4g}")])
+        if not inside.any():
+            return [clipped | keys for keys in self._signs(value)]
+        c = ratio(self.mine[inside], value[inside], self.truth[inside], self.match)
+        if c is None or relative_error(self.mine, np.clip(c * value, -bound, bound)) > self.match:
+            return []
+        return [clipped | keys for keys in self.constants.keys(c, int(inside.sum()))]
+
+    def _signs(self, value) -> list[Keys]:
+        """Whether a leaf of which only signs are left has those of a gradient."""
+        if value.size < ENTRIES and self.graph.error(self.i, value) > 1e-8:
+            return []  # few signs fit many gradients
+        same = np.sign(self.mine) == np.sign(value)
+        return [NOTHING] if same.all() else [frozenset([Key("C1", "−1", -1.0)])] * (not same.any())
 
     def both_vanish(self, gradient: np.ndarray, delta: np.ndarray) -> list[Keys]:
         """Whether this leaf and a gradient are rounding errors beside δ, and have one shape."""

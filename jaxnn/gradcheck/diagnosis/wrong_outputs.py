@@ -335,10 +335,11 @@ def _fit(node: Node, chosen, wanted, n_equations, match, deltas) -> np.ndarray |
 
 
 def _scale(weights) -> float:
-    """The weight that most entries other than zero have."""
+    """The weight that most entries other than zero have; 1 if no two have the same."""
     seen = weights[np.abs(weights) > 1e-6 * np.abs(weights).max()]
     counts = [np.sum(np.isclose(seen, w, rtol=1e-6)) for w in seen]
-    return float(seen[int(np.argmax(counts))])
+    most = int(np.argmax(counts))
+    return float(seen[most]) if counts[most] > 1 else 1.0
 
 
 def _key_of_rows(weights, near) -> Key | None:
