@@ -76,8 +76,9 @@ class Leaf:
         clipped = frozenset([Key("C9", f"clipped to ±{bound:.4g}")])
         if not inside.any():
             return [clipped | keys for keys in self._signs(value)]
-        c = ratio(self.mine[inside], value[inside], self.truth[inside], self.match)
-        if c is None or relative_error(self.mine, np.clip(c * value, -bound, bound)) > self.match:
+        square = np.vdot(value[inside], value[inside])
+        c = float(np.vdot(value[inside], self.mine[inside]) / square) if square else 0.0
+        if relative_error(self.mine, np.clip(c * value, -bound, bound)) > self.match:
             return []
         return [clipped | keys for keys in self.constants.keys(c, int(inside.sum()))]
 

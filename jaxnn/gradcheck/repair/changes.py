@@ -39,6 +39,7 @@ _PAIRS = (
     ("floor", "ceil", "{} stands where {} should"),
 )
 SIGN_OF_TERM = "the sign of this term is wrong"
+WRONG_ARGUMENT = "the wrong argument"
 NUMBERS = (0, 1, 2, 3, 0.5, -1)
 
 
@@ -327,8 +328,23 @@ def _other_operand(site: Site, place: Place) -> Iterator[Edit]:
             and not known_other.same_as(known)
             and source != text(node)
         ):
-            reason = f"{source} belongs here, not {text(node)}"
+            reason = f"{WRONG_ARGUMENT}: {source} belongs here, not {text(node)}"
             yield site.edit(place, source, 3 if handed_on else 2, reason)
+    for source in _targets_around(site.statement, node):
+        reason = f"{WRONG_ARGUMENT}: {source} belongs here, not {text(node)}"
+        yield site.edit(place, source, 2, reason)
+
+
+def _targets_around(statement: ast.AST, node: ast.AST) -> Iterator[str]:
+    """The variables of the comprehensions around an expression that it does not use."""
+    for around in ast.walk(statement):
+        if not isinstance(around, ast.ListComp | ast.GeneratorExp):
+            continue
+        if node in ast.walk(around.elt):
+            used = {part.id for part in ast.walk(around.elt) if isinstance(part, ast.Name)}
+            for generator in around.generators:
+                if isinstance(generator.target, ast.Name) and generator.target.id not in used:
+                    yield generator.target.id
 
 
 def calls_own_code(site: Site, call: ast.Call) -> bool:
@@ -344,7 +360,8 @@ def _other_size(site: Site, place: Place, known) -> Iterator[Edit]:
         return
     for source, size in sizes(site).items():
         if size != known.value:
-            yield site.edit(place, source, 2, f"{source} belongs here, not {text(place.node)}")
+            reason = f"{WRONG_ARGUMENT}: {source} belongs here, not {text(place.node)}"
+            yield site.edit(place, source, 2, reason)
 
 
 def sizes(site: Site) -> dict[str, int]:

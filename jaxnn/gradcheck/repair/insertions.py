@@ -203,7 +203,7 @@ def _turned(site: Site, place: Place, known: Facts) -> Iterator[Edit]:
         if isinstance(node, ast.Call) and node.args and site.floating(node.args[0]):
             turned = parsed(f"a[{index}]", a=node.args[0])
             call = ast.Call(node.func, [turned, *node.args[1:]], node.keywords)
-            reason = f"{text(node.func)} should begin at the other end"
+            reason = f"{text(node.func)} has to run in reverse order"
             yield site.edit(place, parsed(f"a[{index}]", a=call), 4, reason, "constant")
 
 

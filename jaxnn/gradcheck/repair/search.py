@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnn.gradcheck.repair.changes import SIGN_OF_TERM, changes
+from jaxnn.gradcheck.repair.changes import SIGN_OF_TERM, WRONG_ARGUMENT, changes
 from jaxnn.gradcheck.repair.edits import (
     Edit,
     Place,
@@ -272,7 +272,7 @@ class _Search:
         """Keep an edit with those of its cost; of the forward, only what is saved can be wrong."""
         cost = edit.cost
         if self._in_forward(site):
-            if not edit.reason.split(",")[0].endswith("belongs here"):
+            if not edit.reason.startswith(WRONG_ARGUMENT):
                 return
             cost += 2
         found.setdefault(cost, []).append((edit, site))
