@@ -108,8 +108,8 @@ MISTAKES: dict[str, Mistake] = {
         Mistake(
             "C5",
             "factor 2 or ½",
-            "The 2 of (e²)' or the ½ of ½·e² is in the loss but not in its derivative, or the "
-            "other way round.",
+            "A factor 2 or ½, such as the 2 of (e²)' = 2e, is in the loss but not in its "
+            "derivative, or the reverse.",
             "Differentiate exactly the loss that is reported.",
         ),
         Mistake(
@@ -178,21 +178,22 @@ MISTAKES: dict[str, Mistake] = {
         Mistake(
             "A3",
             "something else in place of the activation derivative",
-            "δ is multiplied by the activation's value, by its derivative squared, or by the "
-            "complement of its derivative (an inverted mask).",
+            "δ is multiplied by something else than the derivative of the activation, such as its "
+            "value, the derivative squared or the complement of a mask.",
             "Multiply once by f'(z).",
         ),
         Mistake(
             "A4",
             "mask from the upstream gradient",
-            "The sign of the incoming gradient, not that of z, decides what passes the activation.",
-            "Mask with z > 0 of the forward pass.",
+            "The sign of the incoming gradient decides what passes the activation, in place of "
+            "f'(z) or beside it.",
+            "Multiply by f'(z) with the z of the forward pass, which for relu is the mask z > 0.",
         ),
         Mistake(
             "A5",
             "activation derivative of the error",
-            "The derivative of the activation is evaluated at the error, not at the activation's "
-            "own input or output.",
+            "The derivative of the activation is evaluated at the error or at another incoming "
+            "gradient, not at the activation's own input or output.",
             "δ = error ⊙ f'(z): evaluate f' at the forward pass's z.",
         ),
         Mistake(
@@ -212,13 +213,14 @@ MISTAKES: dict[str, Mistake] = {
             "L2",
             "output derivative applied twice",
             "p − y is the gradient at the logits already, and was multiplied by the derivative of "
-            "softmax or sigmoid again.",
+            "an output activation again.",
             "Use p − y as δ, or ∂L/∂p with the Jacobian: not both.",
         ),
         Mistake(
             "L3",
-            "softmax applied twice",
-            "The loss applied softmax to the probabilities that softmax had given.",
+            "softmax or sigmoid applied twice",
+            "The loss applied softmax or sigmoid to probabilities, which had passed through it "
+            "already.",
             "Give a loss that expects logits the logits.",
         ),
         Mistake(
@@ -230,16 +232,17 @@ MISTAKES: dict[str, Mistake] = {
         Mistake(
             "L5",
             "another cross-entropy",
-            "The gradient is that of another loss: without the one-hot target, without the "
-            "logarithm, or with another normalisation than softmax over the classes.",
+            "The gradient is that of another loss, such as one without the one-hot target, without "
+            "the logarithm, or with another normalisation than softmax over the classes.",
             "p = e^z/Σₖ e^z along the class axis, and δ = p − onehot(label).",
         ),
         Mistake(
             "L6",
             "another binary cross-entropy",
-            "One of the two terms is missing or has the wrong sign, or the derivative of the "
-            "squared error stands in for that of the cross-entropy, or the reverse.",
-            "L = −(y·log p + (1 − y)·log(1 − p)) has δ = p − y at the logits.",
+            "The gradient is that of another loss, such as one with a term missing or of the wrong "
+            "sign, or the squared error in place of the cross-entropy, or the reverse.",
+            "At the logits, δ = p − y for L = −(y·log p + (1 − y)·log(1 − p)), and "
+            "δ = 2·(p − y)·p·(1 − p) for (p − y)².",
         ),
         Mistake(
             "L7",
@@ -251,8 +254,8 @@ MISTAKES: dict[str, Mistake] = {
         Mistake(
             "L8",
             "another regression loss",
-            "The gradient is that of another function of the error: e² or sign(e) in place of 2e, "
-            "or the root of the mean squared error.",
+            "The gradient is that of another function of prediction and target, such as e² or "
+            "sign(e) in place of 2e, or the root of the mean squared error.",
             "(e²)' = 2e; √MSE has the further factor 1/(2·√MSE).",
         ),
         Mistake(
@@ -296,15 +299,15 @@ MISTAKES: dict[str, Mistake] = {
         Mistake(
             "D5",
             "examples missing",
-            "Only one example is in the gradient, or one is not: assigned in a loop where it "
-            "should be added, or a slice that is one short.",
+            "Some examples are not in the gradient: it was assigned in a loop where it should be "
+            "added, or a slice is too short.",
             "Add the contribution of every example, and divide by their number.",
         ),
         Mistake(
             "D6",
             "cache overwritten in place",
-            "The forward pass changed an array that the backward pass reads, such as a ReLU in "
-            "place, so that z is a by then.",
+            "The forward pass changed an array that the backward pass reads, for example by an "
+            "activation in place, so that z is a by then.",
             "Copy the arrays that the backward needs, or write into another array.",
         ),
         Mistake(
@@ -358,8 +361,9 @@ MISTAKES: dict[str, Mistake] = {
         ),
         Mistake(
             "E1",
-            "repeated rows of an embedding overwritten",
-            "A row that is looked up several times has the gradient of one use, not of all.",
+            "repeated rows of an embedding not added up",
+            "A row that is looked up several times does not have the sum of the gradients of its "
+            "uses.",
             "Add up the gradients of equal ids: np.add.at, or x.at[ids].add in JAX.",
         ),
         Mistake(
@@ -373,7 +377,8 @@ MISTAKES: dict[str, Mistake] = {
             "another convention at a kink",
             "The difference is confined to inputs that are exactly at a kink, where the derivative "
             "is a matter of convention.",
-            "Use relu'(0) = 0, or keep exact zeros out of the comparison.",
+            "Use the same convention, such as relu'(0) = 0, or keep such inputs out of the "
+            "comparison.",
         ),
     )
 }

@@ -5,7 +5,7 @@ from jaxnn.gradcheck.diagnosis.keys import FITTED, Key
 from jaxnn.gradcheck.diagnosis.mistakes import MISTAKES
 
 CONSTANT_MEANING = {
-    "C1": "the sign of the error or of the loss is lost.",
+    "C1": "a sign is lost, such as that of the error or of the loss.",
     "C2": "the 1/N of the mean is missing.",
     "C3": "something divides by N once too often, such as a mean in place of a sum.",
     "C5": "a 2 or a ½ of the loss is missing or there twice.",

@@ -226,7 +226,7 @@ class WrongLeaves:
             activation = self.graph.nodes[before]
             if not activation.is_identity:
                 yield Key("D1"), activation.x[0]
-                yield Key("D1", "the derivative f'(z) stands in place of a"), activation.slope
+                yield Key("D8", "the derivative f'(z) stands in place of a"), activation.slope
                 with np.errstate(all="ignore"):
                     yield Key("D6", "f(a) stands in place of a"), activation.apply_to(x)
         yield from self._other_values(i, x, before)

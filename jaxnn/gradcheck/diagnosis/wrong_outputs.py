@@ -62,7 +62,6 @@ def _norms(e):
 
 
 PROBABILITIES = (
-    ("L6", "squared error with its σ'", lambda o: 2 * o.w * o.e * o.p * (1 - o.p)),
     ("A5", "the error e(1 − e)", lambda o: o.w * o.e * _square_slope(o.e)),
     ("A5", "the error e(1 − e), of y − p", lambda o: o.w * o.e * _square_slope(-o.e)),
     ("L5", "(p − y)²", lambda o: o.w * o.e**2),
@@ -80,7 +79,7 @@ SOFTMAX = (
     ("L1", "g ⊙ p(1 − p) with g = p − y", lambda o: o.w * o.e * o.p * (1 - o.p)),
     ("L2", "softmax's Jacobian once more", lambda o: o.w * _jacobian(o.p, o.e)),
     ("L2", "times p(1 − p)", lambda o: o.w * o.e * o.p * (1 - o.p)),
-    ("L2", "times p", lambda o: o.w * o.e * o.p),
+    ("L5", "times p", lambda o: o.w * o.e * o.p),
     ("L2", "times σ'(z)", lambda o: o.w * o.e * _sigmoid_slope(o.z)),
     ("L2", "times 1 − p²", lambda o: o.w * o.e * (1 - o.p**2)),
     ("L3", "softmax(p) − y", lambda o: o.w * (softmax(o.p) - o.y)),
@@ -103,6 +102,7 @@ SOFTMAX = (
     ("L5", "softmax over everything", lambda o: o.w * (softmax(o.z, axis=None) - o.y)),
     ("L5", "−log p at the label", lambda o: -o.w * o.y * np.log(o.p)),
     ("L5", "the squared error of p", lambda o: 2 * o.w * _jacobian(o.p, o.e)),
+    ("L5", "the squared error of p with σ'", lambda o: 2 * o.w * o.e * o.p * (1 - o.p)),
     *PROBABILITIES,
 )
 
@@ -111,13 +111,13 @@ SIGMOID = (
     ("L2", "times p(1 − p)", lambda o: o.w * o.e * o.p * (1 - o.p)),
     ("L2", "times σ'(p)", lambda o: o.w * o.e * _sigmoid_slope(o.p)),
     ("L2", "times p(1 − p), twice", lambda o: o.w * o.e * (o.p * (1 - o.p)) ** 2),
-    ("L2", "times p", lambda o: o.w * o.e * o.p),
+    ("L6", "times p", lambda o: o.w * o.e * o.p),
     ("L2", "times 1 − p²", lambda o: o.w * o.e * (1 - o.p**2)),
     ("L3", "σ(p) − y", lambda o: o.w * (sigmoid(o.p) - o.y)),
     ("L3", "with σ'", lambda o: o.w * (sigmoid(o.p) - o.y) * o.p * (1 - o.p)),
-    ("L5", "no logarithm", lambda o: o.w * (1 - 2 * o.y) * o.p * (1 - o.p)),
-    ("L5", "softmax for σ", lambda o: o.w * (softmax(o.z) - o.y)),
-    ("L5", "tanh(z) − y", lambda o: o.w * (np.tanh(o.z) - o.y)),
+    ("L6", "no logarithm", lambda o: o.w * (1 - 2 * o.y) * o.p * (1 - o.p)),
+    ("L6", "softmax for σ", lambda o: o.w * (softmax(o.z) - o.y)),
+    ("L6", "tanh(z) − y", lambda o: o.w * (np.tanh(o.z) - o.y)),
     ("L6", "only the term of y", lambda o: -o.w * o.y * (1 - o.p)),
     ("L6", "only the term of y, as −y/p", lambda o: -o.w * o.y / o.p),
     ("L6", "only the term of 1 − y", lambda o: o.w * (1 - o.y) * o.p),
@@ -130,7 +130,8 @@ SIGMOID = (
     ),
     ("L6", "y and 1 − y exchanged", lambda o: o.w * (o.p - (1 - o.y))),
     ("L6", "half the squared error", lambda o: o.w * o.e * o.p * (1 - o.p)),
-    *PROBABILITIES,
+    ("L6", "the squared error", lambda o: 2 * o.w * o.e * o.p * (1 - o.p)),
+    *((mistake.replace("L5", "L6"), words, delta) for mistake, words, delta in PROBABILITIES),
 )
 
 ERRORS = (
@@ -174,6 +175,9 @@ SQUARED = (
 
 FAMILIES = {"softmax": SOFTMAX, "sigmoid": SIGMOID, "squared": SQUARED, "": ()}
 """Wrong δ at z of each family: the mistake, the variant, and `(output) -> δ`."""
+
+OTHER_LOSSES = {"softmax": "L5", "sigmoid": "L6", "squared": "L8", "": "L8"}
+"""The mistake of another loss than that of each family."""
 
 
 def _cross_entropy_delta(o):
@@ -240,9 +244,12 @@ def _targets(graph: Graph) -> Iterator[tuple[Key, np.ndarray]]:
         if graph.k > 1:
             mean = target.mean(-1, keepdims=True)
             yield Key("L7", "the mean over outputs"), np.broadcast_to(mean, target.shape).copy()
+            mistake = OTHER_LOSSES[graph.output.family if graph.output else ""]
             for shift in range(1, min(graph.k, CLASSES)):
-                yield Key("L5", "the classes are shifted"), np.roll(target, shift, axis=-1)
-            yield Key("L5", "the classes are in reverse order"), target[..., ::-1].copy()
+                words = f"the columns of the target are shifted by {shift}"
+                yield Key(mistake, words), np.roll(target, shift, axis=-1)
+            words = "the columns of the target are in reverse order"
+            yield Key(mistake, words), target[..., ::-1].copy()
     if not floating:
         for shift in range(1, min(graph.k, CLASSES)):
             yield Key("L5", "the classes are shifted"), (target + shift) % graph.k
@@ -383,7 +390,7 @@ def _of_prediction_and_target(graph: Graph, fit, near) -> Iterator[Beginning]:
 
 def _key_of_parts(coefficients, o: Output, k: int, near: float) -> Key | None:
     """The mistake behind α·p + β·y + γ."""
-    mistake = {"softmax": "L5", "sigmoid": "L6", "squared": "L8"}[o.family]
+    mistake = OTHER_LOSSES[o.family]
     p = "ŷ" if o.family == "squared" else "p"
     alpha, beta, gamma = np.where(
         np.abs(coefficients) < near * np.abs(coefficients).max(), 0, coefficients

@@ -36,9 +36,9 @@ _gelu_slope = np.vectorize(
 )
 
 
-def _mask(slope):
-    """1 where the slope is not 0; NaN where it never is."""
-    return 1.0 * (slope != 0) if np.any(slope == 0) else slope + np.nan
+def _of_mask(node: Node, factor: np.ndarray) -> np.ndarray:
+    """A factor that only an activation with two slopes can have; NaN for others."""
+    return factor if node.is_mask else np.full_like(factor, np.nan)
 
 
 FORMULAS: tuple[tuple[str, Callable], ...] = (
@@ -62,6 +62,9 @@ FORMULAS: tuple[tuple[str, Callable], ...] = (
     ("(1 − |{0}|)²", lambda v: (1 - np.abs(v)) ** 2),
     ("1/(1 + |{0}|)²", lambda v: 1 / (1 + np.abs(v)) ** 2),
     ("the derivative of gelu at {0}", _gelu_slope),
+    ("{0} for {0} ≤ 0 and 1 above", lambda v: np.where(v > 0, 1, v)),
+    ("{0} + 1 for {0} ≤ 0 and 1 above", lambda v: np.where(v > 0, 1, v + 1)),
+    ("exp({0}) for {0} ≤ 0 and 1 above", lambda v: np.where(v > 0, 1, np.exp(v))),
     ("σ({0})·(1 + {0}·(1 − σ({0})))", lambda v: sigmoid(v) * (1 + v * (1 - sigmoid(v)))),
 )
 """Functions that stand in for f', as people write them, of z or of a = f(z)."""
@@ -73,15 +76,12 @@ MIXED: tuple[tuple[str, str, Callable], ...] = (
     ("A3", "1/f'(z)", lambda f: 1 / f.slope),
     ("A3", "√f'(z)", lambda f: np.sqrt(f.slope)),
     ("A3", "1 − f'(z)", lambda f: 1 - f.slope),
-    ("A3", "the two slopes swapped", lambda f: f.slope.max() + f.slope.min() - f.slope),
+    ("A3", "the other of the two slopes",
+     lambda f: _of_mask(f, f.slope.max() + f.slope.min() - f.slope)),
     ("A3", "f'(−z)", lambda f: f.slope_at(-f.x[0])),
-    ("A3", "f(z)/z, one term of the product rule", lambda f: f.y / f.x[0]),
-    ("A3", "f'(z) − f(z)/z, one term of the product rule", lambda f: f.slope - f.y / f.x[0]),
-    ("A3", "the mask without its scale", lambda f: _mask(f.slope)),
-    ("A3", "f(z) for z ≤ 0 and 1 above", lambda f: np.where(f.x[0] > 0, 1, f.y)),
-    ("A3", "exp(z) for z ≤ 0 and 1 above", lambda f: np.where(f.x[0] > 0, 1, np.exp(f.x[0]))),
-    ("A2", "z + 1 for z ≤ 0 and 1 above", lambda f: np.where(f.x[0] > 0, 1, f.x[0] + 1)),
-    ("A3", "f(z) + 1 for z ≤ 0 and 1 above", lambda f: np.where(f.x[0] > 0, 1, f.y + 1)),
+    ("A3", "f(z)/z", lambda f: f.y / f.x[0]),
+    ("A3", "f'(z) − f(z)/z", lambda f: f.slope - f.y / f.x[0]),
+    ("A3", "the mask without its scale", lambda f: _of_mask(f, 1.0 * (f.slope != 0))),
     *(
         ("A3", f"the slope {slope:g} for z ≤ 0 and 1 above",
          lambda f, slope=slope: np.where(f.x[0] > 0, 1, slope))
@@ -93,7 +93,7 @@ MIXED: tuple[tuple[str, str, Callable], ...] = (
 OF_UPSTREAM: tuple[tuple[str, str, Callable], ...] = (
     ("A4", "1[dy > 0]", lambda f, dy: 1.0 * (dy > 0)),
     ("A4", "1[dy < 0]", lambda f, dy: 1.0 * (dy < 0)),
-    ("A4", "f'(dy)", lambda f, dy: f.slope_at(dy) if f.is_mask else dy + np.nan),
+    ("A4", "f'(dy)", lambda f, dy: _of_mask(f, f.slope_at(dy))),
     ("A4", "1[dy > 0]·f'(z)", lambda f, dy: (dy > 0) * f.slope),
     ("A5", "dy·(1 − dy)", lambda f, dy: dy * (1 - dy)),
     ("A5", "1 − dy²", lambda f, dy: 1 - dy**2),

@@ -10,9 +10,9 @@ import numpy as np
 from jaxnn.gradcheck.arrays import relative_or_absolute_error, require_seed
 from jaxnn.gradcheck.numpy.calls import Unrunnable
 from jaxnn.gradcheck.numpy.code import NumPyCode
-from jaxnn.gradcheck.numpy.evaluation import evaluate
 from jaxnn.gradcheck.numpy.evidence import trial
 from jaxnn.gradcheck.numpy.laws import NUMPY_LAWS
+from jaxnn.gradcheck.numpy.readings import evaluate
 from jaxnn.gradcheck.repair import find_repairs
 from jaxnn.gradcheck.report import Report, Row, broken
 
