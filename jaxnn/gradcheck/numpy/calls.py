@@ -70,6 +70,17 @@ def parameters(function: Callable) -> list[Parameter]:
     ]
 
 
+def keywords(function: Callable) -> set[str]:
+    """The names of the arguments that a function takes by name, with "**" if it takes all."""
+    try:
+        taken = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return set()
+    var_keyword = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken)
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {p.name for p in taken if p.kind in named} | ({"**"} if var_keyword else set())
+
+
 def cotangents_taken(backward: Callable, inputs) -> int:
     """The number of parameters of a backward whose names are those of incoming gradients."""
     return sum(p.required and _is_cotangent(p.name, inputs) for p in parameters(backward))
@@ -126,7 +137,7 @@ def values(call: Call, used, dy, rate: float) -> tuple[list, dict]:
         if parameter.name not in call:
             continue
         value = _value(call[parameter.name], used, dy, rate)
-        if parameter.required and not options:
+        if parameter.required and not options.keys() & set(call):
             positional.append(value)
         else:
             options[parameter.name] = value

@@ -64,14 +64,15 @@ def check_numpy(
         grads: names of gradients by the names of parameters, such as {"W": "my_dW"}.
         loss: a function of the output, and of named arguments, from which the backward begins.
         seed: of the random dy.
-        **named: further arguments of loss and backward, such as the labels.
+        **named: further arguments of forward, loss and backward, such as options and labels.
 
     Returns:
         A `Report`: print it, ask `.ok` or `.verdict`, or call `.raise_if_failed()`. The verdict is
         "could not be run" if the code raises or something is missing; the report says what.
 
     Raises:
-        TypeError: forward or backward is missing, or seed is no integer.
+        TypeError: forward or backward is missing, loss is no function, nothing takes an argument
+            that is given by name, or seed is no integer.
         ValueError: the object has no array of that name, or the arrays are too large for
             differences.
 
@@ -86,6 +87,8 @@ def check_numpy(
         d_x is 0.5 × the true gradient everywhere: a 2 is missing, or a ½ is too much
     """
     require_seed("check_numpy", seed)
+    if loss is not None and not callable(loss):
+        raise TypeError(f"check_numpy: loss must be a function of the output, got {loss!r:.80}")
     code = NumPyCode(forward, backward, args, params, grads, loss, named)
     reproduce = f"jaxnn.gradcheck.check_numpy({code.statement}, seed={seed})"
     with jax.enable_x64(True), np.errstate(all="ignore"), warnings.catch_warnings():

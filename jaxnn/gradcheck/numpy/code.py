@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxnn.gradcheck.numpy import calls
-from jaxnn.gradcheck.numpy.calls import Call, Unrunnable, parameters
+from jaxnn.gradcheck.numpy.calls import Call, Unrunnable, keywords, parameters
 from jaxnn.gradcheck.numpy.found import Candidate, candidates, handed_over
 from jaxnn.gradcheck.numpy.held import (
     NamedArray,
@@ -67,7 +67,7 @@ class NumPyCode:
             with its gradients, its backward, or a node that has a backward of its own.
         args: the arguments of forward.
         names: their names.
-        named: further arguments of the loss and of the backward, by name.
+        named: further arguments of forward, of the loss and of the backward, by name.
         loss: the function that turns the output into a loss, or `None`.
         instance: the object whose methods they are, or `None`.
         lifted: the paths of its parameters that are plain numbers.
@@ -98,6 +98,16 @@ class NumPyCode:
         self.names = names + [f"argument{i}" for i in range(len(names), len(args))]
         functions = [f for f in (self.forward, self.backward, loss) if f is not None]
         self.variables = Variables([] if self.instance is not None else functions)
+        self._require_takers(functions)
+
+    def _require_takers(self, functions) -> None:
+        """Refuse an argument by name that none of the functions takes."""
+        taken = {name for function in functions for name in keywords(function)}
+        unknown = [name for name in self.named if name not in taken and "**" not in taken]
+        if unknown:
+            raise TypeError(
+                f"check_numpy: neither forward nor backward nor loss takes {unknown[0]!r}"
+            )
 
     def _lift_numbers(self) -> frozenset[str]:
         """Make parameters that are plain numbers NumPy's, in a copy; their paths."""
@@ -210,7 +220,7 @@ class Copy:
         before = {} if self.code.returns_output else self._written()
         given = (self.context, *self.args) if self.context is not None else self.args
         with self._running():
-            result = self.forward_function(*given)
+            result = self.forward_function(*given, **self._options())
             self._split(result, before)
             if self.code.loss is not None:
                 outputs = [self._loss_of(self.results[0])]
@@ -223,6 +233,11 @@ class Copy:
         """The arrays in the object that are called as outputs are, by path."""
         outputs = _outputs_among(walk("object", self.instance, wanted=is_floating))
         return {leaf.path: leaf.value for leaf in outputs}
+
+    def _options(self) -> dict[str, Any]:
+        """The arguments by name that forward takes."""
+        taken = keywords(self.forward_function)
+        return {name: value for name, value in self.named.items() if name in taken}
 
     def backward(self, dy: list, rate: float = 1.0) -> list[Candidate]:
         """What the backward wrote and returned, each array with what its name may tell."""

@@ -556,3 +556,23 @@ def test_differences(function, slope):
     assert nothing is None
     assert error < 1e-9
     np.testing.assert_allclose(grad, slope(x) * [1, 2, 3, 4], rtol=1e-8, atol=1e-10)
+
+
+def scaled_tanh(x, *, scale=1.0):
+    return scale * np.tanh(x), x
+
+
+def scaled_tanh_backward(dy, cache, *, scale=1.0):
+    return scale * dy * (1 - np.tanh(cache) ** 2)
+
+
+def test_options_go_by_name_to_whoever_takes_them():
+    assert check_numpy(scaled_tanh, scaled_tanh_backward, X, scale=3.0).ok
+    without = check_numpy(
+        scaled_tanh, lambda dy, cache: dy * (1 - np.tanh(cache) ** 2), X, scale=3.0
+    )
+    assert "0.333 × the true gradient" in without.findings[0].message
+    with pytest.raises(TypeError, match="neither forward nor backward nor loss takes 'sclae'"):
+        check_numpy(scaled_tanh, scaled_tanh_backward, X, sclae=3.0)
+    with pytest.raises(TypeError, match="loss must be a function of the output"):
+        check_numpy(scaled_tanh, scaled_tanh_backward, X, loss=3.0)
