@@ -137,11 +137,12 @@ def values(call: Call, used, dy, rate: float) -> tuple[list, dict]:
         if parameter.name not in call:
             continue
         value = _value(call[parameter.name], used, dy, rate)
-        if parameter.required and not options.keys() & set(call):
+        if parameter.required and not options:
             positional.append(value)
         else:
             options[parameter.name] = value
-    return positional, options
+    taken = keywords(used.backward_function) - set(call)
+    return positional, options | {n: v for n, v in used.named.items() if n in taken}
 
 
 def _value(source, used, dy, rate):
