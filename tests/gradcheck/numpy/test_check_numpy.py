@@ -574,5 +574,9 @@ def test_options_go_by_name_to_whoever_takes_them():
     assert "0.333 × the true gradient" in without.findings[0].message
     with pytest.raises(TypeError, match="neither forward nor backward nor loss takes 'sclae'"):
         check_numpy(scaled_tanh, scaled_tanh_backward, X, sclae=3.0)
+
+
+@pytest.mark.usefixtures("unannotated")
+def test_a_loss_is_a_function():
     with pytest.raises(TypeError, match="loss must be a function of the output"):
         check_numpy(scaled_tanh, scaled_tanh_backward, X, loss=3.0)
