@@ -30,19 +30,31 @@ def without_errors(text):
     return re.sub(r"\d\.\de[-+]\d\d", "#", text)
 
 
-@pytest.mark.smoke
-def test_python_blocks_run_in_order_and_print_what_is_shown(tmp_path):
-    code = [code for code in blocks("python") if not code.startswith("def ")]
+def run(arguments, folder):
+    """What a program prints."""
     result = subprocess.run(
-        [sys.executable, "-c", "\n".join(code)],
+        [sys.executable, *arguments],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.smoke
+def test_python_blocks_run_in_order(tmp_path):
+    code = [code for code in blocks("python") if not code.startswith("def ")]
+    run(["-c", "\n".join(code)], tmp_path)
+
+
+@pytest.mark.smoke
+def test_a_wrong_backward_gets_the_report_that_is_shown(tmp_path):
+    (code,) = [code for code in blocks("python") if "def dense_bwd" in code]
+    (tmp_path / "dense.py").write_text(code)
     _, shown = blocks("text")
-    assert without_errors(shown) in without_errors(result.stdout)
+    assert without_errors(run(["dense.py"], tmp_path)) == without_errors(shown)
 
 
 def test_the_derivation_and_the_code_beside_it_are_the_real_ones():

@@ -84,7 +84,7 @@ def check_numpy(
         >>> def square_backward(dy, cache):
         ...     return cache * dy
         >>> print(check_numpy(square_forward, square_backward, np.ones(3)).findings[0].message)
-        d_x is 0.5 × the true gradient everywhere: a 2 is missing, or a ½ is too much
+        d_x is 0.5 × the true gradient everywhere: a 2 is missing, or a ½ is too much (C5)
     """
     require_seed("check_numpy", seed)
     if loss is not None and not callable(loss):
