@@ -65,6 +65,8 @@ class NumPyEvaluation:
         ones: whether dy is 1, since the backward does not use it.
         moved: other values of some variables than those given, by their keys.
         known: the values and true gradients known from other readings, which are added to.
+        jacobian: whether backward, which takes no dy, gives ∂y/∂x itself, one axis after the other:
+            those of y first.
         rate: the learning rate of updates that the backward makes.
         notes: remarks of the laws, besides their findings.
     """
@@ -77,9 +79,10 @@ class NumPyEvaluation:
         ones: bool = False,
         moved: dict | None = None,
         known: Known | None = None,
+        jacobian: bool = False,
     ):
         self.code, self.seed, self.convention = code, seed, convention
-        self.ones, self.moved = ones, moved or {}
+        self.ones, self.moved, self.jacobian = ones, moved or {}, jacobian
         self.rate = 1.0
         self.notes: list[str] = []
         self._known = known or Known()
@@ -115,7 +118,12 @@ class NumPyEvaluation:
         """
         for reach in (0.9, 0.1):
             evaluation = NumPyEvaluation(
-                self.code, self.seed + 1, self.convention, self.ones, self._moved_by(reach)
+                self.code,
+                self.seed + 1,
+                self.convention,
+                self.ones,
+                self._moved_by(reach),
+                jacobian=self.jacobian,
             )
             truths = [evaluation.truth(variable) for variable in self._movable]
             if all(true is not None and np.isfinite(true).all() for true in truths):
@@ -155,7 +163,7 @@ class NumPyEvaluation:
     def cotangents(self) -> list[np.ndarray]:
         """A random cotangent for each output, or 1 for a backward that uses none."""
         ys = [np.asarray(y, np.float64) for y in self.outputs]
-        if not self.takes_dy or self.ones:
+        if self.ones or not (self.takes_dy or self.jacobian):
             return [np.ones_like(y) for y in ys]
         return [short_decimals(y, self.seed + 7919 * i) for i, y in enumerate(ys)]
 
@@ -348,7 +356,8 @@ class NumPyEvaluation:
             updates.pop(variable.key, None)
             if options and not self._is_stray(variable, suitable):
                 option = self._best(variable, options)
-                chosen[variable.key] = option.array.value, _remark(variable, option, by_name)
+                array = self._contracted(variable, option.array.value)
+                chosen[variable.key] = array, _remark(variable, option, by_name)
         if updates:
             self.rate, note = self._rate(updates)
             chosen |= {key: (change / self.rate, note) for key, change in updates.items()}
@@ -466,8 +475,35 @@ class NumPyEvaluation:
                 gradients[key] = (before[key] - after[key]) / self.rate
             elif options:
                 option = self._best(variable, options)
-                gradients[key] = np.array(option.array.value, np.float64)
+                array = self._contracted(variable, option.array.value)
+                gradients[key] = np.array(array, np.float64)
         return outputs, gradients
+
+    @property
+    def gives_jacobians(self) -> bool:
+        """Whether a gradient that was given without dy has the shape of a Jacobian."""
+        if self.takes_dy or self.y.ndim == 0:
+            return False
+        return any(self._is_jacobian(v, self.gradients.get(v.key)) for v in self.variables)
+
+    def _is_jacobian(self, variable, array) -> bool:
+        whole = (*self.y.shape, *np.shape(variable.value))
+        return np.shape(array) in (whole, self._shape_by_rows(variable))
+
+    def _shape_by_rows(self, variable) -> tuple[int, ...] | None:
+        """The shape of one Jacobian for each row of y and of a variable."""
+        shape = np.shape(variable.value)
+        if len(shape) != 2 or self.y.ndim != 2 or shape[0] != self.y.shape[0]:
+            return None
+        return (*self.y.shape, shape[1])
+
+    def _contracted(self, variable, array):
+        """Σ dy·J where a Jacobian was given, and the array itself elsewhere."""
+        if not (self.jacobian and self._is_jacobian(variable, array)):
+            return array
+        if np.shape(array) == self._shape_by_rows(variable):
+            return np.einsum("nk,nkj->nj", self.dy, array)
+        return np.tensordot(self.dy, array, self.y.ndim)
 
     def _given_dy(self) -> list:
         return [np.array(dy)[()] for dy in self.cotangents]

@@ -79,6 +79,8 @@ def _readings(code, seed, as_arrays) -> Iterator[NumPyEvaluation]:
             evaluation = NumPyEvaluation(*reading, known=known)
             if _may_ignore(used, call) and evaluation.ignores_dy:
                 evaluation = NumPyEvaluation(*reading, ones=True, known=known)
+            if not _problem_of(evaluation) and evaluation.gives_jacobians:
+                evaluation = NumPyEvaluation(*reading, known=known, jacobian=True)
             yield evaluation
 
 

@@ -619,3 +619,15 @@ def test_the_first_reason_is_given_where_nothing_runs():
     report = check_numpy(forward, backward, X, LABELS)
     assert report.verdict == "could not be run"
     assert "OverflowError: the author's own" in str(report)
+
+
+def jacobian_of_softmax(y):
+    return y[..., None] * np.eye(y.shape[-1]) - y[..., None] * y[..., None, :]
+
+
+@pytest.mark.parametrize("x", [X[0], X])
+def test_a_derivative_may_be_a_jacobian(x):
+    report = check_numpy(softmax, jacobian_of_softmax, x)
+    assert report.ok, report
+    wrong = check_numpy(softmax, lambda y: (y * (1 - y))[..., None] * np.eye(y.shape[-1]), x)
+    assert "only the diagonal of softmax's Jacobian" in wrong.findings[0].message
