@@ -1,12 +1,19 @@
 """The result of a check, for people to read and for programs to use."""
 
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from html import escape
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 RANKS = ("right", "WRONG", "not tested", "could not be run")
+_FOREIGN = (  # the folders of jaxnn, of installed packages and of Python
+    str(PurePath(__file__).parent.parent),
+    *(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")),
+)
 HEADER = ("argument", "array", "error", "verdict")
 CELL = "text-align: left; padding: 2px 16px 2px 0"
 COLOURS = {"right": "#137333", "WRONG": "#b3261e"}
@@ -176,9 +183,21 @@ def table(rows) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """The kind of an exception and the first line of its message."""
+    """The kind of an exception, the first line of its message, and where the author's code is."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+    return f"{type(error).__name__}: {lines[0] if lines else ''}{_place_of(error)}"
+
+
+def _place_of(error) -> str:
+    """The last line of the author's own code that an exception went through."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.line and not frame.filename.startswith(_FOREIGN)
+    ]
+    if not frames:
+        return ""
+    return f" ({PurePath(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line})"
 
 
 def _cells(row) -> tuple[str, ...]:

@@ -280,6 +280,27 @@ def test_a_guard_in_the_forward_pass_does_not_hide_the_sign():
     assert "opposite sign" in said_of(evidence, "p", target / p / 5)
 
 
+def test_the_cases_of_a_function_are_no_other_factors():
+    slope = np.full(4, 0.25)
+    evidence = evidence_of(lambda x, s: np.where(x > 0, x, s * x), {"x": draw(6, 4), "s": slope})
+    (dy,), x = evidence.dy, evidence.arrays["x"]
+    inverted = np.where(x > 0, 0.25 * dy, dy)
+    assert "²" not in said_of(evidence, "x", inverted)
+    unweighted = (dy * (x <= 0)).sum(0)
+    assert "reciprocal" not in said_of(evidence, "s", unweighted)
+
+
+def test_a_mask_that_is_missing_is_not_told_as_another_array():
+    def triplet(a, p, n):
+        rise = ((a - p) ** 2).sum(1) - ((a - n) ** 2).sum(1) + 1
+        return np.maximum(rise, 0).mean()
+
+    evidence = evidence_of(triplet, {name: draw(8, 3) for name in "apn"})
+    assert not evidence.truths["n"].all()
+    a, n = evidence.arrays["a"], evidence.arrays["n"]
+    assert "mask" in said_of(evidence, "n", 2 * (a - n) / 8)
+
+
 def test_functions_that_raise_are_no_obstacle():
     def fails(*_):
         raise FloatingPointError

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxnn.gradcheck.repair import Trial, find_repairs
+from jaxnn.gradcheck.repair.search import search as search_or_raise
 
 
 def dense(x, w, b):
@@ -31,6 +32,12 @@ def dense_plus(dy, cache):
 def dense_linear(dy, cache):
     x, w, _a = cache
     dz = dy  # here
+    return dz @ w.T, x.T @ dz, dz.sum(axis=0)
+
+
+def dense_without_square(dy, cache):
+    x, w, a = cache
+    dz = dy * (1 - a)  # here
     return dz @ w.T, x.T @ dz, dz.sum(axis=0)
 
 
@@ -100,9 +107,52 @@ def gate_bwd(res, g):
 gate.defvjp(gate_fwd, gate_bwd)
 
 
+def power(x, rate):
+    """The powers of the rows, with an exponent that is an option."""
+    return np.sign(x) * np.abs(x) ** rate
+
+
+def power_of_two(dy, x, rate):
+    return dy * 2 * np.abs(x) ** (rate - 1)  # here
+
+
+def drop(x, keep, rate):
+    return x * keep / (1 - rate)
+
+
+def drop_unscaled(dy, keep, rate):
+    return dy * keep  # here
+
+
+def gathered(table):
+    return table[[0, 2, 2, 1]]
+
+
+def gathered_once(dy, table):
+    dtable = np.zeros_like(table)
+    index = np.array([0, 2, 2, 1])
+    dtable[index] += dy  # here
+    return dtable
+
+
+def chosen(x):
+    return np.sin(x) * (x > 0.2)
+
+
+def chosen_by_slot(dy, x):
+    dx = np.zeros_like(x)
+    rows, columns = np.indices(x.shape)
+    dx[columns * 0, rows * 0] = dy * np.cos(x)
+    return dx
+
+
 def softmax(x):
     e = np.exp(x)
     return e / e.sum(axis=1, keepdims=True)
+
+
+def softmax_diagonal(dy, p):
+    return (dy * p * (1 - p),)  # here
 
 
 def softmax_backward(dy, p):
@@ -144,7 +194,7 @@ def trial(forward, backward, shapes, seed=0):
 
 def search(forward, backward, shapes, functions, seconds=20.0):
     first, second = (trial(forward, backward, shapes, seed) for seed in (0, 1))
-    return find_repairs(first, functions, confirm=second, seconds=seconds)
+    return search_or_raise(first, functions, second, seconds)
 
 
 def search_dense(backward):
@@ -167,8 +217,9 @@ def marked_line(function):
     [
         (dense_mean, "dz.sum(axis=0)", "a mean stands where a sum should"),
         (dense_plus, "1 - a**2", "the sign of this term is wrong"),
-        (dense_linear, "dy * (1 - _a**2)", "the derivative of tanh, (1 - _a**2), is missing"),
+        (dense_without_square, "1 - a**2", "the square of a is missing"),
         (dense_sigmoid, "dy * (1 - a**2)", "(1 - a**2) belongs here, not a * (1 - a)"),
+        (dense_linear, "dy * (1 - _a**2)", "the derivative of tanh, (1 - _a**2), is missing"),
         (dense_in_wrong_order, "(dz @ w.T, x.T @ dz, dz.sum(axis=0))", "in each other's places"),
         (dense_weights_of_gradient, "x.T @ dz", "dz belongs here, not dy"),
         (dense_over_rows, "x.T @ dz", "the division by len(x) does not belong here"),
@@ -182,6 +233,60 @@ def test_the_line_and_the_change_are_found(backward, after, reason):
     assert not found.alternatives
     assert repair.after == after
     assert reason in repair.reason
+
+
+RATE, KEEP = 2.5, np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("forward", "backward", "shape", "after", "reason"),
+    [
+        (
+            lambda x: power(x, RATE),
+            lambda dy, x: [power_of_two(dy, x, RATE)],
+            (4,),
+            "dy * rate",
+            "rate belongs here, not 2",
+        ),
+        (
+            lambda x: drop(x, KEEP, 0.2),
+            lambda dy, x: [drop_unscaled(dy, KEEP, 0.2)],
+            (2, 3),
+            "dy * keep / (1 - rate)",
+            "the division by 1 - rate is missing",
+        ),
+        (
+            gathered,
+            lambda dy, table: [gathered_once(dy, table)],
+            (3, 2),
+            "np.add.at(dtable, index, dy)",
+            "occurs several times",
+        ),
+        (
+            softmax,
+            lambda dy, x: softmax_diagonal(dy, softmax(x)),
+            (5, 3),
+            "p * (dy - (p * dy).sum(axis=-1, keepdims=True))",
+            "only the diagonal of the Jacobian",
+        ),
+    ],
+)
+def test_options_indices_and_jacobians_are_repaired(forward, backward, shape, after, reason):
+    planted = {
+        function.__name__: function
+        for function in (power_of_two, drop_unscaled, gathered_once, softmax_diagonal)
+    }
+    (name,) = planted.keys() & set(backward.__code__.co_names)
+    found = search(forward, backward, [shape], [planted[name]])
+    assert [r.line for r in found.repairs] == [marked_line(planted[name])]
+    assert found.repairs[0].after == after
+    assert reason in found.repairs[0].reason
+
+
+def test_a_choice_of_entries_is_not_blamed_on_the_zeros():
+    found = search(chosen, lambda dy, x: [chosen_by_slot(dy, x)], [(4, 3)], [chosen_by_slot])
+    assert not found.repairs
+    assert all("zeros_like" not in suspect.before for suspect in found.suspects)
 
 
 def test_a_loop_that_overwrites_is_found():
@@ -242,6 +347,7 @@ def endless():
 @pytest.mark.parametrize("run", [lambda: 1 / 0, lambda: (None, {}), endless])
 def test_code_that_cannot_run_raises_nothing_and_cannot_hang(run):
     start = time.perf_counter()
-    found = find_repairs(Trial(run, {"x": np.ones(3)}), [], seconds=0.5)
+    trial = Trial(run, {"x": np.ones(3)})
+    found = find_repairs(trial, [], seconds=0.5)
     assert not found.repairs
     assert time.perf_counter() - start < 20

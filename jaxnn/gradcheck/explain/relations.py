@@ -10,6 +10,7 @@ from jaxnn.gradcheck.explain.axes import broadcasts, on_axes, subsets
 from jaxnn.gradcheck.explain.evidence import Comparison, Evidence, Explanation, Hypothesis
 
 MOST_SHIFTS = 16
+MOST_CASES = 3  # as many factors as that stem from the cases of a function such as leaky ReLU
 Words = Explanation
 
 
@@ -282,14 +283,15 @@ def times_an_array(comparison: Comparison, leaf: str, evidence: Evidence) -> Ite
     """The true gradient multiplied or divided by a known array."""
     truth = comparison.truth
     factors = dict(_factors(leaf, evidence, truth.shape))
+    telling = _distinct_ratios(comparison) > MOST_CASES
     for name, factor in factors.items():
         once = f"is the true gradient × {name}"
-        yield Hypothesis(truth * factor, f"{once}: that factor is too much", "", True)
+        yield Hypothesis(truth * factor, f"{once}: that factor is too much", "", telling)
     for name, factor in factors.items():
         lacks = f"lacks the factor {name}: it is the true gradient divided by it"
-        yield Hypothesis(truth / factor, lacks, "", True)
+        yield Hypothesis(truth / factor, lacks, "", telling)
     for (one, a), (two, b) in permutations(factors.items(), 2):
-        if len(factors) <= 40:
+        if telling and len(factors) <= 40:
             words = f"has the factor {one} where {two} belongs"
             yield Hypothesis(truth * a / b, words, "", True)
 
@@ -398,6 +400,13 @@ def _mixed(truth, axis) -> Iterator[Hypothesis]:
         yield Hypothesis(np.abs(truth), "is the absolute value of the true gradient", "", True)
         yield Hypothesis(np.maximum(truth, 0), "lacks the negative part of the true gradient")
         yield Hypothesis(truth**2, "is the square of the true gradient", "", True)
+
+
+def _distinct_ratios(comparison) -> int:
+    """How many different factors there are between a gradient and the true one."""
+    kept = comparison.truth != 0
+    ratios = comparison.mine[kept] / comparison.truth[kept]
+    return len(np.unique(np.round(ratios / np.abs(ratios).max(initial=0), 4)))
 
 
 def _masked_by_sign(truth, dy) -> Iterator[Hypothesis]:

@@ -21,6 +21,7 @@ from jaxnn.gradcheck.arrays import (
 from jaxnn.gradcheck.differences import gradient_by_differences
 from jaxnn.gradcheck.laws import oracle
 from jaxnn.gradcheck.laws.checked import Checked
+from jaxnn.gradcheck.laws.compilation import jit
 from jaxnn.gradcheck.laws.oracle import Truth
 from jaxnn.gradcheck.laws.program import Program, program_of
 
@@ -44,12 +45,15 @@ class Evaluation:
         args: its arguments.
         seed: of the cotangents.
         plain: whether plain calls are tried besides compiled ones.
+        size: of the cotangents.
         notes: remarks of the laws, besides their findings.
         missing: the paths of the variables for which the backward gives `None`.
     """
 
-    def __init__(self, checked: Checked, args: tuple, seed: int = 0, plain: bool = True):
-        self.checked, self.args, self.seed = checked, args, seed
+    def __init__(
+        self, checked: Checked, args: tuple, seed: int = 0, plain: bool = True, size: float = 1.0
+    ):
+        self.checked, self.args, self.seed, self.size = checked, args, seed, size
         self.plain = plain or not self.traceable
         self.notes: list[str] = []
         self.missing: set[str] = set()
@@ -172,7 +176,7 @@ class Evaluation:
 
         def of_leaf(leaf, numbers):
             if is_differentiable(leaf):
-                return array(numbers)
+                return array((self.size * numbers).astype(leaf.dtype))
             return np.zeros(np.shape(leaf), FLOAT0)
 
         return jax.tree.map(of_leaf, y, short_decimals(y, seed))
@@ -390,7 +394,7 @@ def _forward_and_backward(checked, args, dy):
     return checked.bwd(residuals, dy)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jit, static_argnums=0)
 def compiled(checked: Checked, args: tuple, dy):
     """Value and gradients of a call under `jit`."""
     y, residuals = checked.fwd(*args)

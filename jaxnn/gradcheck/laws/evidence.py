@@ -12,6 +12,7 @@ from jaxnn.gradcheck.repair import Trial, find_repairs
 
 EXACTLY = 1e-9  # the rounding of the author's steps in float64
 ROUNDED = 30.0  # units of rounding that eager steps in low precision may be off
+SMALL = 1 / 64  # of a dy that no clipping changes
 SECONDS = 6.0
 
 
@@ -33,9 +34,10 @@ def repairs(evaluation: Evaluation) -> list[str]:
     if not functions or not evaluation.traceable:
         return []
     try:
-        return find_repairs(
-            _trial(evaluation), functions, confirm=_trial(_elsewhere(evaluation)), seconds=SECONDS
-        ).sentences()
+        trial, confirm = _trial(evaluation), _trial(_elsewhere(evaluation))
+        if not trial.truth:
+            return []
+        return find_repairs(trial, functions, confirm=confirm, seconds=SECONDS).sentences()
     except Exception:
         return []
 
@@ -75,7 +77,7 @@ def _trial(evaluation) -> Trial:
     """The forward and backward as the search for a repair runs them: step by step."""
     paths = [path for path, _ in evaluation.variables]
     truths = dict(zip(paths, evaluation.truth(evaluation.dy).grads, strict=True))
-    truths = {path: true for path, true in truths.items() if np.isfinite(true).all()}
+    truths = {path: true for path, true in truths.items() if np.isfinite(true).all() and true.any()}
     wide_args = _with_leaves(evaluation, evaluation.wide_leaves)
 
     def run_at(args, dy):
@@ -120,7 +122,7 @@ def _runs_in_float64(run, evaluation) -> bool:
 
 
 def _elsewhere(evaluation) -> Evaluation:
-    """The same function with another dy, at arguments of the same signs far from those given."""
+    """The same function with a small dy, at arguments of the same signs far from those given."""
     moved = []
     for leaf in jax.tree.leaves(evaluation.args):
         if is_differentiable(leaf):
@@ -128,7 +130,7 @@ def _elsewhere(evaluation) -> Evaluation:
             leaf = jnp.asarray(leaf * step.astype(leaf.dtype), leaf.dtype)
         moved.append(leaf)
     args = _with_leaves(evaluation, moved)
-    return Evaluation(evaluation.checked, args, evaluation.seed + 1, evaluation.plain)
+    return Evaluation(evaluation.checked, args, evaluation.seed + 1, evaluation.plain, SMALL)
 
 
 def _with_leaves(evaluation, leaves) -> tuple:

@@ -3,8 +3,10 @@
 import jax
 import numpy as np
 
-from jaxnn.gradcheck.arrays import relative_or_absolute_error, wide
+from jaxnn.gradcheck.arrays import is_differentiable, relative_or_absolute_error, wide
 from jaxnn.gradcheck.laws.evaluation import EXACT, Evaluation
+
+GUARDED = 1e-4  # the error of a division by n + 1e-6, say
 
 
 def intention(evaluation: Evaluation, i: int, mine: np.ndarray, truth: np.ndarray) -> str:
@@ -32,9 +34,9 @@ def intention(evaluation: Evaluation, i: int, mine: np.ndarray, truth: np.ndarra
             "a scale that is updated through its gradient, no definition= can declare it, because "
             "a gradient is linear in dy"
         )
-    if limits := _limits(mine, truth):
+    if clipped := _clipped(evaluation, i, mine, truth):
         return (
-            f"is the true gradient clipped to {limits}. If that is on purpose, no definition= can "
+            f"is the true gradient clipped to {clipped}. If that is on purpose, no definition= can "
             "declare it, because a gradient is linear in dy: check the function without the "
             "clipping"
         )
@@ -82,6 +84,19 @@ def _is_constant(evaluation, i, mine) -> bool:
     """Whether a gradient is the same for a dy of zero."""
     nothing = jax.tree.map(np.zeros_like, evaluation.dy)
     return _same(evaluation.given_gradient(nothing)[i], mine)
+
+
+def _clipped(evaluation, i, mine, truth) -> str:
+    """To what the true gradient is clipped, if it is: its entries or its norm."""
+    if limits := _limits(mine, truth):
+        return limits
+    factor = float(np.vdot(truth, mine).real / (np.vdot(truth, truth).real or 1.0))
+    if not 0 < factor < 1 or not _same(mine, factor * truth):
+        return ""
+    doubled = jax.tree.map(lambda d: 2 * d if is_differentiable(d) else d, evaluation.dy)
+    if relative_or_absolute_error(evaluation.given_gradient(doubled)[i], mine) > GUARDED:
+        return ""
+    return f"a fixed norm: it is {factor:.4g} × the true one here, and does not grow with dy"
 
 
 def _limits(mine, truth) -> str:

@@ -23,6 +23,7 @@ from jaxnn.gradcheck.arrays import (
     short_decimals,
     wide,
 )
+from jaxnn.gradcheck.laws.compilation import jit
 from jaxnn.gradcheck.laws.evaluation import (
     Evaluation,
     as_jax_reads,
@@ -406,7 +407,7 @@ def _pulled_back(checked, args, dy):
     return y, pullback(dy)
 
 
-_compiled_pulled_back = jax.jit(_pulled_back, static_argnums=0)
+_compiled_pulled_back = jit(_pulled_back, static_argnums=0)
 
 
 def _by_halves(checked, args, dy):
@@ -419,11 +420,11 @@ def _examples(checked, args, dy):
     return checked.examples(residuals, dy)
 
 
-_compiled_examples = jax.jit(_examples, static_argnums=0)
-_by_compiled_halves = jax.jit(_by_halves, static_argnums=0)
+_compiled_examples = jit(_examples, static_argnums=0)
+_by_compiled_halves = jit(_by_halves, static_argnums=0)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jit, static_argnums=0)
 def _both_modes(checked, args, tangents, dy):
     """J·ẋ and Jᵀ·dy."""
     function, variables = in_variables(checked.exported, args)
@@ -446,7 +447,7 @@ def _duality_tolerance(evaluation) -> float:
     return 64 * eps(evaluation.dtype) * np.sqrt(terms(evaluation, 0.0))
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jit, static_argnums=0)
 def _mapped(checked, args, dy):
     def one(args, dy):
         _, residuals = checked.fwd(*args)
@@ -463,7 +464,7 @@ def _second(function, evaluation, probes):
         y, pullback = jax.vjp(function, variables)
         return y, pullback(dy)[0]
 
-    return jax.jit(lambda variables, dy: jax.vjp(first, variables, dy)[1](probes))(
+    return jit(lambda variables, dy: jax.vjp(first, variables, dy)[1](probes))(
         variables, evaluation.dy
     )
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxnn.gradcheck.arrays import is_differentiable
 from jaxnn.gradcheck.laws.program import Program
 
 STEPS = np.array([1e-1, 3e-2, 1e-2, 1e-3, 1e-4, 1e-5])
@@ -51,8 +52,14 @@ def truth(program: Program, leaves: list, dy: list, *, trusted: bool = True) -> 
         pass
     y = [*map(np.asarray, program.wide_value(leaves))]
     slopes = [_gradient(program, leaves, dy, which) for which in program.variables]
-    least = LOOP_ERROR if program.iterates else float(np.finfo(float).eps)
-    return Truth(y, [grad for grad, _ in slopes], [max(error, least) for _, error in slopes])
+    grads, errors = ([*column] for column in zip(*slopes, strict=True))
+    if not program.iterates:
+        return Truth(y, grads, [max(error, float(np.finfo(float).eps)) for error in errors])
+    scale = _norm(y) * _norm(dy)
+    for k, which in enumerate(program.variables):
+        if _norm([grads[k]]) * max(_norm([leaves[which]]), 1.0) <= LOOP_ERROR * scale:
+            grads[k] = np.zeros_like(grads[k])  # the starting point of an iteration
+    return Truth(y, grads, [max(error, LOOP_ERROR) for error in errors])
 
 
 def one_sided_slopes(
@@ -80,6 +87,11 @@ def most_places(program: Program, leaves, dy, which: int, evaluations: int) -> i
     start = time.perf_counter()
     program.wide_moved(leaves, dy, which, *probe)
     return int(SECONDS / (time.perf_counter() - start) / evaluations)
+
+
+def _norm(leaves) -> float:
+    """The norm of the floating-point numbers of some arrays."""
+    return float(np.sqrt(sum(np.sum(np.abs(a) ** 2) for a in leaves if is_differentiable(a))))
 
 
 def _by_autodiff(y, grads) -> Truth:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jaxnn.gradcheck.arrays import eps, is_differentiable, relative_error
+from jaxnn.gradcheck.laws.compilation import jit
 from jaxnn.gradcheck.laws.interpret import CALLBACKS, Interpreter
 
 SAME_VALUE = 1e-3
@@ -103,19 +104,19 @@ class Program:
 
     @cached_property
     def _value(self):
-        return jax.jit(jaxpr_as_fun(self.closed))
+        return jit(jaxpr_as_fun(self.closed))
 
     @cached_property
     def _pulled_back(self):
-        return jax.jit(partial(_vjp, jaxpr_as_fun(self.closed), self.variables))
+        return jit(partial(_vjp, jaxpr_as_fun(self.closed), self.variables))
 
     @cached_property
     def _wide_pulled_back(self):
-        return jax.jit(partial(_vjp, self._interpreted(), self.variables))
+        return jit(partial(_vjp, self._interpreted(), self.variables))
 
     @cached_property
     def _moved(self):
-        return jax.jit(partial(_moved, self._chosen), static_argnums=4)
+        return jit(partial(_moved, self._chosen), static_argnums=4)
 
     @cached_property
     def _text(self) -> str:

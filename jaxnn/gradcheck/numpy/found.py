@@ -4,6 +4,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,6 +115,7 @@ def _returned(returned, order) -> Iterator[Candidate]:
             yield Candidate(leaf, leaf.names, position, "returned")
 
 
+@cache
 def _names_returned(function, count) -> list[str | None]:
     """The names in the `return` of a function, where they are plain names."""
     nothing: list[str | None] = [None] * count

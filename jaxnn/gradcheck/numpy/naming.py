@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from itertools import product
 
 FORWARD_METHODS = (
@@ -96,6 +97,11 @@ RESET = re.compile(
 )
 DERIVATIVE = re.compile(r"\w*(?:prime|deriv\w*|gradient|slope)\d*|d[_A-Z]\w*|df|grad", _FLAGS)
 
+_WORDS_WITH_D = re.compile(
+    r"d\d*|data\w*|dims?|dimensions?|depth|dtype|device|decay|dropout\w*|drop\w*|direction|dilation"
+    r"|default|debug|dict\w*|dist\w*|diff\w*|duration|den\w*|degree|deg|done|draw|dst|dt|deep",
+    _FLAGS,
+)
 _MARKED = re.compile(
     r"(?:d_?l_?d_?|d_?j_?d_?|d_?loss_?d_?|d_?cost_?d_?|d_?e_?d_?|∂_?|g_"
     r"|(?:grad(?:ient)?s?|nabla|delta|deriv|diff)_?(?:of_|wrt_)?|d_|d)(\w*)"
@@ -117,7 +123,9 @@ UNMARKED = 0.5  # a name without a mark, such as d or grad, is less likely to be
 
 def is_upstream(name: str) -> bool:
     """Whether a parameter of a backward is called as the gradient of an output is."""
-    return UPSTREAM.fullmatch(name) is not None
+    if UPSTREAM.fullmatch(name):
+        return True
+    return name.startswith("d") and len(name) > 1 and not _WORDS_WITH_D.fullmatch(name)
 
 
 def without_marks(names: tuple) -> list[tuple]:
@@ -145,6 +153,7 @@ def bare(names: tuple) -> tuple:
     return inner or names
 
 
+@cache
 def likeness(variable: tuple, candidate: tuple) -> float:
     """How well the name of an array suits the gradient of a variable: 0 if it says nothing."""
     wanted = bare(variable)

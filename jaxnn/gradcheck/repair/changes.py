@@ -37,6 +37,7 @@ _PAIRS = (
     ("zeros", "ones", "{} stands where {} should"),
     ("tanh", "sigmoid", "{} stands where {} should"),
     ("floor", "ceil", "{} stands where {} should"),
+    ("set", "add", "{} stands where {} should"),
 )
 SIGN_OF_TERM = "the sign of this term is wrong"
 WRONG_ARGUMENT = "the wrong argument"
@@ -50,6 +51,8 @@ def changes(site: Site) -> Iterator[Edit]:
         if isinstance(node, ast.BinOp):
             yield from _operator(site, place, node)
             yield from _dropped_factors(site, place)
+            yield from _half_derivatives(site, place)
+            yield from _softmax_jacobian(site, place)
         elif isinstance(node, ast.UnaryOp):
             yield from _unary(site, place, node)
         elif isinstance(node, ast.Compare):
@@ -71,6 +74,7 @@ def changes(site: Site) -> Iterator[Edit]:
             )
         yield from _other_operand(site, place)
         yield from _other_order(site, place)
+    yield from _swapped_operands(site)
     yield from _whole_statement(site)
 
 
@@ -124,6 +128,113 @@ def _dropped_factors(site: Site, place: Place) -> Iterator[Edit]:
             if count == 1 and number(found[gone[0]][0].node) is not None:
                 reason = f"the {what} {said} is one too many"
             yield site.edit(place, product(kept), cost, reason)
+
+
+def _half_derivatives(site: Site, place: Place) -> Iterator[Edit]:
+    """A product with half of the derivative of the sigmoid or of tanh, or with the other one."""
+    found = factors(place)
+    if is_inside_product(place) or not found or not site.relevant(place):
+        return
+    written = {text(factor.node) for factor, _, _ in found}
+    for factor, divides, _ in found:
+        match factor.node:
+            case ast.BinOp(left=ast.Constant(value=1 | 1.0), op=ast.Sub(), right=inner) if (
+                not divides and site.floating(inner)
+            ):
+                yield from _of_complement(site, place, factor, inner, written)
+            case ast.Name() | ast.Attribute() | ast.Subscript() if _is_fraction(site, factor):
+                complement = parsed("(1 - a)", a=factor.node)
+                if text(complement) not in written:
+                    yield _with_factor(site, place, complement)
+
+
+def _of_complement(site: Site, place: Place, factor: Place, a, written) -> Iterator[Edit]:
+    """The derivatives of which a factor 1 - a may be a part."""
+    tanh = parsed("1 - a**2", a=a)
+    yield site.edit(factor, tanh, 1, f"the square of {text(a)} is missing")
+    if isinstance(a, ast.BinOp) and isinstance(a.op, ast.Pow):
+        sigmoid = parsed("a * (1 - a)", a=a.left)
+        reason = f"{text(sigmoid)} belongs here, not {text(factor.node)}"
+        yield site.edit(factor, sigmoid, 1, reason)
+    elif text(a) not in written:
+        yield _with_factor(site, place, a)
+    else:
+        kept = [e for e in factors(place) if text(e[0].node) not in (text(a), f"1 - {text(a)}")]
+        reason = f"({text(tanh)}) belongs here, not {text(a)} * (1 - {text(a)})"
+        if kept and not all(divides for _, divides, _ in kept):
+            yield site.edit(place, ast.BinOp(product(kept), ast.Mult(), tanh), 1, reason)
+
+
+def _with_factor(site: Site, place: Place, factor: ast.expr) -> Edit:
+    new = ast.BinOp(place.node, ast.Mult(), factor)
+    reason = f"the factor {factor_text(factor)} of the derivative is missing"
+    return site.edit(place, new, 1, reason)
+
+
+def _softmax_jacobian(site: Site, place: Place) -> Iterator[Edit]:
+    """A product with the diagonal of the Jacobian of softmax in the place of all of it."""
+    found = factors(place)
+    if is_inside_product(place) or not site.relevant(place):
+        return
+    for i, (factor, divides, _) in enumerate(found):
+        if divides or not _sums_to_one(site, factor):
+            continue
+        p = text(factor.node)
+        kept = [e for j, e in enumerate(found) if j != i and text(e[0].node) != f"1 - {p}"]
+        centred = any(_is_difference(entry[0].node) for entry in kept)
+        if kept and not centred and not all(division for _, division, _ in kept):
+            g = product(kept)
+            source = "p * (g - (p * g).sum(axis=-1, keepdims=True))"
+            new = parsed(source, p=factor.node, g=g)
+            reason = "only the diagonal of the Jacobian of softmax is used"
+            yield site.edit(place, new, 2, reason)
+
+
+def _is_difference(node: ast.expr) -> bool:
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub)
+
+
+def _sums_to_one(site: Site, place: Place) -> bool:
+    """Whether the entries of an array along the last axis are probabilities."""
+    known = site.floating(place.node)
+    if known is None or known.value is None or not known.shape or known.shape[-1] < 2:
+        return False
+    return bool(np.allclose(known.value.sum(-1), 1, atol=1e-5) and (known.value >= 0).all())
+
+
+def _swapped_operands(site: Site) -> Iterator[Edit]:
+    """Two arrays of one shape in each other's places in what a statement computes."""
+    found = [
+        place
+        for place in site.places
+        if (isinstance(place.node, ast.Name | ast.Attribute) or place.field == "args")
+        and isinstance(place.parent, ast.BinOp | ast.Call | ast.Attribute)
+        and (known := site.floating(place.node)) is not None
+        and known.shape
+    ]
+    for one, two in itertools.combinations(found[:8], 2):
+        a, b = one.node, two.node
+        if text(a) == text(b) or site.facts(a).shape != site.facts(b).shape:  # type: ignore[union-attr]
+            continue
+        if _one_holds_the_other(a, b) or one.parent is two.parent:
+            continue
+        if not (site.relevant(one) and site.relevant(two)):
+            continue
+        pair = ((one, b), (two, a))
+        reason = f"{text(a)} and {text(b)} are in each other's places"
+        yield Edit(site.statement, pair, 2, reason, "order")
+
+
+def _one_holds_the_other(a: ast.expr, b: ast.expr) -> bool:
+    return b in ast.walk(a) or a in ast.walk(b)
+
+
+def _is_fraction(site: Site, place: Place) -> bool:
+    """Whether all entries of an array lie between 0 and 1, as those of a sigmoid do."""
+    known = site.floating(place.node)
+    if known is None or known.value is None or not known.shape or known.kind == "c":
+        return False
+    return bool(((known.value > 0) & (known.value < 1)).all())
 
 
 def is_inside_product(place: Place) -> bool:
@@ -267,6 +378,19 @@ def _constant(site: Site, place: Place, node: ast.Constant) -> Iterator[Edit]:
             new = parsed(str(other))
             yield site.edit(place, new, 1, f"{other} belongs here, not {value}")
 
+    for source, option in named_numbers(site).items():
+        if option != value:
+            yield site.edit(place, source, 2, f"{source} belongs here, not {value}")
+
+
+def named_numbers(site: Site) -> dict[str, float]:
+    """The floating-point numbers in scope by name, such as options."""
+    return {
+        operand.source: float(known.value)
+        for operand in site.scope
+        if (known := operand.facts).kind == "f" and not known.shape and known.value is not None
+    }
+
 
 def _is_neutral(place: Place, value) -> bool:
     """Whether a number at a place amounts to no number at all."""
@@ -300,6 +424,10 @@ def _subscript(site: Site, place: Place, node: ast.Subscript) -> Iterator[Edit]:
         for sign in "-+":
             new = parsed(f"a {sign} 1", a=node.slice)
             yield site.edit(index, new, 2, "the index is off by one")
+    if isinstance(node.slice, ast.BinOp):
+        for part in ast.walk(node.slice):
+            if isinstance(part, ast.Name):
+                yield site.edit(index, part, 2, f"the index should be {part.id}")
 
 
 def _other_operand(site: Site, place: Place) -> Iterator[Edit]:
@@ -317,6 +445,9 @@ def _other_operand(site: Site, place: Place) -> Iterator[Edit]:
         return
     if not known.floating or (isinstance(node, ast.Call) and name_of_call(node) in REDUCTIONS):
         return
+    for source in _targets_around(site.statement, node):
+        reason = f"{WRONG_ARGUMENT}: {source} belongs here, not {text(node)}"
+        yield site.edit(place, source, 2, reason)
     if not site.relevant(place):
         return
     handed_on = isinstance(place.parent, ast.Call) and calls_own_code(site, place.parent)
@@ -330,9 +461,6 @@ def _other_operand(site: Site, place: Place) -> Iterator[Edit]:
         ):
             reason = f"{WRONG_ARGUMENT}: {source} belongs here, not {text(node)}"
             yield site.edit(place, source, 3 if handed_on else 2, reason)
-    for source in _targets_around(site.statement, node):
-        reason = f"{WRONG_ARGUMENT}: {source} belongs here, not {text(node)}"
-        yield site.edit(place, source, 2, reason)
 
 
 def _targets_around(statement: ast.AST, node: ast.AST) -> Iterator[str]:
@@ -389,7 +517,8 @@ def _other_order(site: Site, place: Place) -> Iterator[Edit]:
     entries = getattr(node, field)
     if len(entries) > 8 or isinstance(place.parent, ast.Subscript | ast.keyword):
         return
-    what = "returned" if isinstance(site.statement, ast.Return | ast.Lambda) else "assigned"
+    handed_on = isinstance(site.statement, ast.Return | ast.Lambda)
+    what = "returned" if handed_on else "assigned"
     for i, j in itertools.combinations(range(len(entries)), 2):
         if isinstance(entries[i], ast.Starred) or isinstance(entries[j], ast.Starred):
             continue
@@ -397,7 +526,7 @@ def _other_order(site: Site, place: Place) -> Iterator[Edit]:
         yield Edit(
             site.statement,
             pair,
-            1,
+            1 if handed_on else 3,
             f"{text(entries[i])} and {text(entries[j])} are {what} in each other's places",
             "order",
         )
@@ -418,6 +547,25 @@ def _whole_statement(site: Site) -> Iterator[Edit]:
         yield site.edit(test, new, 1, "the condition is the wrong way round")
     if isinstance(statement, ast.Assign | ast.AugAssign):
         yield from _accumulated(site, statement)
+    if isinstance(statement, ast.AugAssign):
+        yield from _repeated_indices(site, statement)
+
+
+def _repeated_indices(site: Site, statement: ast.AugAssign) -> Iterator[Edit]:
+    """An addition at indices of which each counts once, however often it occurs."""
+    target = statement.target
+    if not isinstance(target, ast.Subscript) or not isinstance(statement.op, ast.Add):
+        return
+    known = site.facts(target.slice)
+    if known is None or known.kind != "i" or not known.shape or not site.numpy:
+        return
+    call = parsed(
+        f"{site.numpy}.add.at(a, i, v)", a=target.value, i=target.slice, v=statement.value
+    )
+    reason = "+= adds once at an index that occurs several times"
+    for block, (field, index) in _blocks_with(site.unit.root, statement):
+        new = located(ast.Expr(call), statement)
+        yield Edit(statement, ((Place(block, field, index), new),), 1, reason)
 
 
 def _accumulated(site: Site, statement: ast.Assign | ast.AugAssign) -> Iterator[Edit]:

@@ -71,7 +71,9 @@ class Site:
         unit: the outermost function around it.
         statement: a statement or a lambda.
         scope: the arrays and numbers that can be written there.
-        library: the name under which the file knows NumPy or `jax.numpy`.
+        unused: the names that the function around it assigns and never uses.
+        library: the name under which the file knows `jax.numpy`, or else NumPy.
+        numpy: the name under which it knows NumPy.
         places: of its expressions.
         relevant: whether a wrong gradient depends on what stands at a place, and no right one does.
     """
@@ -79,7 +81,10 @@ class Site:
     def __init__(self, unit: Unit, statement: Statement, recording: Recording, scope):
         self.unit, self.statement, self._recording = unit, statement, recording
         self.scope: list[Operand] = scope
-        self.library = _library(unit.globals)
+        self.unused: frozenset[str] = frozenset()
+        modules = _modules(unit.globals)
+        self.numpy = modules.get("numpy")
+        self.library = modules.get("jax.numpy", self.numpy)
         self.places = list(_places(statement))
         self.relevant: Callable[[Place], bool] = lambda place: True
 
@@ -108,10 +113,6 @@ class Site:
         """The edit that puts a node, or an expression in text, at a place."""
         new = parsed(new) if isinstance(new, str) else new
         return Edit(self.statement, ((place, located(new, place.node)),), cost, reason, added)
-
-    def function(self, name: str) -> str | None:
-        """The name of a function of the library, as the file would write it."""
-        return f"{self.library}.{name}" if self.library else None
 
 
 def sites(unit: Unit, recording: Recording) -> Iterator[Site]:
@@ -162,6 +163,16 @@ def additive_places(site: Site) -> Iterator[Place]:
     """The places where a factor or a term may be missing, without those that amount to the same."""
     for place in results(site):
         yield from _open_places(site, place)
+
+
+def factor_places(site: Site) -> Iterator[Place]:
+    """The places of factors in products, where a term may be missing."""
+    for place in site.places:
+        inner = isinstance(place.parent, ast.BinOp) and isinstance(
+            place.parent.op, ast.Mult | ast.Div
+        )
+        if inner and isinstance(place.node, ast.Name | ast.Attribute | ast.Subscript | ast.Call):
+            yield place
 
 
 def results(site: Site) -> Iterator[Place]:
@@ -215,12 +226,22 @@ def _sites_of_function(unit: Unit, function, recording: Recording) -> Iterator[S
     numbers = {name: unit.globals[name] for name in names if name in unit.globals}
     outer = list(_global_operands(numbers))
     written = _written_operands(ran, recording)
+    unused = _unused_names(function)
     for statement in ran:
         own = recording.scope(statement)
         known = {operand.source for operand in own}
         local = {source.split("[")[0].split(".")[0] for source in known}
         more = [o for o, names in written if o.source not in known and names <= local]
-        yield Site(unit, statement, recording, [*own, *more, *outer])
+        site = Site(unit, statement, recording, [*own, *more, *outer])
+        site.unused = unused
+        yield site
+
+
+def _unused_names(function) -> frozenset[str]:
+    """The names that a function assigns and never uses."""
+    names = [node for node in ast.walk(function) if isinstance(node, ast.Name)]
+    used = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+    return frozenset(node.id for node in names if isinstance(node.ctx, ast.Store)) - used
 
 
 def _written_operands(statements, recording: Recording) -> list[tuple[Operand, set[str]]]:
@@ -333,20 +354,24 @@ def _open_places(site: Site, place: Place, closed: bool = False) -> Iterator[Pla
         case ast.IfExp():
             yield from _open_places(site, Place(node, "body"))
             yield from _open_places(site, Place(node, "orelse"))
+        case ast.Subscript():
+            yield from _open_places(site, Place(node, "value"))
         case ast.GeneratorExp() | ast.ListComp():
             yield from _open_places(site, Place(node, "elt"))
+        case ast.List() | ast.Tuple():
+            for index in range(len(node.elts)):
+                yield from _open_places(site, Place(node, "elts", index))
         case ast.Starred():
             yield from _open_places(site, Place(node, "value"))
 
 
-def _library(names: dict[str, Any]) -> str | None:
-    """The name of `jax.numpy` or NumPy in a file."""
-    found = {
+def _modules(names: dict[str, Any]) -> dict[str, str]:
+    """The names that a file has for modules."""
+    return {
         getattr(module, "__name__", ""): name
         for name, module in names.items()
         if type(module) is type(ast)
     }
-    return found.get("jax.numpy", found.get("numpy"))
 
 
 class _Filled(ast.NodeTransformer):

@@ -6,12 +6,19 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxnn.gradcheck.repair.changes import factor_text, is_inside_product, product, sizes
+from jaxnn.gradcheck.repair.changes import (
+    factor_text,
+    is_inside_product,
+    named_numbers,
+    product,
+    sizes,
+)
 from jaxnn.gradcheck.repair.edits import (
     Edit,
     Place,
     Site,
     additive_places,
+    factor_places,
     factors,
     name_of_call,
     parsed,
@@ -29,6 +36,7 @@ OTHER_DERIVATIVES = {
     "lib.cos(a)": "the derivative of the sine, {}, is missing",
     "-lib.sin(a)": "the derivative of the cosine, {}, is missing",
     "lib.exp(a)": "the derivative of the exponential, {}, is missing",
+    "lib.exp(-a)": "the factor {} is missing",
     "2 * a": "the derivative of the square, {}, is missing",
     "(1 - a)": "the factor {} is missing",
     "a**2": "the factor {} is missing",
@@ -38,6 +46,23 @@ OTHER_DERIVATIVES = {
     "(abs(a) < 1)": "the mask {} is missing",
     "lib.sign(a)": "the derivative of the absolute value, {}, is missing",
 }
+
+
+def forgotten(site: Site) -> Iterator[Edit]:
+    """Factors, divisors and terms that the function computes or unpacks, but never uses."""
+    unused = [operand for operand in site.scope if operand.source in site.unused]
+    for place, known in _open(site) if unused else ():
+        for operand in unused:
+            if _spreads(operand.facts, known) and operand.facts.kind:
+                name = operand.source
+                for sign, what in (
+                    ("*", "factor"),
+                    ("/", "division by"),
+                    ("+", "term"),
+                    ("-", "term"),
+                ):
+                    new = parsed(f"__it {sign} {name}", __it=place.node)
+                    yield site.edit(place, new, 0, f"the {what} {name} is missing", "array")
 
 
 def constants(site: Site) -> Iterator[Edit]:
@@ -54,12 +79,17 @@ def arrays(site: Site) -> Iterator[Edit]:
     """Factors and terms in scope that may be missing in a statement."""
     for place, known in _open(site):
         yield from _arrays(site, place, known)
+    for place in factor_places(site):
+        factor = site.floating(place.node)
+        if factor is not None and site.relevant(place):
+            yield from _terms(site, place, factor)
 
 
 def derivatives(site: Site) -> Iterator[Edit]:
     """Derivatives, and whole gradients, that may be missing in a statement."""
     for place, known in _open(site):
         yield from _derivatives(site, place, known)
+        yield from _penalties(site, place, known)
         yield from _means(site, place, known)
     for place in site.places:
         yield from _other_derivative(site, place)
@@ -80,11 +110,16 @@ def _constants(site: Site, place: Place, known: Facts) -> Iterator[Edit]:
     node = place.node
     minus = ast.UnaryOp(ast.USub(), node)
     yield site.edit(place, minus, 3, "the sign is wrong", "constant")
-    for source in ("2 * a", "0.5 * a"):
-        said = source.split()[0]
-        yield site.edit(
-            place, parsed(source, a=node), 3, f"the factor {said} is missing", "constant"
-        )
+    named = {number: source for source, number in named_numbers(site).items()}
+    for number in (2, 0.5):
+        said = named.get(number, str(number))
+        times = parsed(f"{said} * __it", __it=node)
+        yield site.edit(place, times, 3, f"the factor {said} is missing", "constant")
+    for source, option in named_numbers(site).items():
+        if 0 < option < 1:
+            divided = parsed(f"__it / (1 - {source})", __it=node)
+            reason = f"the division by 1 - {source} is missing"
+            yield site.edit(place, divided, 3, reason, "constant")
     for source in sizes(site):
         divided = parsed(f"__it / {source}", __it=node)
         reason = f"the division by {source} is missing"
@@ -112,10 +147,17 @@ def _arrays(site: Site, place: Place, known: Facts) -> Iterator[Edit]:
         if other.floating:
             divided = parsed(f"__it / {name}", __it=node)
             yield site.edit(place, divided, 5, f"the division by {name} is missing", kind)
-        if other.floating and other.shape:
+    yield from _terms(site, place, known)
+
+
+def _terms(site: Site, place: Place, known: Facts) -> Iterator[Edit]:
+    """An array in scope that should be added or subtracted."""
+    for operand in site.scope:
+        if operand.facts.floating and operand.facts.shape and _spreads(operand.facts, known):
             for sign in "+-":
-                term = parsed(f"__it {sign} {name}", __it=node)
-                yield site.edit(place, term, 4, f"the term {name} is missing", kind)
+                term = parsed(f"__it {sign} {operand.source}", __it=place.node)
+                reason = f"the term {operand.source} is missing"
+                yield site.edit(place, term, 4, reason, "array")
 
 
 def _derivatives(site: Site, place: Place, known: Facts) -> Iterator[Edit]:
@@ -131,6 +173,15 @@ def _derivatives(site: Site, place: Place, known: Facts) -> Iterator[Edit]:
                 if form is not None:
                     new = parsed(f"__it * {form}", __it=place.node)
                     yield site.edit(place, new, cost, reason.format(form), "array")
+
+
+def _penalties(site: Site, place: Place, known: Facts) -> Iterator[Edit]:
+    """An array times a number in scope, as the gradient of a penalty."""
+    for number, operand in itertools.product(named_numbers(site), site.scope):
+        if operand.facts.floating and operand.facts.shape == known.shape != ():
+            term = f"{number} * {operand.source}"
+            new = parsed(f"__it + {term}", __it=place.node)
+            yield site.edit(place, new, 5, f"the term {term} is missing", "array")
 
 
 def _means(site: Site, place: Place, known: Facts) -> Iterator[Edit]:
@@ -193,6 +244,11 @@ def _turned(site: Site, place: Place, known: Facts) -> Iterator[Edit]:
     node = place.node
     if len(known.shape) == 2:
         yield site.edit(place, parsed("a.T", a=node), 2, "the transpose is missing", "constant")
+    if len(known.shape) in (3, 4) and site.library:
+        for i, j in itertools.combinations(range(len(known.shape)), 2):
+            swapped = parsed(f"{site.library}.swapaxes(a, {i}, {j})", a=node)
+            reason = f"axes {i} and {j} should be exchanged"
+            yield site.edit(place, swapped, 4, reason, "constant")
     for axis in range(len(known.shape)):
         index = ", ".join([":"] * axis + ["::-1"])
         if axis == len(known.shape) - 1 and axis:

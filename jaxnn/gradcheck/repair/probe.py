@@ -53,12 +53,14 @@ class Recording:
 
     Attributes:
         order: the statements that ran, in the order of their first visits.
+        repeated: the expressions that ran more than once.
     """
 
     def __init__(self):
         self.values: dict[int, Facts] = {}
         self.scopes: dict[int, list[Operand]] = {}
         self.order: list[int] = []
+        self.repeated: set[int] = set()
 
     def value(self, node: ast.AST) -> Facts | None:
         """The value of an expression; None if it did not run."""
@@ -74,7 +76,9 @@ class Recording:
 
     def note_value(self, mark: int, value):
         """Record the value of an expression, and hand it on."""
-        if mark not in self.values:
+        if mark in self.values:
+            self.repeated.add(mark)
+        else:
             self.values[mark] = facts(value)
         return value
 

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxnn.gradcheck.repair.changes import SIGN_OF_TERM, WRONG_ARGUMENT, changes
+from jaxnn.gradcheck.repair.changes import SIGN_OF_TERM, changes
 from jaxnn.gradcheck.repair.edits import (
     Edit,
     Place,
     Site,
     is_alias,
+    name_of_call,
     parsed,
     restore,
     results,
@@ -24,7 +25,7 @@ from jaxnn.gradcheck.repair.edits import (
     text,
 )
 from jaxnn.gradcheck.repair.guard import OutOfTime, Watchdog, silence
-from jaxnn.gradcheck.repair.insertions import arrays, constants, derivatives
+from jaxnn.gradcheck.repair.insertions import arrays, constants, derivatives, forgotten
 from jaxnn.gradcheck.repair.probe import record
 from jaxnn.gradcheck.repair.source import units_of
 from jaxnn.gradcheck.repair.suspects import suspect
@@ -134,12 +135,22 @@ def find_repairs(
     Returns:
         The repairs. Where the code raises an exception or its source cannot be found, none.
     """
+    try:
+        return search(trial, functions, confirm, seconds)
+    except (Exception, OutOfTime):
+        return RepairSearch()
+
+
+def search(
+    trial: Trial,
+    functions: Iterable[Callable] | None,
+    confirm: Trial | None,
+    seconds: float,
+) -> RepairSearch:
+    """Like `find_repairs`, but what the code raises as it stands is raised."""
     deadline = time.perf_counter() + seconds
     with silence(), Watchdog() as watchdog:
-        try:
-            return _Search(trial, confirm, functions, watchdog, deadline).result()
-        except (Exception, OutOfTime):
-            return RepairSearch()
+        return _Search(trial, confirm, functions, watchdog, deadline).result()
 
 
 class _Hit(NamedTuple):
@@ -169,11 +180,12 @@ class _Search:
         self.order = {mark: place for place, mark in enumerate(recording.order)}
         found = (site for unit in self.units for site in sites(unit, recording))
         self.sites = sorted(found, key=self._place)
-        self._relevance: dict[int, frozenset[str]] = {}
+        self.repeated = recording.repeated
+        self._relevance: dict[int, frozenset[str] | None] = {}
         self.demanded: frozenset[str] = frozenset()
         for site in self.sites:
             site.relevant = partial(self._relevant, site)
-        own = {getattr(site.statement, "mark", -1) for site in self.sites}
+        own = {_mark(site.statement) for site in self.sites}
         self.forwards = forwards if own - forwards else set()
 
     def result(self) -> RepairSearch:
@@ -184,7 +196,7 @@ class _Search:
         hits, complete = self._pass(wrong, wrong)
         best = self._likeliest([hit for hit in hits if hit.leaves == wrong])
         if best:
-            best += self._other_signs(best, wrong)
+            best += self._same_elsewhere(best, wrong)
             return RepairSearch((self._repair(best[0]),), tuple(map(self._repair, best[1:])))
         if complete and len(wrong) > 1:
             hits, complete = self._pass(wrong, frozenset())
@@ -208,21 +220,18 @@ class _Search:
                 break
         return hits, time.perf_counter() < self.deadline
 
-    def _other_signs(self, best: list[_Hit], wrong: frozenset[str]) -> list[_Hit]:
-        """The statements where a minus does the same as another sign in a sum."""
-        if len(best) > 1 or best[0].edit.reason != SIGN_OF_TERM:
+    def _same_elsewhere(self, best: list[_Hit], wrong: frozenset[str]) -> list[_Hit]:
+        """The other statements where a sign or a factor does the same as the best repair."""
+        scales = best[0].edit.reason == SIGN_OF_TERM or _changes_scale(best[0].edit)
+        if len(best) > 1 or not scales:
             return []
-        tier = [
-            (site.edit(place, ast.UnaryOp(ast.USub(), place.node), 3, "the sign is wrong"), site)
+        others = [
+            site
             for site in self.sites
-            for place in results(site)
-            if site is not best[0].site
-            and site.floating(place.node)
-            and not isinstance(place.node, GIVEN)
-            and not self._in_forward(site)
+            if site is not best[0].site and not self._in_forward(site) and self._may_matter(site)
         ]
-        hits = [hit for hit in self._hits(tier, wrong) if hit.leaves == wrong]
-        return hits[: MOST_ALTERNATIVES - 1]
+        hits = [hit for site in others for hit in self._hits(_scalings(site), wrong)[:1]]
+        return [hit for hit in hits if hit.leaves == wrong][: MOST_ALTERNATIVES - 1]
 
     def _several(self, hits: list[_Hit], wrong: frozenset[str], complete: bool) -> RepairSearch:
         """Repairs of some leaves each."""
@@ -258,27 +267,42 @@ class _Search:
     def _tiers(self) -> Iterator[list[tuple[Edit, Site]]]:
         """The edits of each cost in turn, until the time is up."""
         found: dict[int, list[tuple[Edit, Site]]] = {}
-        kinds = ((changes, 2), (constants, 3), (arrays, 4), (derivatives, MOST_COST))
-        done = 0
+        kinds = (
+            (forgotten, 0),
+            (changes, 2),
+            (constants, 3),
+            (arrays, 4),
+            (derivatives, MOST_COST),
+        )
         for edits, last in kinds:
             for site in self.sites:
-                for edit in edits(site) if time.perf_counter() < self.deadline else ():
-                    self._file(found, edit, site)
-            for cost in range(done + 1, last + 1):
+                if time.perf_counter() < self.deadline and self._may_matter(site):
+                    for edit in edits(site):
+                        self._file(found, edit, site)
+            for cost in range(last + 1):
                 yield found.pop(cost, [])
-            done = last - 1
+
+    def _may_matter(self, site: Site) -> bool:
+        """Whether the wrong gradients may depend on what a statement computes."""
+        computed = list(results(site))
+        if not computed or not all(site.floating(place.node) for place in computed):
+            return True
+        if len(computed) == 1:
+            return site.relevant(computed[0])
+        effects = [self._effects(site, place) for place in computed]
+        changed = frozenset().union(*(effect or () for effect in effects))
+        return None in effects or (bool(changed) and changed >= self.demanded)
 
     def _file(self, found, edit: Edit, site: Site) -> None:
-        """Keep an edit with those of its cost; of the forward, only what is saved can be wrong."""
-        cost = edit.cost
-        if self._in_forward(site):
-            if not edit.reason.startswith(WRONG_ARGUMENT):
-                return
-            cost += 2
+        """Keep an edit with those of its cost; nothing is missing in a forward that is right."""
+        in_forward = self._in_forward(site)
+        if in_forward and edit.added:
+            return
+        cost = edit.cost + 2 * in_forward
         found.setdefault(cost, []).append((edit, site))
 
     def _in_forward(self, site: Site) -> bool:
-        return getattr(site.statement, "mark", -1) in self.forwards
+        return _mark(site.statement) in self.forwards
 
     def _hits(self, tier, wrong: frozenset[str]) -> list[_Hit]:
         """The edits that make wrong gradients right and leave the right ones right."""
@@ -306,19 +330,33 @@ class _Search:
         return right if self.right <= right and unchanged else frozenset()
 
     def _relevant(self, site: Site, place: Place) -> bool:
-        """Whether a change at a place changes the wrong gradients, and no right one."""
-        key = getattr(place.node, "mark", -1)
+        """Whether a change at a place changes the wrong gradients, and no right one.
+
+        A place that runs several times may serve right gradients as well.
+        """
+        changed = self._effects(site, place)
+        if changed is None:
+            return True
+        harmless = _mark(place.node) in self.repeated or not changed & self.right
+        return bool(changed) and harmless and changed >= self.demanded
+
+    def _effects(self, site: Site, place: Place) -> frozenset[str] | None:
+        """The gradients that a change at a place changes; None if it cannot be changed."""
+        key = _mark(place.node)
         if key not in self._relevance:
             moved = parsed("0.61 + 1.37 * a", a=place.node)
             try:
-                _, gradients = self._changed(site.edit(place, moved, 0, ""), site, self.trial)
+                value, gradients = self._changed(site.edit(place, moved, 0, ""), site, self.trial)
             except (Exception, OutOfTime):
-                return True
+                self._relevance[key] = None
+                return None
+            serves_value = not _equal(jax.tree.leaves(value), self.value)
             self._relevance[key] = frozenset(
-                leaf for leaf in self.trial.truth if self._differs(leaf, gradients)
+                leaf
+                for leaf in self.trial.truth
+                if not serves_value and self._differs(leaf, gradients)
             )
-        changed = self._relevance[key]
-        return bool(changed) and not changed & self.right and changed >= self.demanded
+        return self._relevance[key]
 
     def _differs(self, leaf: str, gradients) -> bool:
         before, after = self.gradients.get(leaf), gradients.get(leaf)
@@ -357,7 +395,7 @@ class _Search:
         return list(lines.values())[:MOST_ALTERNATIVES]
 
     def _place(self, site: Site) -> int:
-        return self.order.get(getattr(site.statement, "mark", -1), 0)
+        return self.order.get(_mark(site.statement), 0)
 
     def _repair(self, hit: _Hit) -> Repair:
         edit, file = hit.edit, hit.site.unit.file
@@ -372,11 +410,50 @@ class _Search:
         )
 
 
+def _changes_scale(edit: Edit) -> bool:
+    """Whether an edit exchanges a sum and a mean, or a number."""
+    old, new = edit.changes[0][0].node, edit.changes[0][1]
+    if isinstance(old, ast.Constant):
+        return isinstance(new, ast.Constant)
+    means = ("sum", "mean")
+    calls = isinstance(old, ast.Call) and isinstance(new, ast.Call)
+    return calls and name_of_call(old) in means and name_of_call(new) in means
+
+
+def _scalings(site: Site) -> list[tuple[Edit, Site]]:
+    """The signs and factors that may be missing in what a statement computes."""
+    return [
+        (edit, site)
+        for edit in constants(site)
+        if edit.cost == 3 and not _only_hands_on(edit.changes[0][0])
+    ]
+
+
+def _only_hands_on(place: Place) -> bool:
+    """Whether a name stands alone, not in a formula."""
+    return isinstance(place.node, GIVEN) and not isinstance(place.parent, ast.BinOp)
+
+
+def _mark(node: ast.AST) -> int:
+    """The number by which the recording knows a node."""
+    return getattr(node, "mark", -1)
+
+
 def _may_help(edit: Edit, site: Site) -> bool:
     """Whether wrong gradients, and no right ones, depend on the value that an edit changes."""
     place = edit.changes[0][0]
-    alone = len(edit.changes) == 1 and isinstance(place.node, ast.expr)
-    return not alone or site.floating(place.node) is None or site.relevant(place)
+    if len(edit.changes) > 1 or not isinstance(place.node, ast.expr):
+        return True
+    around = _result_around(site, place)
+    return all(site.floating(part.node) is None or site.relevant(part) for part in (*around, place))
+
+
+def _result_around(site: Site, place: Place) -> list[Place]:
+    """Which of several expressions that a statement computes holds a place."""
+    computed = list(results(site))
+    if len(computed) == 1:
+        return []
+    return [part for part in computed if place.node in ast.walk(part.node)]
 
 
 def _right(trial: Trial, gradients: Mapping[str, Any]) -> frozenset[str]:

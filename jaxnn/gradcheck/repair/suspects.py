@@ -60,7 +60,8 @@ class _Slice:
         if known_right or not site.relevant(place):
             return
         nodes = list(ast.walk(place.node))
-        if not _trivial(nodes) or is_alias(site.statement):
+        counts = not _trivial(nodes) or is_alias(site.statement) or _writes_part(site)
+        if counts and not _is_integer(site, place):
             self.found[_mark(site)] = site
         self.closed &= not any(self._calls_own_code(site, node) for node in nodes)
         for name in (node.id for node in nodes if isinstance(node, ast.Name)):
@@ -71,6 +72,8 @@ class _Slice:
     def _follow_name(self, site: Site, name: str) -> None:
         for other in _beside(self._sites, site):
             statement = other.statement
+            if isinstance(statement, ast.Expr) and name in _names_in(statement):
+                self.found[_mark(other)] = other
             if other is site or not isinstance(statement, ast.Assign | ast.AugAssign):
                 continue
             targets = (
@@ -97,6 +100,23 @@ class _Slice:
             and _mark(other) not in self._forwards
             for other in self._sites
         )
+
+
+def _writes_part(site: Site) -> bool:
+    """Whether a statement writes to a part of an array."""
+    statement = site.statement
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    return any(isinstance(target, ast.Subscript) for target in targets)
+
+
+def _is_integer(site: Site, place: Place) -> bool:
+    """Whether an expression is a whole number, such as a size."""
+    known = site.facts(place.node)
+    return known is not None and known.kind == "i" and not known.shape
+
+
+def _names_in(statement: ast.AST) -> set[str]:
+    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
 
 
 def _loops(sites: list[Site], site: Site) -> bool:

@@ -1,5 +1,6 @@
 """The checker: right backwards pass, wrong ones are named, whatever they are given as."""
 
+import re
 from functools import cache, partial
 
 import jax
@@ -360,3 +361,23 @@ def test_bad_input_gets_one_clear_sentence(call, words):
     with pytest.raises(TypeError, match=words) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_the_line_of_the_mistake_and_its_repair():
+    def gate(x):
+        return x * jax.nn.sigmoid(x)
+
+    def gate_fwd(x):
+        return gate(x), x
+
+    def gate_bwd(x, dy):
+        s = jax.nn.sigmoid(x)
+        slope = s + x * s * (1 + s)
+        return (dy * slope,)
+
+    report = check((gate_fwd, gate_bwd), jnp.array([0.5, -1.0, 2.0, 0.25]), definition=gate)
+    assert report.repairs
+    assert re.match(
+        r"test_check\.py:\d+: slope = s \+ x \* s \* \(1 \+ s\): with .*1 - s.* this is right",
+        report.repairs[0],
+    )

@@ -1,5 +1,7 @@
 """Backward passes in NumPy pass unchanged, in many conventions, and planted mistakes are named."""
 
+import re
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -580,3 +582,24 @@ def test_options_go_by_name_to_whoever_takes_them():
 def test_a_loss_is_a_function():
     with pytest.raises(TypeError, match="loss must be a function of the output"):
         check_numpy(scaled_tanh, scaled_tanh_backward, X, loss=3.0)
+
+
+def mean_for_the_bias(self, up_grad):
+    self.dW = self.inp.T @ up_grad
+    self.db = up_grad.mean(axis=0)
+    return up_grad @ self.W.T
+
+
+def test_the_line_of_the_mistake_and_its_repair():
+    (repair,) = check_numpy(wrong(backward=mean_for_the_bias), X).repairs
+    assert re.fullmatch(
+        r"test_check_numpy\.py:\d+: self\.db = up_grad\.mean\(axis=0\): with "
+        r"up_grad\.sum\(axis=0\) this is right \(a mean stands where a sum should\)",
+        repair,
+    )
+    assert check_numpy(Linear(), X).repairs == []
+
+
+def test_an_exception_is_told_with_its_line():
+    (finding,) = check_numpy(wrong(backward=raising), X).findings
+    assert re.search(r"oh \(test_check_numpy\.py:\d+: raise ZeroDivisionError", finding.message)
