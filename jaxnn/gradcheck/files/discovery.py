@@ -43,6 +43,7 @@ _FORWARDS = (
     "{}_func",
     "{}_fn",
 )
+_LOSS = re.compile(r"\w*(loss|cost|error)", re.IGNORECASE)
 _GRADIENT = re.compile(r"d[A-Z_]\w*|d[a-z]\d*|(?i:\w*grad\w*|nabla\w*|delta\w*|dl_?d\w+)")
 
 
@@ -56,6 +57,7 @@ class Target(NamedTuple):
         called: the function whose parameters are its arguments.
         made: the class of which the first argument may be an object, or `None`.
         in_jax: whether it works on JAX arrays.
+        is_loss: whether it returns a loss with its gradients.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Target(NamedTuple):
     called: Callable
     made: type | None = None
     in_jax: bool = False
+    is_loss: bool = False
 
 
 def targets(file: File) -> list[Target]:
@@ -91,7 +94,8 @@ def targets(file: File) -> list[Target]:
     for name, function in functions.items():
         named = name in file.examples and not any(name in target.keys for target in found)
         if named or (name not in paired and _returns_gradients(function)):
-            found.append(Target(name, (name,), partial(_check_numpy, function, None), function))
+            run = partial(_check_numpy, function, None)
+            found.append(Target(name, (name,), run, function, is_loss=True))
     return found
 
 
@@ -113,8 +117,14 @@ def _class(name, cls) -> Target | None:
         next((method for method in methods if _has(cls, method)), None)
         for methods in (FORWARD_METHODS, BACKWARD_METHODS)
     )
-    if forward is None or backward is None or inspect.isabstract(cls):
+    if inspect.isabstract(cls) or forward is None:
         return None
+    if backward is None:
+        both = getattr(cls, forward)
+        if not _returns_gradients(both):
+            return None
+        run = partial(_check_object, cls)
+        return Target(name, (name,), run, partial(both, None), cls, is_loss=True)
     forward, backward = getattr(cls, forward), getattr(cls, backward)
     if is_abstract(forward) or is_abstract(backward):
         return None
@@ -246,7 +256,7 @@ def _signature_of(rule) -> Callable:
 
 
 def _returns_gradients(function) -> bool:
-    """Whether a function returns gradients after something else, by their names."""
+    """Whether a function returns gradients before or after a loss, by their names."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
@@ -255,8 +265,8 @@ def _returns_gradients(function) -> bool:
     return bool(returned) and all(
         isinstance(value, ast.Tuple)
         and len(value.elts) > 1
-        and not _names_a_gradient(value.elts[0])
-        and any(map(_names_a_gradient, value.elts[1:]))
+        and any(_names_a_gradient(rest) != _names_a_gradient(value.elts[0]) for rest in value.elts)
+        and (not _names_a_gradient(value.elts[0]) or _names_a_loss(value.elts[-1]))
         for value in returned
     )
 
@@ -267,6 +277,11 @@ def _own_nodes(function) -> Iterator[ast.AST]:
         if not isinstance(node, ast.FunctionDef | ast.Lambda | ast.ClassDef):
             yield node
             yield from _own_nodes(node)
+
+
+def _names_a_loss(node) -> bool:
+    """Whether an expression is a variable that is called as a loss is."""
+    return isinstance(node, ast.Name) and _LOSS.fullmatch(node.id) is not None
 
 
 def _names_a_gradient(node) -> bool:
@@ -306,8 +321,8 @@ def _check_object(cls, *args, seed, **options) -> Report:
 def _check_numpy(forward, backward, *args, seed, **options) -> Report:
     """Functions, each with those of the options that it takes."""
     known = inspect.signature(check_numpy).parameters
-    mine = {name: value for name, value in options.items() if name in known}
-    theirs = {name: value for name, value in options.items() if name not in known}
+    mine = {name: value for name, value in options.items() if name in known or "loss" in options}
+    theirs = {name: value for name, value in options.items() if name not in mine}
     if theirs:
         forward, backward = (_with_options(f, theirs) for f in (forward, backward))
     return check_numpy(forward, backward, *args, seed=seed, **mine)

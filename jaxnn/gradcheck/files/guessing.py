@@ -107,7 +107,7 @@ _ROLES = {
     "weight": r"w\d*|weights?_?\d*|kernels?|filters?|theta|w_\w+|embeddings?|table",
     "bias": r"b\d*|b[ahixy]|bias(es)?_?\d*|b_\w+",
     "scale": r"gamma|beta|scale|shift|g",
-    "hidden": r"(h|c)_?(prev|0|t|next|old)?|prev_?(h|c|state)|hidden\w*|state|a_?0|h_?tm1|c_?tm1",
+    "hidden": r"(h|c)_?(prev|0|t|next|old|tm1)?|a_?(prev|0)|prev_?(h|c|state)|hidden\w*|state",
 }
 _LOSS = re.compile(r"loss|cost|entropy|mse|nll|hinge|huber|criterion|error|bce|svm|mae|kl", re.I)
 _PREDICTION = re.compile(r"\w*(pred\w*|hat|prob\w*)|al|p|q|output|yhat", re.I)
@@ -180,6 +180,8 @@ def check_at_guesses(target: Target, file: File, seed: int) -> Report | None:
         if best is not None and best.verdict == "WRONG" and not _may_settle(best, guess):
             continue
         report = target.check(*guess.args, seed=seed)
+        if _asks_for_a_loss(report):
+            report, guess = _with_a_loss(target, file, guess, seed) or (report, guess)
         report = replace(report, notes=[*report.notes, f"arguments guessed: {guess.statement}"])
         if report.verdict == "WRONG":
             wrong_at.append(f"at {guess.statement} it is wrong: {report.findings[0].message}")
@@ -193,6 +195,47 @@ def check_at_guesses(target: Target, file: File, seed: int) -> Report | None:
     return best
 
 
+def _with_a_loss(target, file, guess, seed) -> tuple[Report, Guess] | None:
+    """A check with a loss of the same file, or of the object, and labels for it."""
+    tried = []
+    output = next(iter(jax.tree.leaves(_quietly(_forward(target), *copy.deepcopy(guess.args)))))
+    for name, loss in _losses(target, file, guess):
+        label = next((p for p in _required(loss)[1:] if LABELS.fullmatch(p)), None)
+        if label is None or len(_required(loss)) != 2:
+            continue
+        for labels in _labels_for(np.shape(output), _label_kinds(_source(loss)), seed):
+            report = target.check(*guess.args, loss=loss, seed=seed, **{label: labels})
+            said = f"{guess.statement}, loss={name}, {label} {_described(labels)}"
+            tried.append((report, guess._replace(statement=said)))
+            if report.ok:
+                return tried[-1]
+    return min(tried, key=lambda pair: RANKS.index(pair[0].verdict), default=None)
+
+
+def _losses(target, file, guess) -> Iterator[tuple[str, Any]]:
+    """The methods of the object, and the functions of the file, that are called as losses are."""
+    holders = [guess.args[0]] if target.made is not None else []
+    for holder in (*holders, file.module):
+        for name in dir(holder):
+            if _LOSS.search(name) and inspect.isroutine(loss := getattr(holder, name)):
+                yield name, loss
+
+
+def _labels_for(shape, kinds, seed) -> Iterator[np.ndarray]:
+    """Labels of some kinds for an output of some shape."""
+    random_numbers = np.random.default_rng(seed)
+    for kind in kinds:
+        if kind == "real":
+            yield random_numbers.normal(size=shape)
+        elif kind == "binary":
+            yield random_numbers.integers(0, 2, shape).astype(np.float64)
+        elif len(shape) == 2:
+            rows, columns = shape if kind != "one-hot columns" else shape[::-1]
+            labels = random_numbers.integers(0, columns, rows)
+            one_hot = np.eye(columns)[labels]
+            yield {"integers": labels, "one-hot": one_hot, "one-hot columns": one_hot.T}[kind]
+
+
 def _for_checks(target, file, seed) -> Iterator[Guess]:
     """A few guesses with different sizes, then one with equal sizes, where more code runs."""
     yield from itertools.islice(guesses(target, file, seed), MOST_CHECKED)
@@ -200,8 +243,13 @@ def _for_checks(target, file, seed) -> Iterator[Guess]:
 
 
 def _may_settle(report, guess) -> bool:
-    """Whether code that is wrong at one guess may be right by design at another."""
-    return guess.has_labels or (_shapes_differ(report) and guess.has_axes)
+    """Whether code that is wrong at one guess may be right by design at another.
+
+    A single example settles nothing: it hides every factor of 1/N.
+    """
+    if _shapes_differ(report) and guess.has_axes:
+        return True
+    return guess.has_labels and not any(1 in np.shape(a) for a in jax.tree.leaves(guess.args))
 
 
 def guesses(target: Target, file: File, seed: int, square: bool = False) -> Iterator[Guess]:
@@ -240,7 +288,8 @@ def _candidates(target, file, seed, square) -> Iterator[Iterator[Guess]]:
     if not names:
         return
     source = _source(target.made or target.called)
-    is_loss = bool(_LOSS.search(f"{target.name} {getattr(target.called, '__name__', '')}"))
+    called = getattr(target.called, "__name__", "")
+    is_loss = target.is_loss or bool(_LOSS.search(f"{target.name} {called}"))
     labels = [name for name in names[1:] + names[:1] if _is_label(name, names, is_loss)][:1]
     kinds = _label_kinds(source) if labels else ("none",)
     makers = _constructors(target.made, file) if target.made is not None else [None]
@@ -267,11 +316,13 @@ class _Maker:
         self.random = np.random.default_rng(seed)
         self.sizes = SIZES | ({"O": SIZES["I"], "H": SIZES["I"]} if plan.square else {})
         self.numbered, self.recurrent, self.weighted = [0], False, False
+        self.gates: set[str] = set()
 
     def guess(self, target, names) -> Guess:
         """The arguments, after the object if the target is a class."""
         known = [*names, *(_required(target.made) if target.made is not None else [])]
         self.numbered = sorted({_number(name) for name in [*known, *_keys(self.source)]})
+        self.gates = {"v"} if {"x", "w"} <= {*map(str.lower, names)} else set()
         self.recurrent = any(_role(name) == "from_hidden" for name in known)
         self.weighted = len(known) > len(names) or any(_role(n) == "weight" for n in known)
         args: list = []
@@ -316,7 +367,7 @@ class _Maker:
             return self._labels()
         if _DICT.fullmatch(name):
             return self._dict(name)
-        role = _role(name)
+        role = "weight" if name in self.gates else _role(name)
         if role == "key":
             return jax.random.key(0)
         constant = _lookup(_SETTINGS, name)
@@ -431,12 +482,16 @@ def _small(value) -> Any:
 def _runs(target, args) -> bool:
     """Whether the forward of a target runs at some arguments and gives finite numbers."""
     try:
-        called = target.called.func if target.made is not None else target.called
-        result = _quietly(called, *copy.deepcopy(args))
+        result = _quietly(_forward(target), *copy.deepcopy(args))
     except (Exception, SystemExit):
         return False
     numbers = [leaf for leaf in jax.tree.leaves(result) if isinstance(leaf, np.ndarray | float)]
     return all(np.isfinite(leaf).all() for leaf in numbers if np.asarray(leaf).dtype.kind in "fc")
+
+
+def _forward(target) -> Any:
+    """The forward of a target, as a function of all guessed arguments."""
+    return target.called.func if target.made is not None else target.called
 
 
 def _quietly(function, *args, **named) -> Any:
@@ -549,12 +604,16 @@ def _source(thing) -> str:
     """The source of a function or a class, or an empty string."""
     try:
         return textwrap.dedent(inspect.getsource(getattr(thing, "func", thing)))
-    except (OSError, TypeError):
+    except (OSError, TypeError, SyntaxError):  # Python parses the file to find a class
         return ""
 
 
 def _name(node) -> str:
     return node.id if isinstance(node, ast.Name) else ""
+
+
+def _asks_for_a_loss(report) -> bool:
+    return any("loss=" in finding.message for finding in report.findings)
 
 
 def _shapes_differ(report) -> bool:

@@ -26,7 +26,8 @@ def intention(evaluation: Evaluation, i: int, mine: np.ndarray, truth: np.ndarra
         The end of a sentence that begins with the gradient's name, with the way to declare it.
     """
     path, leaf = evaluation.variables[i]
-    if not mine.size or not np.isfinite(mine).all() or not mine.any():
+    declared = evaluation.checked.primal is not None
+    if declared or not mine.size or not np.isfinite(mine).all() or not mine.any():
         return ""
     if _is_constant(evaluation, i, mine):
         return (
