@@ -533,6 +533,52 @@ def test_arguments_are_guessed_by_trying_shapes(run):
     assert "at x (7, 5), w (5, 6), b (6,) it is wrong" in out
 
 
+FROM_LABELS = """
+import numpy as np
+
+def model_forward(X, params):
+    hidden = np.tanh(params["W1"] @ X + params["b1"])
+    P = 1 / (1 + np.exp(-params["W2"] @ hidden - params["b2"]))
+    return P, (P, hidden)
+
+def logistic_cost(P, Y):
+    return -np.mean(np.sum(Y * np.log(P) + (1 - Y) * np.log(1 - P), axis=0))
+
+def model_backward(params, cache, X, Y):
+    P, hidden = cache
+    dz = (P - Y) / Y.shape[1]
+    dh = params["W2"].T @ dz * (1 - hidden**2)
+    return {"dW2": dz @ hidden.T, "db2": dz.sum(1, keepdims=True),
+            "dW1": dh @ X.T, "db1": dh.sum(1, keepdims=True)}
+
+class Regression:
+    def __init__(self, inputs, outputs):
+        self.W = np.random.randn(inputs, outputs)
+    def forward(self, x):
+        self.x, self.p = x, x @ self.W
+        return self.p
+    def squared_error(self, p, y):
+        return 0.5 * np.sum((p - y) ** 2)
+    def backward(self, y):
+        self.dW = self.x.T @ (self.p - y)
+
+def perceptron(w, b, X, Y):
+    P = 1 / (1 + np.exp(-w.T @ X - b))
+    cost = -np.mean(Y * np.log(P) + (1 - Y) * np.log(1 - P))
+    dw, db = X @ (P - Y).T / X.shape[1], np.mean(P - Y)
+    return {"dw": dw, "db": db}, cost
+"""
+
+
+def test_the_loss_is_found_in_the_same_file(run):
+    _, out, err = run(FROM_LABELS)
+    assert names(out) == dict.fromkeys(["model", "Regression", "perceptron"], "right"), err
+    assert "loss=logistic_cost, Y (6, 7) one-hot" in out
+    assert "loss=squared_error, y (7, 6)" in out
+    _, out, _ = run(FROM_LABELS.replace("(1 - hidden**2)", "(1 - hidden)"))
+    assert names(out)["model"] == "WRONG"
+
+
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [

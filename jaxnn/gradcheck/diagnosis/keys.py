@@ -57,7 +57,7 @@ class Constants:
         self.named = _named(graph)
         self.of_data = [*_roots(graph), *_positions(graph)]
         self.products = _products(graph) if self.near <= 1e-3 else []
-        self._known = np.array([1.0, *(key.constant for key in (*self.named, *self.products))])
+        self._known = [1.0, *(key.constant for key in (*self.named, *self.products))]
         self.is_clipped = norm > 0 and abs(float(f"{norm:.1g}") / norm - 1) <= 1e-7
         self.norm = norm
         self.fitted: list[Key] = []
@@ -77,18 +77,21 @@ class Constants:
             if found:
                 return [frozenset([key]) for key in found.values()]
         pairs = [frozenset(pair) for pair in self._pairs(c)]
-        for key in self.products:
+        if pairs:
+            return pairs
+        for key in (*self.products, *self.fitted):
             if self._is(c, key.constant):
-                return [frozenset([key]), *pairs]
-        return [*pairs, frozenset([self._fitted(c)])] if size > 2 and np.isfinite(c) else pairs
+                return [frozenset([key])]
+        return [frozenset([self._fitted(c)])] if size > 2 and np.isfinite(c) else []
 
     def is_named(self, c: float) -> bool:
         """Whether a factor has a meaning of its own."""
         return any(self._is(c, key.constant) for key in (*self.named, *self.products))
 
     def nearest(self, c: float, near: float) -> float | None:
-        """The constant with a meaning, or 1, that is this close to a number."""
-        close = self._known[np.abs(c - self._known) <= near * np.abs(self._known)]
+        """The constant with a meaning, or one found before, or 1, that is close to a number."""
+        known = np.array([*self._known, *(key.constant for key in self.fitted)], dtype=float)
+        close = known[np.abs(c - known) <= near * np.abs(known)]
         return float(close[0]) if close.size else None
 
     def _pairs(self, c: float) -> list[tuple[Key, Key]]:
@@ -104,9 +107,6 @@ class Constants:
         ]
 
     def _fitted(self, c: float) -> Key:
-        for key in self.fitted:
-            if self._is(c, key.constant):
-                return key
         clipped = Key("C9", f"scaled to the norm {self.norm:.4g}", c)
         self.fitted.append(clipped if self.is_clipped else Key("C8", FITTED, c))
         return self.fitted[-1]

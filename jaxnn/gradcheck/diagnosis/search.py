@@ -16,13 +16,13 @@ import numpy as np
 
 from jaxnn.gradcheck.diagnosis.graph import Graph
 from jaxnn.gradcheck.diagnosis.keys import Constants, Key, Tolerance
-from jaxnn.gradcheck.diagnosis.whole import Prediction, predictions
+from jaxnn.gradcheck.diagnosis.whole import Prediction, coefficients, predictions
 from jaxnn.gradcheck.diagnosis.wrong_leaves import NOTHING, Keys, Leaf, WrongLeaves
 from jaxnn.gradcheck.diagnosis.wrong_outputs import Beginning, beginnings, readings
 from jaxnn.gradcheck.diagnosis.wrong_steps import Way, WrongSteps
 
 MOST = 4.0  # the cost of an explanation with mistakes in δ
-DECAYS = (1.0, 0.9, 0.5, 0.99)  # of a velocity
+DECAYS = (0.9, 1.0, 0.5, 0.99)  # of a velocity
 MOST_OF_LEAVES = 8.0  # the cost of one with mistakes in leaves alone
 SECONDS = 6.0  # of this thread's time on the processor
 
@@ -116,7 +116,8 @@ class Search:
     def _beside_previous(self, previous) -> list[Explanation]:
         """Explanations of what is left without a multiple of the previous gradient."""
         everything = list(range(len(self.mine)))
-        for decay in DECAYS:
+        deadline = time.thread_time() + SECONDS
+        for decay in self._decays(previous):
             rest = [
                 m - decay * p if m is not None and m.shape == p.shape else m
                 for m, p in zip(self.mine, previous, strict=True)
@@ -127,12 +128,18 @@ class Search:
                 for leaf, r in zip(self.leaves, rest, strict=True)
                 if r is None or not self.graph.error(leaf.i, r) <= leaf.bound
             ]
-            search = Search(alone, rest, self.tolerance, self.bounds, wrong, self.deadline)
+            search = Search(alone, rest, self.tolerance, self.bounds, wrong, deadline)
             found = search.explanations()
             if found:
                 key = Key("D4", f"{decay:g} times the previous gradient is in it")
                 return [Explanation({key: everything} | e.leaves, e.cost + 1) for e in found]
         return []
+
+    def _decays(self, previous) -> list[float]:
+        """The multiples of the previous gradient that a leaf or more have beside the truth."""
+        triples = zip(self.graph.truth, previous, self.mine, strict=True)
+        read = {round(coefficients(*triple, self.constants.near)[1], 6) for triple in triples}
+        return sorted(read - {0.0}) or list(DECAYS)
 
     def _found(self) -> list[Explanation]:
         found = list(self._of_wholes())
@@ -443,7 +450,7 @@ class Search:
             for keys in own.multiples(gradient, penalties) or own.both_vanish(gradient, part.delta):
                 yield keys | {key}, trail
         for key, delta in self._alternatives(i, part):
-            for keys in own.multiples(self.graph.nodes[i].dparams(delta)[j]):
+            for keys in own.multiples(self.graph.nodes[i].dparams(delta)[j], penalties):
                 yield keys | {key}, part.before
 
     def _is_whole(self, i, j, leaf) -> bool:

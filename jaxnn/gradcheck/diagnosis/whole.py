@@ -24,10 +24,8 @@ def predictions(graph: Graph, mine, constants: Constants) -> Iterator[Prediction
         mine: the gradients in question, from which the coefficients of a velocity are read.
         constants: those with a meaning.
     """
-    fitting = [m is not None and m.shape == t.shape for m, t in zip(mine, graph.truth, strict=True)]
-    if all(fitting) and graph.previous_gradient is not None:
-        yield from _with_previous(graph, mine, graph.previous_gradient, constants)
     if graph.previous_gradient is not None:
+        yield from _with_previous(graph, mine, graph.previous_gradient, constants)
         pairs = list(zip(graph.truth, graph.previous_gradient, strict=True))
         yield Prediction(Key("D4"), [now + before for now, before in pairs])
         yield Prediction(Key("D3", "the previous batch"), [before for _, before in pairs])
@@ -35,18 +33,27 @@ def predictions(graph: Graph, mine, constants: Constants) -> Iterator[Prediction
 
 
 def _with_previous(graph: Graph, mine, previous, constants) -> Iterator[Prediction]:
-    """A multiple of the truth and one of the previous gradient."""
-    flat = [np.concatenate([a.ravel() for a in arrays]) for arrays in (graph.truth, previous, mine)]
-    now, before, given = flat
-    if not np.isfinite(given).all():
-        return
-    (a, b), *_ = np.linalg.lstsq(np.stack([now, before], axis=1), given, rcond=None)
-    if abs(b) < 1e-4 * abs(a) or abs(a - b) < 1e-4 * abs(a) or abs(a) < 1e-4 * abs(b):
-        return
-    told = f"{a:.4g} times the gradient and {b:.4g} times the previous one"
-    factor = 1.0 if constants.is_named(a) else a  # the factor is then a mistake of its own
-    leaves = [factor * (t + b / a * p) for t, p in zip(graph.truth, previous, strict=True)]
-    yield Prediction(Key("D4", told), leaves)
+    """A multiple of the truth and one of the previous gradient, as one leaf or more have them."""
+    seen: list[float] = []
+    for now, before, given in zip(graph.truth, previous, mine, strict=True):
+        a, b = coefficients(now, before, given, constants.near)
+        is_new = not any(np.isclose(b, a * known, rtol=1e-6) for known in seen)
+        if a and is_new and 1e-4 < abs(b / a) < 1e4 and abs(a - b) > 1e-4 * abs(a):
+            seen.append(b / a)
+            told = f"{a:.4g} times the gradient and {b:.4g} times the previous one"
+            factor = 1.0 if constants.is_named(a) else a  # the factor is then another mistake
+            leaves = [factor * (t + b / a * p) for t, p in zip(graph.truth, previous, strict=True)]
+            yield Prediction(Key("D4", told), leaves)
+
+
+def coefficients(now, before, given, near: float) -> tuple[float, float]:
+    """a and b where given = a·now + b·before for a leaf; zeros where it is something else."""
+    if given is None or given.shape != now.shape or given.size < 4 or not np.isfinite(given).all():
+        return 0.0, 0.0
+    matrix = np.stack([now.ravel(), before.ravel()], axis=1)
+    (a, b), *_ = np.linalg.lstsq(matrix, given.ravel(), rcond=None)
+    off = np.linalg.norm(matrix @ (a, b) - given.ravel())
+    return (float(a), float(b)) if off <= near * np.linalg.norm(given) else (0.0, 0.0)
 
 
 def _of_broadcast_bias(graph: Graph) -> Iterator[Prediction]:

@@ -28,6 +28,7 @@ class Leaf:
         self.clip: float | None = None
         self.finite = mine is not None and bool(np.isfinite(mine).all())
         self.is_right = mine is not None and graph.error(i, mine) <= bound
+        self.is_noise = self.finite and not self.is_right and mine.any() and graph.vanishes(mine)
 
     def multiples(self, gradient: np.ndarray, penalties: Keys = NOTHING) -> list[Keys]:
         """The constants by which this gradient, with weight decay, gives the leaf.
@@ -39,7 +40,7 @@ class Leaf:
         if not self.finite:
             return []
         value = self._decayed(gradient)
-        if self.mine.shape != value.shape:
+        if self.mine.shape != value.shape or self.is_noise:
             return []
         found = self._multiples(gradient, value)
         if not found and penalties and value.shape == self.theta.shape:

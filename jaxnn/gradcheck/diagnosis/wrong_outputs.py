@@ -1,14 +1,13 @@
 """Wrong beginnings of the backward pass: from the loss to δ at the output."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxnn.gradcheck.diagnosis.graph import Graph, Output, sigmoid, softmax
+from jaxnn.gradcheck.diagnosis.graph import Graph, Output, backward, sigmoid, softmax
 from jaxnn.gradcheck.diagnosis.keys import Key
-from jaxnn.gradcheck.diagnosis.nodes import Node, as_rows
+from jaxnn.gradcheck.diagnosis.nodes import as_rows
 from jaxnn.gradcheck.diagnosis.wrong_steps import slope_of_output
 
 EXAMPLES = 64  # up to which each example is tried as the only one or the missing one
@@ -88,6 +87,7 @@ SOFTMAX = (
     ("L4", "−y/p and (1 − y)/(1 − p)", lambda o: o.w * o.e / (o.p * (1 - o.p))),
     ("L5", "p − 1", lambda o: o.w * (o.p - 1)),
     ("L5", "p − label", lambda o: o.w * (o.p - _labels(o.y))),
+    ("L5", "the target is missing from p − y", lambda o: o.w * o.p),
     ("L5", "p, and 0 at the label", lambda o: o.w * o.p * (o.y == 0)),
     ("L5", "no logarithm", lambda o: o.w * _jacobian(o.p, -o.y)),
     ("L5", "e^z − y", lambda o: o.w * (np.exp(o.z) - o.y)),
@@ -128,6 +128,7 @@ SIGMOID = (
         "−y/p − (1 − y)/(1 − p)",
         lambda o: -o.w * (o.y / o.p + (1 - o.y) / (1 - o.p)),
     ),
+    ("L6", "the target is missing from p − y", lambda o: o.w * o.p),
     ("L6", "y and 1 − y exchanged", lambda o: o.w * (o.p - (1 - o.y))),
     ("L6", "half the squared error", lambda o: o.w * o.e * o.p * (1 - o.p)),
     ("L6", "the squared error", lambda o: 2 * o.w * o.e * o.p * (1 - o.p)),
@@ -136,6 +137,7 @@ SIGMOID = (
 
 ERRORS = (
     ("L8", "e", lambda o: o.w * o.e),
+    ("L8", "the target is missing from ŷ − y", lambda o: o.two * o.w * o.p),
     ("L8", "e²", lambda o: o.w * o.e**2),
     ("L8", "e³", lambda o: o.w * o.e**3),
     ("L8", "sign(e)", lambda o: o.w * np.sign(o.e)),
@@ -300,19 +302,27 @@ def readings(graph: Graph, mine, match: float, base=None) -> Iterator[Beginning]
     chosen = [j for j, place in enumerate(places) if _fits(mine[graph.leaf_of(place)], place)]
     if node.linear.w not in chosen:
         return
-    given = [(graph.leaf_of(places[j]), mine[graph.leaf_of(places[j])]) for j in chosen]
-    wanted = np.concatenate([(m - graph.decay(i)).ravel() for i, m in given])
+    leaves = [graph.leaf_of(places[j]) for j in chosen]
+    wanted = _in_a_row(mine[i] - graph.decay(i) for i in leaves)
     of_softmax = graph.output is not None and graph.output.family == "softmax"
     n_equations = len(wanted) * (1 - of_softmax / graph.k)  # a row of p − y sums to 0
-    fit = partial(_fit, node, chosen, wanted, n_equations, match)
+
+    def fit(deltas):
+        gradients = [node.linear_gradient(node.x[0], delta) for delta in deltas]
+        columns = [_in_a_row(grads[j] for j in chosen) for grads in gradients]
+        return _fit(columns, wanted, n_equations, match)
+
     delta = graph.deltas[graph.z] if base is None else base
     rows, columns = as_rows(delta), np.eye(delta.shape[-1])
-    weights = fit([np.where(np.arange(len(rows))[:, None] == n, rows, 0) for n in range(len(rows))])
+    alone = [np.where(np.arange(len(rows))[:, None] == n, rows, 0) for n in range(len(rows))]
+    weights = fit(alone)
+    if weights is None and base is None and len(rows) <= EXAMPLES:
+        weights = _fit_everywhere(graph, mine, alone, match)
     if weights is not None and (key := _key_of_rows(weights, near)) is not None:
         yield Beginning(
             key, graph.z, (weights[:, None] / _scale(weights) * rows).reshape(delta.shape)
         )
-    weights = fit([rows * column for column in columns])
+    weights = fit([rows * column for column in columns]) if rows.any(axis=1).sum() > 1 else None
     if weights is not None and np.ptp(weights) > near * np.abs(weights).max():
         told = ", ".join(f"{w / _scale(weights):.3g}" for w in weights[:8])
         words = f"the outputs have the weights {told}"
@@ -325,28 +335,40 @@ def _fits(mine, place) -> bool:
     return mine is not None and mine.shape == place.shape and bool(np.isfinite(mine).all())
 
 
-def _fit(node: Node, chosen, wanted, n_equations, match, deltas) -> np.ndarray | None:
-    """The coefficients with which these δ together give the gradient, if they do so closely."""
-    if len(deltas) + 2 > n_equations:
+def _in_a_row(arrays) -> np.ndarray:
+    return np.concatenate([array.ravel() for array in arrays])
+
+
+def _fit_everywhere(graph: Graph, mine, deltas, match) -> np.ndarray | None:
+    """The coefficients with which these δ at z together give the gradients of all leaves."""
+    if not all(_fits(m, leaf) for m, leaf in zip(mine, graph.params, strict=True)):
         return None
-    gradients = [node.linear_gradient(node.x[0], delta) for delta in deltas]
-    columns = [np.concatenate([grads[j].ravel() for j in chosen]) for grads in gradients]
+    shape = graph.deltas[graph.z].shape
+    columns = [_in_a_row(backward(graph, graph.z, d.reshape(shape))[0]) for d in deltas]
+    wanted = _in_a_row(m - graph.decay(i) for i, m in enumerate(mine))
+    return _fit(columns, wanted, len(wanted), match)
+
+
+def _fit(columns, wanted, n_equations, match) -> np.ndarray | None:
+    """The coefficients with which these columns together give a gradient, if they do so closely."""
+    if len(columns) + 2 > n_equations:
+        return None
     matrix = np.stack(columns, axis=1)
     if not np.isfinite(matrix).all():
         return None
     found, _, rank, _ = np.linalg.lstsq(matrix, wanted, rcond=1e-9)
     off = np.linalg.norm(matrix @ found - wanted)
-    if rank < len(deltas) or off > match * np.linalg.norm(wanted) or not np.any(found):
+    if rank < len(columns) or off > match * np.linalg.norm(wanted) or not np.any(found):
         return None
     return found
 
 
 def _scale(weights) -> float:
-    """The weight that most entries other than zero have; 1 if no two have the same."""
+    """The weight that most entries other than zero have; 1 if all of several differ."""
     seen = weights[np.abs(weights) > 1e-6 * np.abs(weights).max()]
     counts = [np.sum(np.isclose(seen, w, rtol=1e-6)) for w in seen]
     most = int(np.argmax(counts))
-    return float(seen[most]) if counts[most] > 1 else 1.0
+    return float(seen[most]) if counts[most] > 1 or len(seen) == 1 else 1.0
 
 
 def _key_of_rows(weights, near) -> Key | None:
@@ -363,7 +385,8 @@ def _key_of_rows(weights, near) -> Key | None:
         several = f"{missing.size} examples are missing, such as example {missing[0]}"
         words = f"example {missing[0]} is missing" if missing.size == 1 else several
         return Key("D5", words if kept > 1 else f"only one of {len(weights)} examples is in it")
-    told = ", ".join(f"{w:.3g}" for w in relative[:8]) + ", …" * (len(relative) > 8)
+    shown = np.where(np.abs(relative) < near, 0, relative)[:8]
+    told = ", ".join(f"{w:.3g}" for w in shown) + ", …" * (len(relative) > 8)
     return Key("D9", f"the examples have the weights {told}")
 
 
@@ -383,8 +406,9 @@ def _of_prediction_and_target(graph: Graph, fit, near) -> Iterator[Beginning]:
         return
     key = _key_of_parts(coefficients, o, graph.k, near)
     if key is not None:
-        scale = next(c for c in coefficients if abs(c) > 1e-9 * np.abs(coefficients).max())
-        delta = sum(c / abs(scale) * part for c, part in zip(coefficients, parts, strict=True))
+        of_p, of_y, _ = coefficients
+        scale = of_p if abs(of_p) > near * np.abs(coefficients).max() else -of_y
+        delta = sum(c / scale * part for c, part in zip(coefficients, parts, strict=True))
         yield Beginning(key, graph.z, delta)
 
 

@@ -80,7 +80,7 @@ SLOPES: dict[str, tuple[str, Callable]] = {
     "at f(z)": ("A2", lambda f, z, up: f[2](f[1](z))),
     "value": ("A3", lambda f, z, up: f[1](z)),
     "squared": ("A3", lambda f, z, up: f[2](z) ** 2),
-    "tanh'": ("A3", lambda f, z, up: 1 - np.tanh(z) ** 2),
+    "2·z": ("A3", lambda f, z, up: 2 * z),
     "upstream": ("A4", lambda f, z, up: 1.0 * (up > 0)),
     "of upstream": ("A5", lambda f, z, up: sigmoid(up) * (1 - sigmoid(up))),
 }

@@ -2,30 +2,28 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import jaxnn
 from jaxnn.gradcheck import diagnose
 from tests.gradcheck.diagnosis.perceptron import LOSSES, OUTPUTS, TABLES, Perceptron
 
-NETWORKS = [("tanh", "softmax"), ("relu", "squared"), ("softplus", "sigmoid")]
-SINGLE = [(kind, name) for kind, table in TABLES.items() for name in table]
+NETWORKS = [("relu", "squared"), ("tanh", "softmax"), ("softplus", "sigmoid")]
+SMOOTH = NETWORKS[1:]  # those that show every mistake in f'
+SINGLE = [
+    (networks[i % len(networks)], kind, name)
+    for kind, table in TABLES.items()
+    for networks in [SMOOTH if kind == "slope" else NETWORKS]
+    for i, name in enumerate(table)
+]
 PAIRS = [
-    *(
-        ({"delta": delta, "slope": "value"})
-        for delta in ("sum", "rolled", "two missing", "weights")
-    ),
-    *(
-        ({"delta": "fitted", "leaf": leaf})
-        for leaf in ("transposed", "zero", "last row", "shifted")
-    ),
+    *({"delta": delta, "slope": "value"} for delta in ("rolled", "two missing", "weights")),
+    *({"delta": "fitted", "leaf": leaf} for leaf in ("transposed", "shifted")),
     {"delta": "sign", "penalty": "elastic"},
+    {"delta": "sum", "leaf": "clipped"},
     {"slope": "missing", "penalty": "L1"},
     {"slope": "squared", "bias": "over units"},
-    {"slope": "upstream", "leaf": "transposed"},
-    {"bias": "mean", "delta": "sum"},
-    {"bias": "missing", "leaf": "last row"},
+    {"bias": "mean", "delta": "sign"},
 ]
 
 
@@ -33,27 +31,14 @@ def ids(diagnosis):
     return {mistake.id for mistake in diagnosis.mistakes}
 
 
-def is_visible(wrong, right):
-    leaves = [jax.tree.leaves(tree) for tree in (wrong, right)]
-    if len(leaves[0]) != len(leaves[1]):
-        return True
-    return any(
-        w.shape != r.shape or np.linalg.norm(w - r) > 1e-8 * np.linalg.norm(r)
-        for w, r in zip(*leaves, strict=True)
-    )
-
-
-@pytest.mark.parametrize("network", NETWORKS, ids="-".join)
-@pytest.mark.parametrize(("kind", "name"), SINGLE)
+@pytest.mark.parametrize(("network", "kind", "name"), SINGLE)
 def test_a_mistake_is_named(network, kind, name):
     net = Perceptron(*network)
-    wrong = net.gradient(**{kind: name})
-    if not is_visible(wrong, net.gradient()):
-        pytest.skip("this network does not show it")
     expected, _ = TABLES[kind][name]
-    diagnosis = diagnose(*net.arguments, wrong)
+    diagnosis = diagnose(*net.arguments, net.gradient(**{kind: name}))
     assert not diagnosis.ok
     assert expected in ids(diagnosis)
+    assert diagnosis.equivalent or ids(diagnosis) == {expected}
 
 
 @pytest.mark.parametrize(
@@ -61,31 +46,31 @@ def test_a_mistake_is_named(network, kind, name):
 )
 def test_a_mistake_at_the_output_is_named(loss, name):
     net = Perceptron("tanh", loss)
-    assert OUTPUTS[loss][name][0] in ids(diagnose(*net.arguments, net.gradient(output=name)))
+    diagnosis = diagnose(*net.arguments, net.gradient(output=name))
+    assert OUTPUTS[loss][name][0] in ids(diagnosis)
 
 
-@pytest.mark.parametrize("network", NETWORKS[:2], ids="-".join)
 @pytest.mark.parametrize("mistakes", PAIRS, ids=str)
-def test_two_mistakes_are_both_named(network, mistakes):
-    net = Perceptron(*network)
+def test_two_mistakes_are_both_named(mistakes):
+    net = Perceptron("tanh", "softmax")
     diagnosis = diagnose(*net.arguments, net.gradient(**mistakes))
-    expected = {TABLES[kind][name][0] for kind, name in mistakes.items()}
-    assert expected <= ids(diagnosis)
+    assert {TABLES[kind][name][0] for kind, name in mistakes.items()} <= ids(diagnosis)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16])
-def test_right_gradients_are_right_in_every_precision(loss, dtype):
-    net, loss_op, params, x, y = Perceptron("tanh", loss).arguments
-    if dtype == jnp.float64:
-        assert diagnose(net, loss_op, params, x, y, Perceptron("tanh", loss).gradient()).ok
-        return
+def test_right_gradients_by_hand_are_right(loss):
+    net = Perceptron("tanh", loss)
+    assert diagnose(*net.arguments, net.gradient()).ok
 
-    def cast(tree):
-        return jax.tree.map(
-            lambda a: jnp.asarray(a, dtype) if a.dtype.kind == "f" else jnp.asarray(a), tree
-        )
 
-    params, x, y = cast((params, x, y))
+@pytest.mark.parametrize(
+    ("loss", "dtype"),
+    [("softmax", jnp.float32), ("sigmoid", jnp.bfloat16), ("squared", jnp.bfloat16)],
+)
+def test_right_gradients_in_low_precision_are_right(loss, dtype):
+    net, loss_op, *arrays = Perceptron("tanh", loss).arguments
+    params, x, y = jax.tree.map(
+        lambda a: jnp.asarray(a, dtype) if a.dtype.kind == "f" else jnp.asarray(a), tuple(arrays)
+    )
     _, grads = jaxnn.value_and_grad(net, loss_op)(params, x, y)
     assert diagnose(net, loss_op, params, x, y, grads).ok

@@ -277,6 +277,28 @@ def test_an_output_whose_cotangent_is_not_used():
     assert "d_x is wrong: the cotangent of output ['square'] is not used" in str(report)
 
 
+def test_an_iteration_does_not_depend_on_where_it_starts():
+    def halved(x, start):
+        def step(state):
+            return state[1], 0.5 * jnp.cos(state[1]) + x
+
+        def moves(state):
+            return jnp.abs(state[1] - state[0]).max() > 1e-7
+
+        return jax.lax.while_loop(moves, step, (start, start + 1))[1]
+
+    def made(factor):
+        return with_rules(
+            halved,
+            lambda x, start: (halved(x, start), halved(x, start)),
+            lambda z, g: (g / (1 + 0.5 * jnp.sin(z)), factor * g),
+        )
+
+    x, start = random(1, 5), random(2, 5)
+    assert check(made(0), x, start).ok
+    assert {f.leaf for f in check(made(0.01), x, start).findings} == {"start"}
+
+
 def test_forgotten_noise_is_wrong():
     wrong = with_rules(
         lambda key, x: x * (1 + jax.random.normal(key, x.shape)),
@@ -346,6 +368,10 @@ LIES = {
         lambda x: x,
         lambda g: jnp.clip(g, -0.5, 0.5),
     ),
+    "clipped to a fixed norm: it is 0.1": (
+        lambda x: x,
+        lambda g: g / jnp.maximum(1.0, jnp.linalg.norm(g)),
+    ),
     "does not depend on dy: a value is passed as a gradient": (jnp.sin, lambda g: 2 + 0 * g),
     "stands in for the true one on purpose": (jnp.sign, lambda g: g / 3),
 }
@@ -363,7 +389,8 @@ def test_what_people_do_on_purpose_is_recognised(words):
 def test_an_intended_gradient_is_declared():
     made = with_rules(lambda x: jnp.round(x), lambda x: (jnp.round(x), None), lambda r, g: (g,))
     assert check(made, random(1, 7), definition=lambda x: x).ok
-    assert check(made, random(1, 7), definition=lambda x: 2 * x).findings
+    report = check(made, random(1, 7), definition=lambda x: -x)
+    assert "the true gradient with the opposite sign" in str(report)
     floor = with_rules(lambda x: jnp.round(x), lambda x: (jnp.floor(x), None), lambda r, g: (g,))
     report = check(floor, random(1, 7), definition=lambda x: x)
     assert "value" in {finding.law for finding in report.findings}
