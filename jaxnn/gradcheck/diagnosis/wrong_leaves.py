@@ -13,6 +13,7 @@ from jaxnn.gradcheck.diagnosis.wrong_steps import WrongSteps
 
 Keys = frozenset[Key]
 NOTHING: Keys = frozenset()
+CLOSER = 0.3  # the most that an explanation's error is of the truth's
 ENTRIES = 30  # from which the signs alone tell one gradient from another
 
 
@@ -27,7 +28,8 @@ class Leaf:
         self.constants, self.match, self.bound = constants, tolerance.match, bound
         self.clip: float | None = None
         self.finite = mine is not None and bool(np.isfinite(mine).all())
-        self.is_right = mine is not None and graph.error(i, mine) <= bound
+        self.error = np.inf if mine is None else graph.error(i, mine)
+        self.is_right = self.error <= bound
         self.is_noise = self.finite and not self.is_right and mine.any() and graph.vanishes(mine)
 
     def multiples(self, gradient: np.ndarray, penalties: Keys = NOTHING) -> list[Keys]:
@@ -61,8 +63,10 @@ class Leaf:
         return np.sign(self.theta) if words == "its sign" else self.theta
 
     def _multiples(self, gradient, value) -> list[Keys]:
+        if self.is_right and self.graph.error(self.i, value) <= 1e-8:
+            return [NOTHING]
         error = relative_error(self.mine, value)
-        if error <= self.match or (self.is_right and self.graph.error(self.i, value) <= 1e-8):
+        if error <= self.match and (self.is_right or error <= CLOSER * self.error):
             return [NOTHING]
         c = ratio(self.mine, value, self.truth, self.match)
         if c is None and np.any(self.decay) and value.shape == self.truth.shape:

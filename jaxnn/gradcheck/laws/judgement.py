@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from jaxnn.gradcheck.arrays import (
+    cast,
     eps,
     error_where_representable,
     is_differentiable,
@@ -51,7 +52,7 @@ def judge_gradients(law: str, evaluation: Evaluation, dy, mine: list) -> list[Fi
             evaluation, dy, i, compared, t, whole
         ):
             continue
-        if _explained_by_kinks(evaluation, dy, i, g, t, bound):
+        if _explained_by_kinks(evaluation, dy, i, g, t, bound) or _is_noise(evaluation, dy, i):
             continue
         known = named(evaluation, i, g, t) if law == "gradient" and error > SAME else ""
         off = f"is off by {error:.1e} of its norm; rounding explains {bound:.1e}"
@@ -132,6 +133,35 @@ def _doubtful(evaluation, leaf) -> float:
     resolution = evaluation.resolution
     units = max(4 * resolution, min(64 * resolution, np.sqrt(resolution)))
     return float(units * np.sqrt(terms(evaluation, leaf)))
+
+
+def _is_noise(evaluation, dy, i) -> bool:
+    """Whether a unit in the last place of the arguments changes the true gradient by a tenth.
+
+    It is then what cancellation leaves of a gradient that is zero.
+    """
+    if not evaluation.traceable:
+        return False
+    moved = [
+        _a_unit_off(np.asarray(leaf)) if is_differentiable(leaf) else leaf
+        for leaf in evaluation.wide_leaves
+    ]
+    dys = jax.tree.leaves(cast(dy, np.float64))
+    try:
+        _, grads = evaluation.definition.wide_pulled_back(moved, dys)
+    except Exception:
+        return False
+    true = evaluation.truth(dy).grads
+    if len(grads) != len(true):
+        return False
+    change = relative_or_absolute_error(np.asarray(grads[i]), true[i])
+    return bool(0.1 < change < np.inf)
+
+
+def _a_unit_off(array) -> np.ndarray:
+    """An array whose entries are up to three units in the last place larger or smaller."""
+    units = np.random.default_rng(0).integers(-3, 4, array.shape)
+    return np.asarray(array * (1 + np.finfo(float).eps * units))
 
 
 def _is_rounding(evaluation, dy, i, compared, truth, whole) -> bool:
