@@ -559,7 +559,7 @@ class Regression:
         return self.p
     def squared_error(self, p, y):
         return 0.5 * np.sum((p - y) ** 2)
-    def backward(self, y):
+    def backward(self, x, y):
         self.dW = self.x.T @ (self.p - y)
 
 def perceptron(w, b, X, Y):

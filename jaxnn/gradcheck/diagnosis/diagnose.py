@@ -23,6 +23,7 @@ from jaxnn.training.gradient import require_loss
 from jaxnn.training.reduction import require_reduction
 
 PERTURBATIONS = 8  # of the arguments, to see what rounding does
+COARSEST = 0.05  # the error by rounding from which gradients tell no mistake from another
 
 
 def diagnose(
@@ -137,7 +138,7 @@ def diagnosis_of(
             break
     wrong = [i for i, leaf in enumerate(leaves) if not leaf.ok]
     explanations: list[Explanation] = []
-    if wrong:
+    if wrong and max(allowed) <= COARSEST:
         graph = opened() if opened else graph
         with np.errstate(all="ignore"):
             explanations = Search(graph, mine, tolerance, allowed, wrong).explanations()

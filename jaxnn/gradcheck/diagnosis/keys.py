@@ -133,14 +133,16 @@ def ratio(mine, base, truth, match) -> float | None:
         return None
     c = float(np.vdot(base, mine) / square)
     off = float(np.linalg.norm(mine - c * base))
-    if off > match * np.linalg.norm(mine) or not explains(off, mine, truth):
+    if off > match * np.linalg.norm(mine) or not explains(off, mine, truth, match):
         return None
     return c
 
 
-def explains(off: float, mine, truth) -> bool:
+def explains(off: float, mine, truth, match: float = 0.0) -> bool:
     """Whether a prediction that is off by this much is far closer than the truth is."""
-    return mine.shape != truth.shape or off <= 1e-2 * float(np.linalg.norm(mine - truth))
+    if mine.shape != truth.shape:
+        return True
+    return off <= max(1e-2, match) * float(np.linalg.norm(mine - truth))
 
 
 def _named(graph: Graph) -> list[Key]:

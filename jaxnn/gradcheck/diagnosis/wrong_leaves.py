@@ -25,7 +25,8 @@ class Leaf:
         self.graph, self.i, self.mine = graph, i, mine
         self.truth, self.theta = graph.truth[i], graph.params[i]
         self.decay = graph.decay(i)
-        self.constants, self.match, self.bound = constants, tolerance.match, bound
+        self.constants, self.bound = constants, bound
+        self.match = max(tolerance.match, bound)
         self.clip: float | None = None
         self.finite = mine is not None and bool(np.isfinite(mine).all())
         self.error = np.inf if mine is None else graph.error(i, mine)
