@@ -88,6 +88,7 @@ def _bound_once(op, options):
         exported=op,
         has_forward_mode=True,
         keeps_contract=True,
+        any_dtype=True,
         repairable=(op.rules.backward, op.rules.forward),
         statement=statement(op.__name__, dict(options)),
     )

@@ -28,6 +28,7 @@ class Checked:
             differences have to confirm them.
         ignores_integers: whether the gradients of integers do not matter, whatever they are.
         keeps_contract: whether the backward has to run under every transformation.
+        any_dtype: whether its functions are one formula for every dtype, as those of an op are.
         repairable: the functions that the author of the backward wrote, the backward first.
     """
 
@@ -45,6 +46,7 @@ class Checked:
     trusted: bool = True
     ignores_integers: bool = False
     keeps_contract: bool = False
+    any_dtype: bool = False
     repairable: tuple[Callable, ...] = ()
 
 

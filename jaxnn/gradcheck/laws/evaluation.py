@@ -117,14 +117,14 @@ class Evaluation:
     @cached_property
     def definition(self) -> Program:
         """The function whose gradient is the true one, as a program."""
-        return program_of(self.checked.definition, self.args)
+        return self._program(self.checked.definition, self.args)
 
     @cached_property
     def primal(self) -> Program:
         """The function that has the value, as a program."""
         if self.checked.primal is None:
             return self.definition
-        return program_of(self.checked.primal, self.args)
+        return self._program(self.checked.primal, self.args)
 
     @cached_property
     def given(self) -> Program | None:
@@ -134,9 +134,12 @@ class Evaluation:
             return self.of_variables(_forward_and_backward(self.checked, args, self.filled(dy)))
 
         try:
-            return program_of(function, (self.args, self.floating(self.dy)))
+            return self._program(function, (self.args, self.floating(self.dy)))
         except Exception:
             return None
+
+    def _program(self, function, args) -> Program:
+        return program_of(function, args, self.checked.any_dtype)
 
     def shapes(self, function: Callable) -> Any:
         """The shape of a function's value, or a tree of them."""
@@ -259,7 +262,7 @@ class Evaluation:
     def forward_is_exact(self) -> bool:
         """Whether `fwd`, computed in float64, has the value of the function."""
         try:
-            forward = program_of(lambda *args: self.checked.fwd(*args)[0], self.args)
+            forward = self._program(lambda *args: self.checked.fwd(*args)[0], self.args)
             mine = forward.wide_value(self.wide_leaves)
             pairs = zip(mine, self.primal.wide_value(self.wide_leaves), strict=True)
             return all(relative_or_absolute_error(a, b) <= EXACT for a, b in pairs)

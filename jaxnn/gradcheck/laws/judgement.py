@@ -1,5 +1,6 @@
 """Whether a gradient or a value is near enough to the truth."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -13,6 +14,7 @@ from jaxnn.gradcheck.arrays import (
     masked,
     relative_or_absolute_error,
     representable,
+    wide,
 )
 from jaxnn.gradcheck.explain import SAME
 from jaxnn.gradcheck.kinks import differs, lie_between, note_on_kinks
@@ -24,6 +26,7 @@ FLOAT64_TOLERANCE = 1e-10
 DIFFERENCES_TOLERANCE = 1e-6
 ROUNDED_CONSTANTS = 1e-6
 FEW, MOST_KINKS = 8, 512
+NOISE_TRIALS = 4
 
 _UNDER = {
     "gradient": "",
@@ -52,7 +55,9 @@ def judge_gradients(law: str, evaluation: Evaluation, dy, mine: list) -> list[Fi
             evaluation, dy, i, compared, t, whole
         ):
             continue
-        if _explained_by_kinks(evaluation, dy, i, g, t, bound) or _is_noise(evaluation, dy, i):
+        if _explained_by_kinks(evaluation, dy, i, g, t, bound):
+            continue
+        if _is_noise(evaluation, given, a.dtype, partial(_true_gradient_at, evaluation, dy, i)):
             continue
         known = named(evaluation, i, g, t) if law == "gradient" and error > SAME else ""
         off = f"is off by {error:.1e} of its norm; rounding explains {bound:.1e}"
@@ -73,6 +78,8 @@ def judge_value(evaluation: Evaluation, source: str, y) -> list[Finding]:
         if error <= min(bound, _ceiling(evaluation)):
             continue
         if error <= max(bound, _doubtful(evaluation, mine)) and evaluation.forward_is_exact:
+            continue
+        if _is_noise(evaluation, mine, mine.dtype, partial(_true_value_at, evaluation, i)):
             continue
         message = f"the value of {source} is off by {error:.1e} from the definition's"
         findings.append(Finding("value", "", error, message))
@@ -124,12 +131,7 @@ def _bound(evaluation, leaf, rival_error) -> float:
 
 
 def _ceiling(evaluation, truth_error=0.0) -> float:
-    """The error beyond which it takes more than autodiff's own error to excuse a gradient.
-
-    The constants of an op depend on its dtype, so its steps in float64 tell nothing of them.
-    """
-    if evaluation.checked.keeps_contract:
-        return float("inf")
+    """The error beyond which it takes more than autodiff's own error to excuse a gradient."""
     return max(float(np.sqrt(evaluation.resolution)), DIFFERENCES_TOLERANCE + 2 * truth_error)
 
 
@@ -140,33 +142,44 @@ def _doubtful(evaluation, leaf) -> float:
     return float(units * np.sqrt(terms(evaluation, leaf)))
 
 
-def _is_noise(evaluation, dy, i) -> bool:
-    """Whether a unit in the last place of the arguments changes the true gradient by a tenth.
+def _is_noise(evaluation, mine, dtype, number_at: Callable[[list], np.ndarray]) -> bool:
+    """Whether a true number is only what cancellation leaves of zero, and mine is no larger.
 
-    It is then what cancellation leaves of a gradient that is zero.
+    It is if some units in the last place of the arguments change it by a tenth or more; a number in
+    a coarser dtype may then be off by as many of the units of that dtype.
     """
     if not evaluation.traceable:
         return False
-    moved = [
-        _a_unit_off(np.asarray(leaf)) if is_differentiable(leaf) else leaf
-        for leaf in evaluation.wide_leaves
-    ]
-    dys = jax.tree.leaves(cast(dy, np.float64))
     try:
-        _, grads = evaluation.definition.wide_pulled_back(moved, dys)
+        true = number_at(evaluation.wide_leaves)
+        moved = [
+            number_at(_units_off(evaluation.wide_leaves, seed)) for seed in range(NOISE_TRIALS)
+        ]
     except Exception:
         return False
-    true = evaluation.truth(dy).grads
-    if len(grads) != len(true):
-        return False
-    change = relative_or_absolute_error(np.asarray(grads[i]), true[i])
-    return bool(0.1 < change < np.inf)
+    change = max(float(np.linalg.norm(np.ravel(other - true))) for other in moved)
+    off = float(np.linalg.norm(np.ravel(wide(mine) - true)))
+    units = eps(dtype) / np.finfo(float).eps
+    return bool(change > 0.1 * np.linalg.norm(np.ravel(true)) and off <= 4 * units * change)
 
 
-def _a_unit_off(array) -> np.ndarray:
-    """An array whose entries are up to three units in the last place larger or smaller."""
-    units = np.random.default_rng(0).integers(-3, 4, array.shape)
-    return np.asarray(array * (1 + np.finfo(float).eps * units))
+def _units_off(leaves, seed) -> list:
+    """Arguments whose entries are up to three units in the last place larger or smaller."""
+    random = np.random.default_rng(seed)
+
+    def moved(leaf):
+        array = np.asarray(leaf)
+        return array * (1 + np.finfo(float).eps * random.integers(-3, 4, array.shape))
+
+    return [np.asarray(moved(leaf)) if is_differentiable(leaf) else leaf for leaf in leaves]
+
+
+def _true_gradient_at(evaluation, dy, i, leaves) -> np.ndarray:
+    """The true gradient of a variable at other arguments in float64."""
+    path, _ = evaluation.variables[i]
+    place = [p for p, leaf in evaluation.leaves if is_differentiable(leaf)].index(path)
+    dys = jax.tree.leaves(cast(dy, np.float64))
+    return np.asarray(evaluation.definition.wide_pulled_back(leaves, dys)[1][place])
 
 
 def _is_rounding(evaluation, dy, i, compared, truth, whole) -> bool:
@@ -184,6 +197,10 @@ def _true_value(evaluation) -> tuple[list, list | None]:
         return evaluation.primal.wide_value(evaluation.wide_leaves), evaluation.primal.value(leaves)
     rival = evaluation.rival(evaluation.dy)
     return evaluation.truth(evaluation.dy).y, rival and rival.y
+
+
+def _true_value_at(evaluation, i, leaves) -> np.ndarray:
+    return np.asarray(evaluation.primal.wide_value(leaves)[i])
 
 
 def _explained_by_kinks(evaluation, dy, i, mine, truth, bound) -> bool:

@@ -33,10 +33,13 @@ class Program:
     Args:
         closed: the program in its own dtypes.
         again: the function itself, to trace it in float64 if that must be.
+        any_dtype: whether the function is one formula for every dtype, as an op is by contract, so
+            that it is traced again in float64. Constants that depend on the dtype, such as the
+            smallest number, are then those of float64.
     """
 
-    def __init__(self, closed: ClosedJaxpr, again: Callable[..., list]):
-        self.closed, self._again = closed, again
+    def __init__(self, closed: ClosedJaxpr, again: Callable[..., list], any_dtype: bool = False):
+        self.closed, self._again, self._any_dtype = closed, again, any_dtype
         self._chosen: Callable[..., list] | None = None
         self.x64 = x64_is_on()
 
@@ -112,7 +115,20 @@ class Program:
 
     @cached_property
     def _wide_pulled_back(self):
-        return jit(partial(_vjp, self._interpreted(), self.variables))
+        function = self._again if self._runs_again else self._interpreted()
+        return jit(partial(_vjp, function, self.variables))
+
+    @cached_property
+    def _runs_again(self) -> bool:
+        """Whether the function itself is to be traced in float64, and can be."""
+        if not self._any_dtype:
+            return False
+        try:
+            with jax.enable_x64(True):
+                jax.eval_shape(self._again, *map(_widened, self.closed.in_avals))
+        except Exception:
+            return False
+        return True
 
     @cached_property
     def _moved(self):
@@ -132,14 +148,17 @@ class Program:
     def _widest(self, leaves):
         """The function as it runs in the widest dtypes.
 
-        The program in float64, if all of it runs so; else the function itself, traced in float64,
-        if it runs and its value is the same; else the program with those parts in their own dtypes.
+        The function itself, if it is one formula for every dtype; else the program in float64, if
+        all of it runs so; else the function itself, traced in float64, if it runs and its value is
+        the same; else the program with those parts in their own dtypes.
         """
         if self._chosen is None:
             self._chosen = self._choose(leaves)
         return self._chosen
 
     def _choose(self, leaves):
+        if self._runs_again:
+            return jax.jit(self._again)
         with jax.enable_x64(True):
             interpreter = Interpreter(self.x64)
             try:
@@ -168,8 +187,13 @@ def x64_is_on() -> bool:
     return jax.dtypes.canonicalize_dtype(np.float64) == np.float64
 
 
-def program_of(function: Callable, args: tuple) -> Program:
+def program_of(function: Callable, args: tuple, any_dtype: bool = False) -> Program:
     """The program of a function at arguments, shared by all functions with the same program.
+
+    Args:
+        function: the function.
+        args: its arguments.
+        any_dtype: whether it is one formula for every dtype.
 
     Raises:
         Exception: whatever the function raises while JAX traces it.
@@ -180,15 +204,15 @@ def program_of(function: Callable, args: tuple) -> Program:
         return jax.tree.leaves(function(*jax.tree.unflatten(tree, leaves)))
 
     closed = jax.make_jaxpr(flat)(*leaves)
-    return _shared(_Traced(closed, flat))
+    return _shared(_Traced(closed, flat, any_dtype))
 
 
 class _Traced:
     """A traced function, equal to others of the same text and constants."""
 
-    def __init__(self, closed, function):
-        self.closed, self.function = closed, function
-        self._key = (str(closed), x64_is_on(), *map(_content, closed.consts))
+    def __init__(self, closed, function, any_dtype):
+        self.closed, self.function, self.any_dtype = closed, function, any_dtype
+        self._key = (str(closed), x64_is_on(), any_dtype, *map(_content, closed.consts))
 
     def __eq__(self, other):
         return self._key == other._key
@@ -199,7 +223,7 @@ class _Traced:
 
 @lru_cache(maxsize=64)
 def _shared(traced: _Traced) -> Program:
-    return Program(traced.closed, traced.function)
+    return Program(traced.closed, traced.function, traced.any_dtype)
 
 
 def _content(const):
@@ -220,6 +244,14 @@ def _vjp(function, variables, leaves, dy):
 
     y, pullback = jax.vjp(of_variables, *[leaves[i] for i in variables])
     return y, list(pullback([_like(a, d) for a, d in zip(y, dy, strict=True)]))
+
+
+def _widened(aval):
+    """The shape and dtype of an argument in float64."""
+    dtype = aval.dtype
+    if is_differentiable(aval):
+        dtype = np.complex128 if jnp.issubdtype(dtype, jnp.complexfloating) else np.float64
+    return jax.ShapeDtypeStruct(aval.shape, dtype)
 
 
 def _like(a, d):

@@ -332,3 +332,18 @@ def test_relative_error_of_zero_and_of_numbers_that_are_not_finite():
     assert relative_or_absolute_error(np.full(3, np.inf), zero) == np.inf
     assert relative_or_absolute_error(zero, small) == 1
     assert relative_or_absolute_error(small, zero, whole=np.ones(3)) == 1e-20
+
+
+def test_noise_where_a_gradient_cancels_condemns_zero_only_for_what_it_is():
+    def cosine(a):
+        b = jnp.array([3.0, 0.1, -2.0], a.dtype)
+        return a @ b / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
+
+    def cosine_fwd(a):
+        return cosine(a), a
+
+    parallel = jnp.array([3.0, 0.1, -2.0])
+    zero = check((cosine_fwd, lambda a, dy: (jnp.zeros_like(a),)), parallel, definition=cosine)
+    assert not zero.findings, zero
+    wrong = check((cosine_fwd, lambda a, dy: (dy * a,)), parallel, definition=cosine)
+    assert {finding.law for finding in wrong.findings} >= {"gradient"}
