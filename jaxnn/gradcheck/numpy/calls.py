@@ -253,13 +253,23 @@ def _require_labels(code, parameter, taken) -> None:
     if not parameter.required or known or not LABELS.fullmatch(name):
         return
     beside = [p for p in taken if p.required and p.name != name]
-    other_labels = OUTPUT.fullmatch(name) and not (len(beside) and code.instance)
-    if other_labels and (any(is_upstream(p.name) for p in beside) or not beside):
+    if OUTPUT.fullmatch(name) and not _is_method_of_labels(code, beside):
         return
     raise Unrunnable(
         f"its backward takes the labels {name}, but its forward does not compute a loss: say "
         f"which loss it is the gradient of, loss=…, and give the labels by name, {name}=…"
     )
+
+
+def _is_method_of_labels(code, beside) -> bool:
+    """Whether y, a name of outputs and of labels, means labels beside these other parameters.
+
+    It does in a method, unless that is a derivative in terms of its output, and in a function
+    that takes no gradient beside it.
+    """
+    if code.instance is not None:
+        return bool(beside) or not DERIVATIVE.fullmatch(code.backward_name)
+    return bool(beside) and not any(is_upstream(p.name) for p in beside)
 
 
 def takes_residuals_first(backward: Callable) -> bool:

@@ -631,3 +631,27 @@ def test_a_derivative_may_be_a_jacobian(x):
     assert report.ok, report
     wrong = check_numpy(softmax, lambda y: (y * (1 - y))[..., None] * np.eye(y.shape[-1]), x)
     assert "only the diagonal of softmax's Jacobian" in wrong.findings[0].message
+
+
+class BeginsAtLabels:
+    def __init__(self):
+        self.weights = np.array([[0.5, -1.0], [0.25, 2.0], [1.0, -0.5]])
+
+    def forward(self, x):
+        self.x, self.output = x, np.tanh(x @ self.weights)
+        return self.output
+
+    def backward(self, y):
+        delta = (self.output - y) * (1 - self.output**2)
+        self.dweights = self.x.T @ delta
+
+
+def test_labels_alone_are_no_incoming_gradient():
+    report = check_numpy(BeginsAtLabels(), X)
+    assert report.verdict == "could not be run"
+    assert "say which loss it is the gradient of, loss=" in report.findings[0].message
+    labels = np.tanh(X[:, :2])
+    named = check_numpy(
+        BeginsAtLabels(), X, loss=lambda output, y: 0.5 * np.sum((output - y) ** 2), y=labels
+    )
+    assert named.ok, named
