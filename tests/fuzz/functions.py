@@ -41,7 +41,8 @@ FITS = {  # where faults with these labels are none
     "state_from_torch": {"tensors": "a further entry"},
     # a number may be an array without axes, and `None` in both trees is a leaf of neither
     "sgd_update": {"learning_rate": SCALARS, "grads": ".*: None"},
-    "diagnose": dict.fromkeys(("learning_rate", "weight_decay"), SCALARS),
+    # a gradient that is missing is a diagnosis
+    "diagnose": {"learning_rate": SCALARS, "weight_decay": SCALARS, "grads": ".*: None"},
     # shapes do
     "summary": {"params": ".*a shape only", "x": "a shape only"},
     "fit": {"learning_rate": SCALARS, "callbacks": ".*", "checkpoint": ".*"},
@@ -233,14 +234,16 @@ def _functions():
     yield "locate_nonfinite", gradcheck.locate_nonfinite, {"net": NET, "loss": LOSS, **batch}, None
 
     def check(target, params, x, seed=0, second_order=False, laws=("value",), **options):
-        return gradcheck.check(
-            target, params, x, seed=seed, second_order=second_order, laws=laws, **options
-        ).ok
+        return _verdict(
+            gradcheck.check(
+                target, params, x, seed=seed, second_order=second_order, laws=laws, **options
+            )
+        )
 
     yield "check", check, {"target": jaxnn.linear, "params": linear, "x": example((7, 5))}, None
 
     def check_numpy(forward, backward, x, seed=0):
-        return gradcheck.check_numpy(forward, backward, x, seed=seed).ok
+        return _verdict(gradcheck.check_numpy(forward, backward, x, seed=seed))
 
     yield (
         "check_numpy",
@@ -258,6 +261,14 @@ def _functions():
         {"values": example((4, 6, 5)), "lengths": jnp.array([6, 2, 0, 3], jnp.int32)},
         None,
     )
+
+
+def _verdict(report):
+    """Whether a report is right; where the code did not run, its sentence, raised."""
+    for finding in report.findings:
+        if finding.law == "runs":
+            raise ValueError(finding.message)
+    return report.ok
 
 
 @wraps(jaxnn.fit)

@@ -44,6 +44,8 @@ def adapt(target, args, options: dict[str, Any], definition=None) -> tuple[Check
         checked, args = of_custom_vjp(target, args, options)
     elif isinstance(target, tuple) and len(target) == 2 and all(map(callable, target)):
         checked = _of_pair(*target, args, definition, options)
+    elif isinstance(target, type):
+        raise TypeError(f"check takes an instance of {target.__name__}, not the class")
     elif callable(target):
         checked, args = of_callable(target, args, options)
     else:

@@ -341,6 +341,7 @@ class TestWhereOtherCheckersFail:
 
 BAD = [
     (lambda: check("tanh", jnp.ones(3)), r"check takes an op, a \(fwd, bwd\) pair, a function"),
+    (lambda: check(jaxnn.Linear, jnp.ones(3)), "takes an instance of Linear, not the class"),
     (lambda: check((affine_fwd, affine_bwd), *arguments()), "needs definition="),
     (
         lambda: check(jaxnn.relu, jnp.ones(3), jnp.ones(3)),
