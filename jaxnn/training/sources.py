@@ -163,15 +163,14 @@ def examples_on_host(examples: tuple, batch_size: int) -> Callable:
 def minibatches_of(stream, steps_per_epoch: int | None, check: Callable) -> Callable:
     """`(key, start, epoch) -> minibatches` of an iterable, without those that were used before."""
     once = iter(stream) is stream
-    rest, checked = stream if once else None, False
+    begun = checked = False
 
     def minibatches(key, start, epoch):
-        nonlocal rest, checked
+        nonlocal begun, checked
         skipped = start
-        if once and rest is stream:
+        if once and not begun:
             skipped += epoch * (steps_per_epoch or 0)
-            rest = iter(stream)
-        source = rest if once else iter(stream)
+        begun, source = True, iter(stream)
         if skipped and next(islice(source, skipped - 1, skipped), None) is None:
             raise ValueError(
                 f"data ended within the first {skipped} minibatches, which the run has used before"

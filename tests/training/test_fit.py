@@ -206,6 +206,16 @@ def test_a_generator_lasts_for_epochs_of_a_given_length():
     assert_same_run(fit(interrupted, data=cycle(four), steps_per_epoch=4), expected)
 
 
+def test_a_generator_gives_each_minibatch_to_one_step():
+    six = [*MINIBATCHES, (X[:3], LABELS[:3])]
+    expected = None
+    for epoch in range(3):
+        expected = fit(expected, data=six[2 * epoch : 2 * epoch + 2], epochs=epoch + 1)
+    assert_same_run(fit(data=iter(six), steps_per_epoch=2), expected)
+    half = fit(data=iter(six), steps_per_epoch=2, epochs=2)
+    assert_same_run(fit(half, data=iter(six), steps_per_epoch=2), expected)
+
+
 def test_a_stream_may_have_weights_and_trees_and_minibatches_of_other_libraries():
     class Loader:
         def __len__(self):
