@@ -182,7 +182,10 @@ def times(shape: tuple[int, ...]) -> str:
 
 
 def size(n_bytes: int) -> str:
-    return f"{n_bytes} B" if n_bytes < 1024 else f"{n_bytes / 1024:.1f} KiB"
+    for unit, bytes_each in (("MiB", 2**20), ("KiB", 2**10)):
+        if n_bytes >= bytes_each:
+            return f"{n_bytes / bytes_each:.1f} {unit}"
+    return f"{n_bytes} B"
 
 
 def number(value: float) -> str:
@@ -214,10 +217,9 @@ def draw_graph(stages: list[Box], moment: str, mean_loss: float):
     axes.set(xlim=(0, WIDTH), ylim=(-height, 0.02))
     axes.set_axis_off()
     figure.suptitle(
-        f"{moment}: mean loss {number(mean_loss)} nats, "
-        f"{size(kept_bytes(stages))} kept for the way back\n"
-        f"‖δ‖ is {number(stages[-2].delta.norm)} at the logits and "
-        f"{number(stages[1].delta.norm)} at the output of {stages[1].title}"
+        f"{moment}: mean loss {number(mean_loss)} nats, residuals of {size(kept_bytes(stages))}.\n"
+        f"Backward, ‖δ‖ goes from {number(stages[-2].delta.norm)} at the logits "
+        f"to {number(stages[1].delta.norm)} at {stages[1].title}."
     )
     for i, box in enumerate(stages):
         draw_box(axes, box, -STEP * i)
@@ -225,14 +227,14 @@ def draw_graph(stages: list[Box], moment: str, mean_loss: float):
         draw_arrows(axes, box, -STEP * i - BOX, -STEP * (i + 1))
     axes.text(
         *(RIGHT + 0.15, BOX / 2 - height + STEP - BOX),
-        f"the way back begins:\n∂mean/∂Lₙ = 1/{stages[-1].shape[0]}",
+        f"the backward pass begins:\n∂mean/∂Lₙ = 1/{stages[-1].shape[0]}",
         va="center",
         color=BACKWARD,
     )
     note = (
-        "δ is the gradient of the mean loss with respect to the output of the box above it; "
-        "x* is an array\nthat an earlier box keeps, counted there. "
-        f"Largest relative error against jax.grad: {worst_error(stages):.0e}"
+        "δ is the gradient of the mean loss with respect to the output of the box above it.\n"
+        "x* is the array of an earlier box, counted there. "
+        f"Largest relative error against jax.grad: {worst_error(stages):.0e}.".replace("-", "−")
     )
     axes.text(LEFT, -height, note, va="bottom", color="#555555", fontsize=8)
     return figure
@@ -243,7 +245,7 @@ def draw_box(axes, box: Box, top: float) -> None:
     middle = top - BOX / 2
     axes.add_patch(plt.Rectangle((LEFT, top), RIGHT - LEFT, -BOX, fc="#f4f4f4", ec="black"))
     axes.text(LEFT + 0.1, top - 0.15, box.title, va="center", weight="bold")
-    output = f"{times(box.shape)}, {number(box.low)} … {number(box.high)}"
+    output = f"output {times(box.shape)}, {number(box.low)} … {number(box.high)}"
     axes.text(RIGHT - 0.1, top - 0.15, output, ha="right", va="center", color=FORWARD)
     if box.kept:
         kept = ", ".join(f"{kept.name}{'*' * kept.shared} {times(kept.shape)}" for kept in box.kept)
@@ -287,7 +289,7 @@ def run(args: Namespace, data) -> None:
     if args.epochs:
         epochs = common.count(args.epochs, "epoch")
         print(f"training a {'-'.join(map(str, sizes))} ReLU network for {epochs}\n")
-        training = jaxnn.fit(
+        training = common.fit(
             *(net, loss, params, (data.x, data.labels)),
             epochs=args.epochs,
             learning_rate=LEARNING_RATE,

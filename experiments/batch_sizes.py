@@ -51,7 +51,7 @@ def learn(
 ) -> Curve:
     """Train with SGD, and measure after every epoch."""
     loss = jaxnn.softmax_cross_entropy
-    training = jaxnn.fit(
+    training = common.fit(
         net,
         loss,
         net.init(jax.random.key(seed)),
@@ -81,7 +81,7 @@ def draw(curves: dict[str, Curve], target: float):
     *loss_panels, accuracy = panels.flat
     epochs = np.arange(1, len(next(iter(curves.values())).losses) + 1)
     for axes, unit in zip(loss_panels, ("epochs", "updates", "seconds"), strict=True):
-        axes.axhline(target, color="#666666", linestyle=":", linewidth=1)
+        axes.axhline(target, color="#666666", linestyle=":", linewidth=1, label="target loss")
         for (name, curve), line in zip(curves.items(), LINES, strict=True):
             axes.plot(
                 curve.cost[unit] * epochs,
@@ -100,9 +100,12 @@ def draw(curves: dict[str, Curve], target: float):
     accuracy.xaxis.set_minor_locator(plt.LogLocator(subs=(2, 5)))
     last = [curve.accuracies[-1] for curve in curves.values()]
     accuracy.set_title(f"accuracy at the end: {min(last):.1%} to {max(last):.1%}")
-    handles = loss_panels[0].get_lines()[1:]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
-    figure.suptitle(f"What it takes to bring the training loss to {target:.2g} (markers)")
+    figure.legend(handles=loss_panels[0].get_lines(), loc="outside lower center", ncols=2)
+    slowest = max(curves, key=lambda name: curves[name].losses[-1])
+    figure.suptitle(
+        f"Markers: the training loss first reaches the target of {target:.2g},\n"
+        f"the highest of the three final losses ({slowest})"
+    )
     return figure
 
 
@@ -165,7 +168,7 @@ def run(args: Namespace, data: Split) -> None:
     )
     common.write_result(args.output, args, {"target_loss": target, "batches": rows})
     common.save_pictures(args.output, batch_sizes=draw(curves, target))
-    print(f"\nwrote result.json and batch_sizes.png to {args.output}")
+    print(f"\nwrote result.json and the picture to {args.output}")
 
 
 def main(arguments: list[str] | None = None) -> None:

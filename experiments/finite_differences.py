@@ -195,14 +195,13 @@ def draw(curves: dict, floors: dict, found: dict):
     for axes, (dtype, errors) in zip(panels, curves.items(), strict=True):
         for name, line in zip(errors, ("-", "--", "-.", ":"), strict=True):
             axes.loglog(STEPS, errors[name], line, label=name)
-        axes.axhline(floors[dtype], color="black", linewidth=1, label="bwd")
+        axes.axhline(floors[dtype], color="black", linewidth=1, label="hand-written backward")
         best = [found[dtype][name] for name in METHODS]
         colors = common.PALETTE[: len(best)]
         axes.scatter(
             *([summary[key] for summary in best] for key in ("best_step", "error")),
             c=colors,
             zorder=3,
-            label="best step",
         )
         axes.scatter(
             [summary["theory_step"] for summary in best],
@@ -210,10 +209,11 @@ def draw(curves: dict, floors: dict, found: dict):
             c=colors,
             marker="^",
             transform=axes.get_xaxis_transform(),
-            label="best step in theory, $ε^{1/(p+1)}$ for order p",
         )
         axes.set(title=dtype, xlabel="step h")
     panels[0].set_ylabel("relative error of the derivative")
+    for marker, label in (("o", "best step"), ("^", "the same in theory, $ε^{1/(p+1)}$")):
+        axes.plot([], [], marker, color="#777777", label=label)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     differences, complex_step = (
         " and ".join(
@@ -223,8 +223,8 @@ def draw(curves: dict, floors: dict, found: dict):
         for names, digits in ((METHODS, 0), ([COMPLEX], 1))
     )
     figure.suptitle(
-        f"The best difference has {differences} times the error of bwd,\n"
-        f"the complex step, which subtracts nothing, {complex_step} times"
+        f"The best difference quotient has {differences} times the error of the backward\n"
+        f"pass; the complex step, which subtracts nothing, has {complex_step} times"
     )
     return figure
 
@@ -264,7 +264,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     parser.make_folder(args.output)
     with jax.enable_x64(True):
-        run(args)
+        parser.run(run, args)
 
 
 if __name__ == "__main__":

@@ -122,14 +122,20 @@ def draw_flow(by_layer: dict[str, Flow], first_dw: dict[str, list[float]], depth
         by_depth.plot(depths, first_dw[name], CASES[name].line, markersize=4, label=name)
     last = by_layer["sigmoid, Xavier"].delta[-1]
     quarter = last * 0.25 ** (depth - numbers)
-    layers.plot(numbers, quarter, color="black", linewidth=0.8, label="¼ for each layer")
+    layers.plot(numbers, quarter, color="black", linewidth=0.8, label="¼ per layer")
+    sigmoid, relu = (by_layer[name] for name in ("sigmoid, Xavier", "ReLU, He"))
+    ratio, relu_ratio = (flow.delta[0] / flow.delta[-1] for flow in (sigmoid, relu))
     layers.set(
-        title=f"Back through {depth} hidden layers",
+        title=f"Last layer to first: × {ratio:.1g} with the sigmoid,\n"
+        f"× {relu_ratio:.1g} with ReLU and He".replace("-", "−"),
         xlabel="hidden layer (the gradient comes from the right)",
         ylabel="norm of ∂loss/∂z of the layer",
     )
     by_depth.set(
-        title="What reaches the first layer",
+        title=f"Gradient of the first of {depth} layers:\n"
+        f"{sigmoid.dw[0]:.1g} with the sigmoid, {relu.dw[0]:.1g} with ReLU and He".replace(
+            "-", "−"
+        ),
         xlabel="hidden layers of the network",
         ylabel="norm of ∂loss/∂W of the first layer",
     )
@@ -138,10 +144,9 @@ def draw_flow(by_layer: dict[str, Flow], first_dw: dict[str, list[float]], depth
         axes.xaxis.get_major_locator().set_params(integer=True)
     handles, labels = layers.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    sigmoid, relu = (factors(by_layer[name]).layer for name in ("sigmoid, Xavier", "ReLU, He"))
     figure.suptitle(
-        f"Each layer multiplies the gradient by {sigmoid:.2f} with the sigmoid, "
-        f"by {relu:.2f} with ReLU and He's initialisation"
+        f"Each layer multiplies the gradient by {factors(sigmoid).layer:.2f} with the sigmoid, "
+        f"by {factors(relu).layer:.2f} with ReLU and He's initialisation"
     )
     return figure
 
@@ -154,10 +159,11 @@ def draw_training(histories: dict[str, dict[str, list[float]]], depth: int):
         loss.plot(epochs, history["loss"], CASES[name].line, markersize=4, label=name)
         right = 100 * np.array(history["accuracy"])
         accuracy.plot(epochs, right, CASES[name].line, markersize=4)
-    loss.axhline(np.log(N_CLASSES), color="black", linewidth=0.8, label="guessing")
-    accuracy.axhline(100 / N_CLASSES, color="black", linewidth=0.8)
-    loss.set(title="Loss", ylabel="mean cross-entropy (nats)", ylim=(0, None))
-    accuracy.set(title="Accuracy", ylabel="training images read correctly (%)", ylim=(0, 102))
+    guess = {"color": "black", "linewidth": 0.8, "zorder": 1}
+    loss.axhline(np.log(N_CLASSES), **guess, label="guessing")
+    accuracy.axhline(100 / N_CLASSES, **guess)
+    loss.set(ylabel="loss: mean cross-entropy (nats)", ylim=(0, None))
+    accuracy.set(ylabel="training images read correctly (%)", ylim=(0, 102))
     for axes in (loss, accuracy):
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -185,7 +191,7 @@ def run(args: Namespace, data: Split) -> None:
     for name, case in CASES.items():
         print(f"training the network of {name}, {args.train_depth} layers deep")
         net = network(case, data.x.shape[1], args.width, args.train_depth)
-        training = jaxnn.fit(
+        training = common.fit(
             net,
             jaxnn.softmax_cross_entropy,
             net.init(jax.random.key(args.seed)),
@@ -228,7 +234,7 @@ def run(args: Namespace, data: Split) -> None:
                     "factors": found[name]._asdict(),
                     "largest_slope": CASES[name].largest_slope,
                     "deepest": deepest[name]._asdict(),
-                    "first_dw": first_dw[name],
+                    "first_layer_weight_gradient": first_dw[name],
                     "train_loss": histories[name]["loss"],
                     "train_accuracy": histories[name]["accuracy"],
                 }

@@ -60,7 +60,7 @@ def descend(args: Namespace, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     steps = args.epochs * -(-len(x) // args.batch_size)
     folder = resume.folder(args, "line")
     recorder = resume.Recorder(folder, lambda training: _numbers(training.params))
-    training = jaxnn.fit(
+    training = common.fit(
         jaxnn.Linear(1, 1),
         jaxnn.squared_error,
         START,
@@ -118,12 +118,13 @@ def draw_lines(x: np.ndarray, y: np.ndarray, lines: dict, worst: float):
     axes.plot(x, y, "o", color="#999999", markersize=3.5, markeredgewidth=0, label="a patient")
     ends = np.array([x.min(), x.max()])
     for (name, line), width, style in zip(lines.items(), (4, 1.6), ("-", "--"), strict=True):
-        label = f"{name}: ŷ = {line['w']:.3f}·x {line['b']:+.2f}"
+        sign = "−" if line["b"] < 0 else "+"
+        label = f"{name}: ŷ = {line['w']:.3f}·x {sign} {abs(line['b']):.2f}"
         axes.plot(ends, line["w"] * ends + line["b"], style, linewidth=width, label=label)
     axes.set(xlabel=BMI, ylabel=PROGRESSION, ylim=(0, 430))  # room for the legend
     axes.set_title(
-        f"The line of SGD is that of the closed form, up to {worst:.0e} relative;\n"
-        f"it explains {lines['closed form']['r2']:.0%} of the variance"
+        f"SGD ends within {worst:.0e} (relative) of the closed form's w and b;\n"
+        f"the line explains {lines['closed form']['r2']:.0%} of the variance".replace("-", "−")
     )
     axes.legend(loc="upper left")
     return figure
@@ -131,37 +132,33 @@ def draw_lines(x: np.ndarray, y: np.ndarray, lines: dict, worst: float):
 
 def draw_surface(x: np.ndarray, y: np.ndarray, path: np.ndarray):
     """The loss as contours and the path on it, in standardised units and in those of the data."""
-    figure, panels = plt.subplots(1, 2, figsize=(8.4, 4.3))
+    figure, panels = plt.subplots(1, 2, figsize=(8.6, 4.75))
+    levels = [0.7, 1, 2, 4, 8, 16]
     data_path = np.stack(in_units_of_data(*path.T, x, y), axis=-1)
     views = {
         "standardised data": (standardise(x), standardise(y), path),
-        "units of the data, the same path": (x, y, data_path),
+        "units of the data": (x, y, data_path),
     }
-    conditions = []
     for axes, (name, (x, y, path)) in zip(panels, views.items(), strict=True):
         design = np.hstack([x, np.ones_like(x)])
-        conditions.append(np.linalg.cond(design.T @ design))
         optimum = np.linalg.lstsq(design, y)[0].ravel()
         reach = 1.2 * np.abs(path[0] - optimum)
-        w, b = np.linspace(optimum - reach, optimum + reach, 121).T
+        w, b = np.linspace(optimum - reach, optimum + reach, 401).T
         loss = mean_squared_error(*np.meshgrid(w, b), x, y) / y.var()
-        lines = axes.contour(
-            w, b, loss, [0.7, 1, 2, 4, 8, 16], colors="#777777", linewidths=1, linestyles="-"
-        )
-        axes.clabel(lines, fontsize=8, colors="black")
+        axes.contour(w, b, loss, levels, colors="#777777", linewidths=1, linestyles="-")
         axes.plot(*path.T, ".-", color="C1", label="SGD by epoch")
         axes.plot(*path[0], "s", color="black", label="start")
         axes.plot(*path[-1], "*", color="C0", markersize=11, label="end")
         axes.plot(*optimum, "o", color="black", fillstyle="none", ms=14, label="closed form")
         axes.grid(False)
-        axes.set_title(name)
+        axes.set_title(f"{name}: condition number {np.linalg.cond(design.T @ design):,.0f}")
     panels[0].set(xlabel="slope w", ylabel="intercept b", aspect="equal")
     panels[1].set(xlabel="slope w (score per kg/m²)", ylabel="intercept b (score)")
-    panels[1].legend(loc="lower left")
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4)
     figure.suptitle(
-        "Standardising makes the valley of the loss round: "
-        f"condition number {conditions[1]:,.0f} → {conditions[0]:,.0f}\n"
-        "contours: mean squared error over the variance of y"
+        "Standardising the data turns the narrow valley of the loss into a round bowl;\n"
+        f"contours, from the inside: {', '.join(map(str, levels))} times the variance of y"
     )
     return figure
 
@@ -170,7 +167,7 @@ def draw_taylor(remainders: dict[str, np.ndarray]):
     """The Taylor remainder against the step."""
     figure, axes = plt.subplots(figsize=(6.4, 4.2))
     for (name, values), style in zip(remainders.items(), ("o-", "s--"), strict=True):
-        axes.loglog(STEPS, values, style, label=f"g = {name}: order {order(values):.2f}")
+        axes.loglog(STEPS, values, style, label=f"g = {name}")
     axes.set(xlabel="step h", ylabel="|L(θ + h·d) − L(θ) − h·⟨g, d⟩|")
     right, wrong = map(order, remainders.values())
     axes.set_title(

@@ -75,7 +75,7 @@ def learn(
         return classify(training.params).tolist() if training.epoch in shown else None
 
     recorder = resume.Recorder(folder, regions_if_shown)
-    training = jaxnn.fit(
+    training = common.fit(
         net,
         jaxnn.softmax_cross_entropy,
         params,
@@ -117,7 +117,7 @@ def draw_boundaries(models: dict[str, Learned], points: Points, epoch: int, titl
         )
         for arm in range(n_arms):
             x1, x2 = points.x[points.arms == arm].T
-            axes.plot(x1, x2, MARKERS[arm], color=f"C{arm}", markersize=2)
+            axes.plot(x1, x2, MARKERS[arm], color=f"C{arm}", markersize=2.5)
         right = f": {model.history['validation_accuracy'][epoch - 1]:.0%} right" if epoch else ""
         axes.set(title=name + right, xlabel="x₁", xticks=(-1, 0, 1), yticks=(-1, 0, 1))
         axes.grid(visible=False)

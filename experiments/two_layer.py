@@ -139,7 +139,7 @@ def gradient_errors(network: Network, x, y) -> dict[str, float]:
     """The relative error of each gradient; the referee is `jax.grad`, in float64."""
     gradients = common.both_gradients(network.net, network.loss.op, network.params, x, y)
     errors = common.relative_errors(*map(by_name, gradients))
-    return {name: errors[f"['{name}']"] for name in GRADIENTS}
+    return {name: errors[name] for name in GRADIENTS}
 
 
 def first_step(network: Network, x, y, rate: float) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def _norm(array: jax.Array) -> float:
 
 def train(network: Network, data: Data, args: argparse.Namespace) -> dict[str, Any]:
     """Train a network and measure it on the test examples."""
-    training = jaxnn.fit(
+    training = common.fit(
         network.net,
         network.loss.op,
         network.params,
@@ -241,19 +241,23 @@ def draw_curves(results: list[dict[str, Any]]):
     for result in results:
         axes = grid[tasks.index(result["task"]), fs.index(result["f"])]
         epochs = range(1, len(result["test_loss"]) + 1)
-        axes.plot(epochs, result["test_loss"], **LINES[result["g"]], label=f"g = {result['g']}")
+        label = f"g = {result['g']}{' (starts dead)' * starts_dead(result)}"
+        axes.plot(epochs, result["test_loss"], **LINES[result["g"]], label=label)
         axes.set(title=f"{result['task']}, f = {result['f']}", yscale="log")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(fontsize=8)
     for task, row in zip(tasks, grid, strict=True):
         row[0].set_ylabel(LOSS_LABELS[task])
+        row[0].yaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
+        row[0].yaxis.set_major_formatter("{x:g}")
+        row[0].yaxis.set_minor_formatter("")
     for axes in grid[-1]:
         axes.set_xlabel("epoch")
     ranges = (
         f"{task} {_range([r for r in results if r['task'] == task], lambda r: r['test_loss'][-1])}"
         for task in tasks
     )
-    figure.suptitle("Test loss at the end, f → g:\n" + "\n".join(ranges))
+    figure.suptitle("Test loss at the end, f → g, from best to worst:\n" + "\n".join(ranges))
     return figure
 
 
@@ -262,15 +266,31 @@ def draw_gradients(results: list[dict[str, Any]]):
     figure, axes = plt.subplots(figsize=(8, 1.8 + 0.28 * len(results)))
     rows = range(len(results))
     for name, marker in zip(GRADIENTS, "os^D", strict=True):
-        axes.plot([result["gradient_norm"][name] for result in results], rows, marker, label=name)
+        norms = [result["gradient_norm"][name] for result in results]
+        axes.plot(norms, rows, marker, fillstyle="none", markeredgewidth=1.6, label=name)
+    for row, result in enumerate(results):
+        if starts_dead(result):
+            text = "dead ReLU: the output and all gradients of this batch are 0"
+            axes.text(4e-4, row, text, va="center", backgroundcolor="white", fontsize=9)
     axes.set_xscale("symlog", linthresh=1e-3)  # a ReLU output can leave every gradient at 0
     axes.set_xlim(left=-3e-4)
     axes.set_yticks(rows, [f"{r['task']}, {r['f']} → {r['g']}" for r in results])
     axes.set_ylim(len(results) - 0.5, -0.5)
-    axes.set_xlabel("norm of the gradient of the first batch, before training")
+    axes.set_xlabel("norm of the gradient of the first batch")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    figure.suptitle(f"Norm of ∂L/∂W¹, f → g: {_range(results, lambda r: r['gradient_norm']['W¹'])}")
+    living = [result for result in results if not starts_dead(result)]
+    dead = len(results) - len(living)
+    figure.suptitle(
+        "Norm of ∂L/∂W¹ before training, f → g:\n"
+        + _range(living or results, lambda r: r["gradient_norm"]["W¹"])
+        + f", apart from {common.count(dead, 'dead network')}" * bool(dead)
+    )
     return figure
+
+
+def starts_dead(result) -> bool:
+    """Whether the ReLU of the output is 0 for the whole first batch, and so every gradient."""
+    return result["g"] == "relu" and not any(result["gradient_norm"].values())
 
 
 def _range(results, measure):

@@ -41,16 +41,16 @@ STEP = 1e-5  # of the central differences, near the cube root of float64's preci
 
 # where the picture has its boxes, in inches, and its arrows: from, to, weight, where that stands
 NODES = {
-    ("x0",): (0.8, 4.4),
-    ("x1",): (0.8, 1.6),
-    ("z0", "a0"): (4.1, 4.4),
-    ("z1", "a1"): (4.1, 1.6),
-    ("z2", "a2"): (7.1, 3.0),
-    ("L",): (9.0, 3.0),
-    ("y",): (9.0, 4.2),
-    ("b0",): (4.1, 5.6),
-    ("b1",): (4.1, 0.4),
-    ("b2",): (7.1, 4.2),
+    ("x0",): (0.85, 4.4),
+    ("x1",): (0.85, 1.6),
+    ("z0", "a0"): (4.15, 4.4),
+    ("z1", "a1"): (4.15, 1.6),
+    ("z2", "a2"): (7.4, 3.1),
+    ("L",): (7.4, 1.6),
+    ("y",): (7.4, 0.4),
+    ("b0",): (4.15, 5.6),
+    ("b1",): (4.15, 0.4),
+    ("b2",): (7.4, 4.4),
 }
 ARROWS = (
     ("x0", "z0", "w0", 0.5),
@@ -151,12 +151,12 @@ def relative_difference(a: float, b: float) -> float:
 
 def draw_graph(values: Numbers, grads: Numbers):
     """The network with each value, and below it its gradient, on the nodes and the edges."""
-    figure = plt.figure(figsize=(9.8, 6.4))
-    axes = figure.add_subplot(xlim=(0, 9.8), ylim=(0, 6), aspect="equal")
+    figure = plt.figure(figsize=(8.4, 6.5))
+    axes = figure.add_subplot(xlim=(0, 8.25), ylim=(0, 6), aspect="equal")
     axes.set_axis_off()
     places = {names[0]: np.array(place) for names, place in NODES.items()}
     boxes = {
-        names[0]: _write(axes, places[names[0]], values, grads, names, edgecolor="black")
+        names[0]: _write(axes, places[names[0]], values, grads, names, 1.56, edgecolor="black")
         for names in NODES
     }
     for start, end, weight, where in ARROWS:
@@ -165,30 +165,41 @@ def draw_graph(values: Numbers, grads: Numbers):
         axes.annotate("", places[end], places[start], arrowprops=style | ends, zorder=0)
         if weight:
             place = (1 - where) * places[start] + where * places[end]
-            _write(axes, place, values, grads, (weight,), edgecolor="none")
+            _write(axes, place, values, grads, (weight,), 1.4, edgecolor="none")
     hidden, output = (
         math.hypot(*(grads[name] for name in FORMULAS if FORMULAS[name][0] in deltas))
         for deltas in (("δ0", "δ1"), ("δ2",))
     )
-    axes.set_title(
-        "Values forward (bold, blue) and the gradients of L backward (orange)\n"
-        f"norm of the gradient: {output:#.2g} in the output layer, {hidden:#.2g} in the hidden one"
+    key = (
+        "bold: a value of the forward pass",
+        "below it: the gradient ∂L/∂(value)",
+        "L = ½·(y − a2)²",
+    )
+    axes.text(5.6, 5.5, "\n".join(key), va="center", linespacing=1.4)
+    change = "shrinks" if hidden < output else "does not shrink"
+    figure.suptitle(
+        f"The gradient {change} on its way back:\n"
+        f"its norm is {output:#.2g} in the output layer, "
+        f"{hidden:#.2g} in the hidden layer".replace("-", "−")
     )
     return figure
 
 
-def _write(axes, place, values, grads, names, **edge):
+def _write(axes, place, values, grads, names, width, **edge):
     """A box with the value and the gradient of each name."""
     lines = []
     for name in names:
+        if name[0] == "a":
+            lines.append((f"{name} = σ(z{name[1]})", "black", "normal"))
         lines.append((f"{name} = {values[name]:.5g}", "C0", "bold"))
         lines.append((f"∂L/∂{name} = {grads[name]:#.4g}", "C1", "normal"))
     x, y = place
-    width, step = 1.4, 0.19
+    step = 0.2
     height = step * len(lines) + 0.08
+    style = {"size": 9.5, "ha": "center", "va": "center"}
     for i, (text, colour, weight) in enumerate(lines):
         above = y + step * ((len(lines) - 1) / 2 - i)
-        axes.text(x, above, text, color=colour, weight=weight, size=8.5, ha="center", va="center")
+        axes.text(x, above, text.replace("-", "−"), color=colour, weight=weight, **style)
     corner = x - width / 2, y - height / 2
     return axes.add_patch(plt.Rectangle(corner, width, height, facecolor="white", **edge))
 
@@ -245,7 +256,7 @@ def run(args: argparse.Namespace) -> None:
     headers = ["", "formula", *partials, *(f"{way}\nto bwd" for way in relative)]
     print(tabulate(rows, headers, disable_numparse=True, stralign="right"))
 
-    training = jaxnn.fit(
+    training = common.fit(
         net,
         loss,
         params,

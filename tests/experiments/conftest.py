@@ -1,11 +1,13 @@
 import os
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 import jaxnn
+from experiments import common
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,3 +56,40 @@ def with_wrong_bias():
         return jaxnn.layer(net.init, net.apply, net.fwd, bwd)
 
     return planted
+
+
+def check_texts(name, figure):
+    """Fail if a text of the figure is cut by its edge or overlaps another text."""
+    text_class = common.require("matplotlib.text").Text
+    draw, places = text_class.draw, []
+
+    def record(text, renderer):
+        draw(text, renderer)
+        if text.get_visible() and text.get_text().strip():
+            places.append((text.get_text(), text.get_window_extent(renderer)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_class, "draw", record)
+        figure.canvas.draw()
+    assert places
+    for text, place in places:
+        inside = figure.bbox.containsx(place.x0) and figure.bbox.containsx(place.x1)
+        inside &= figure.bbox.containsy(place.y0) and figure.bbox.containsy(place.y1)
+        assert inside, f"{name}: {text!r} is cut"
+    for (text, place), (other, beside) in combinations(places, 2):
+        assert not place.padded(-1).overlaps(beside), f"{name}: {text!r} overlaps {other!r}"
+
+
+@pytest.fixture(scope="module")
+def readable():
+    """`check_texts` of each picture that a program saves, and the function itself."""
+    save = common.save_pictures
+
+    def check_and_save(folder, **figures):
+        for name, figure in figures.items():
+            check_texts(name, figure)
+        save(folder, **figures)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(common, "save_pictures", check_and_save)
+        yield check_texts

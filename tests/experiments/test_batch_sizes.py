@@ -14,7 +14,7 @@ EPOCHS = 6
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory):
+def output(tmp_path_factory, readable):
     folder = tmp_path_factory.mktemp("batch_sizes")
     settings = ["--epochs", str(EPOCHS), "--hidden", "16", "--output", str(folder)]
     with jax.enable_x64(False):
@@ -85,10 +85,11 @@ def test_titles_name_the_cheapest():
         cost = {"epochs": 1, "updates": 10 * seconds, "seconds": seconds}
         return batch_sizes.Curve(1, 0.1, cost, np.array(losses), np.array([0.5, 0.5, 1.0]))
 
-    curves = {"a": curve(1, [3, 2, 1]), "b": curve(2, [2, 1, 1]), "c": curve(4, [1, 1, 1])}
+    curves = {"a": curve(1, [3, 2, 1]), "b": curve(2, [2, 1, 1]), "c": curve(4, [1, 1, 0.5])}
     figure = batch_sizes.draw(curves, target=1)
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[:3] == ["fewest epochs: c", "fewest updates: a", "fewest seconds: a"]
+    assert "target of 1,\nthe highest of the three final losses (a)" in figure.get_suptitle()
     batch_sizes.plt.close(figure)
 
 

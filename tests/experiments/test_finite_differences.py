@@ -15,7 +15,7 @@ def problem():
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory):
+def output(tmp_path_factory, readable):
     folder = tmp_path_factory.mktemp("finite_differences")
     with jax.enable_x64(False):
         fd.main(["--seed", "3", "--output", str(folder)])

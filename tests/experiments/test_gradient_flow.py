@@ -11,7 +11,7 @@ SETTINGS = {"depth": 6, "width": 32, "batch-size": 40, "train-depth": 1, "epochs
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory):
+def output(tmp_path_factory, readable):
     folder = tmp_path_factory.mktemp("gradient_flow")
     settings = [f"--{name}={value}" for name, value in SETTINGS.items()]
     with jax.enable_x64(False):
@@ -48,8 +48,8 @@ def test_the_factor_is_what_theory_says(result, name, factor):
 
 def test_the_sigmoid_starves_the_first_layer_and_he_feeds_it(result):
     assert result["depths"] == [2, 3, 4, 5, 6]
-    sigmoid = np.array(result["cases"]["sigmoid, Xavier"]["first_dw"])
-    relu = np.array(result["cases"]["ReLU, He"]["first_dw"])
+    sigmoid = np.array(result["cases"]["sigmoid, Xavier"]["first_layer_weight_gradient"])
+    relu = np.array(result["cases"]["ReLU, He"]["first_layer_weight_gradient"])
     assert all(sigmoid[1:] < 0.5 * sigmoid[:-1])
     assert relu[-1] > 0.3 * relu[0]
 
@@ -72,6 +72,17 @@ def test_a_hundred_layers_do_not_underflow():
     x, labels = np.ones((40, 64), np.float32), np.zeros(40, np.int32)
     flow = gradient_flow.measure(case, x, labels, 32, 100, seed=0)
     assert 0 < flow.delta[0] < 1e-50
+
+
+def test_the_titles_name_the_ends_of_the_curves():
+    flow = gradient_flow.Flow(delta=[1e-3, 0.1, 1.0], after=[0.1, 1.0, 1.0], dw=[2e-6, 1.0, 1.0])
+    flows = dict.fromkeys(gradient_flow.CASES, flow)
+    first_dw = {name: [1.0, 2e-6] for name in gradient_flow.CASES}
+    figure = gradient_flow.draw_flow(flows, first_dw, [2, 3])
+    back, first = (axes.get_title() for axes in figure.axes)
+    assert "× 0.001 with the sigmoid" in back
+    assert "first of 3 layers:\n2e−06 with the sigmoid" in first
+    gradient_flow.plt.close(figure)
 
 
 def test_pictures(output):

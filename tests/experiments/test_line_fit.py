@@ -11,7 +11,7 @@ PICTURES = ("lines", "surface", "taylor")
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory):
+def output(tmp_path_factory, readable):
     folder = tmp_path_factory.mktemp("line_fit")
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         line_fit.main(["--seed", "3", "--output", str(folder)])
@@ -68,6 +68,16 @@ def test_the_units_of_the_data():
     w, b = line_fit.in_units_of_data(0.4, 0.2, x, y)
     standardised = 0.4 * line_fit.standardise(x) + 0.2
     np.testing.assert_allclose(w * x + b, y.mean() + y.std() * standardised, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("b", "sign"), [(-1.5, "−"), (1.5, "+")])
+def test_the_sign_of_the_intercept(b, sign):
+    x, y = line_fit.load()
+    line = {"w": 2, "b": b, "r2": 0.1}
+    figure = line_fit.draw_lines(x, y, {"closed form": line, "SGD": line}, 1e-3)
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    assert labels[1] == f"closed form: ŷ = 2.000·x {sign} 1.50"
+    line_fit.plt.close(figure)
 
 
 def test_pictures(output):

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.thorough
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory):
+def output(tmp_path_factory, readable):
     folder = tmp_path_factory.mktemp("spiral")
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         spiral.main(["--frames", "4", "--epochs", "60", "--output", str(folder)])

@@ -12,7 +12,7 @@ SETTINGS = ("--epochs", "3", "--hidden", "5", "--seed", "3")
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, readable):
     """A small run: the folder, and the results of each task."""
     folder = tmp_path_factory.mktemp("two_layer")
     only = ("--f", "sigmoid", "--g", "sigmoid", "--output", str(folder))
@@ -152,13 +152,23 @@ def test_data(task):
     assert (data.y.min(), data.y.max()) == (0, 1)
 
 
-def test_a_dead_output_is_drawn():
+def test_a_dead_output_is_named(readable):
     norms = dict.fromkeys(two_layer.GRADIENTS, 0.0)
     dead = {"task": "regression", "f": "sigmoid", "g": "relu", "gradient_norm": norms}
-    figure = two_layer.draw_gradients([dead])
-    figure.draw_without_rendering()
-    assert "0.0 (sigmoid → relu)" in figure.get_suptitle()
-    two_layer.plt.close(figure)
+    alive = {"task": "regression", "f": "sigmoid", "g": "identity"}
+    alive["gradient_norm"] = dict.fromkeys(two_layer.GRADIENTS, 0.5)
+    for results, title in (
+        ([dead], "0.0 (sigmoid → relu), apart from 1 dead network"),
+        ([dead, alive], "0.50 (sigmoid → identity), apart from 1 dead network"),
+        ([alive], "0.50 (sigmoid → identity)"),
+    ):
+        figure = two_layer.draw_gradients(results)
+        readable("gradients", figure)
+        assert figure.get_suptitle().splitlines()[1] == title
+        notes = [text.get_text() for text in figure.axes[0].texts]
+        assert len(notes) == (dead in results)
+        assert all(note.startswith("dead ReLU") for note in notes)
+        two_layer.plt.close(figure)
 
 
 def test_a_gradient_that_overflows_is_reported_in_one_line(tmp_path, capsys):

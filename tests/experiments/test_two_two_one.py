@@ -23,7 +23,7 @@ OTHER_WEIGHTS = ("--weights", "0.5", "-0.8", "1.1", "0.9", "-0.6", "1.3")
 
 
 @pytest.fixture(scope="module")
-def train(tmp_path_factory):
+def train(tmp_path_factory, readable):
     def run(*arguments):
         folder = tmp_path_factory.mktemp("two_two_one")
         two_two_one.main(["--steps", "20", "--output", str(folder), *arguments])
@@ -113,8 +113,9 @@ def test_every_value_and_gradient_is_on_the_graph(other):
     texts = {text.get_text() for text in figure.axes[0].texts}
     assert len(values) == len(gradients) == 19
     for name, value in values.items():
-        assert f"{name} = {value:.5g}" in texts
-        assert f"∂L/∂{name} = {gradients[name]:#.4g}" in texts
+        assert f"{name} = {value:.5g}".replace("-", "−") in texts
+        assert f"∂L/∂{name} = {gradients[name]:#.4g}".replace("-", "−") in texts
+    assert {"a0 = σ(z0)", "a1 = σ(z1)", "a2 = σ(z2)"} < texts
     two_two_one.plt.close(figure)
 
 
