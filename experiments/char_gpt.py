@@ -13,7 +13,7 @@ from experiments import common, text
 
 plt = common.pyplot()
 
-SHOWN = 28  # characters in the picture of the attention
+SHOWN = 16  # characters in the picture of the attention
 
 
 def network(vocabulary: int, dim: int, heads: int, blocks: int, context: int) -> jaxnn.Layer:
@@ -62,21 +62,29 @@ def draw_attention(maps: np.ndarray, characters: str):
     """Each head as a grid: the row is a character, the columns those it looks at."""
     blocks, heads, n, _ = maps.shape
     figure, panels = plt.subplots(
-        blocks, heads, figsize=(2.6 * heads + 0.6, 2.7 * blocks + 0.7), squeeze=False
+        *(blocks, heads),
+        figsize=(1.9 * heads + 1.2, 2.1 * blocks + 1),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
     )
     distance = np.arange(n)[:, None] - np.arange(n)[None, :]
+    back = (maps * distance).sum(-1).mean(-1)
     for (block, head), panel in np.ndenumerate(panels):
         shown = panel.imshow(maps[block, head], cmap="Blues", vmin=0, vmax=1)
-        back = (maps[block, head] * distance).sum(1).mean()
-        panel.set_title(f"block {block + 1}, head {head + 1}: {back:.1f} back", fontsize=9)
+        panel.set_title(
+            f"block {block + 1}, head {head + 1}: {back[block, head]:.1f} back", fontsize=9
+        )
         panel.grid(False)
-        labels = [repr(character)[1:-1] for character in characters]
-        panel.set_xticks(range(n), labels, fontsize=5)
-        panel.set_yticks(range(n), labels, fontsize=5)
-    figure.colorbar(shown, ax=panels, shrink=0.7, label="share of the attention")
-    figure.supxlabel("character that is looked at", fontsize=10)
-    figure.supylabel("character that looks", fontsize=10)
-    figure.suptitle("Where each head looks, and how many characters back on average")
+        panel.tick_params(length=0)
+        panel.set_xticks(range(n), text.visible(characters), fontsize=8)
+        panel.set_yticks(range(n), text.visible(characters), fontsize=8)
+    figure.colorbar(shown, ax=panels, shrink=0.7, label="attention weight")
+    figure.supxlabel("key: the character that is looked at", fontsize=10)
+    figure.supylabel("query: the character that looks", fontsize=10)
+    figure.suptitle(
+        f"The heads look {back.min():.1f} to {back.max():.1f} characters back on average"
+    )
     return figure
 
 

@@ -11,7 +11,7 @@ import optax
 
 import jaxnn
 from experiments import common, resume
-from experiments.digits import DIGITS, Split, draw_misread, load
+from experiments.digits import DIGITS, Split, draw_misread, load, weight_grid
 
 plt = common.pyplot()
 tabulate = common.require("tabulate").tabulate
@@ -41,32 +41,37 @@ def convolutional(channels: int, rate: float) -> jaxnn.Layer:
 
 
 def draw_curves(histories: dict[str, dict[str, list[float]]]):
-    """Accuracy on the test images by epoch."""
+    """The test images misread, by epoch."""
     figure, axes = plt.subplots(figsize=(7, 4))
     for (name, history), line in zip(histories.items(), (".-", ".--"), strict=True):
         error = 100 * (1 - np.array(history["validation_accuracy"]))
-        axes.plot(range(1, len(error) + 1), error, line, label=f"{name}: {error[-1]:.1f}%")
-    axes.set(xlabel="epoch", ylabel="test images misread (%)", yscale="log")
+        axes.plot(range(1, len(error) + 1), error, line, label=name)
+    axes.set(xlabel="epoch", ylabel="test images misread (%)")
+    axes.set_yscale("symlog", linthresh=0.5, linscale=0.3)  # shows an error of 0 too
+    axes.set_yticks([0, 0.5, 1, 2, 5, 10, 20, 50, 100])
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(0, 1.2 * max(line.get_ydata().max() for line in axes.lines) + 0.1)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    first, second = (history["validation_accuracy"][-1] for history in histories.values())
-    axes.set_title(f"Convolution reads {first:.1%} of the test images right, plain {second:.1%}")
+    first, second = (1 - history["validation_accuracy"][-1] for history in histories.values())
+    axes.set_title(
+        f"The convolution misreads {first:.1%} of the test images, the plain network {second:.1%}"
+    )
     axes.legend()
     return figure
 
 
 def draw_filters(w: np.ndarray):
     """The first layer's kernels (h, w, 1, channels)."""
-    largest = abs(w).max()
-    channels = w.shape[-1]
-    rows = -(-channels // 8)
-    figure, panels = plt.subplots(rows, 8, figsize=(8, 1.05 * rows + 0.8), squeeze=False)
-    for panel in panels.flat:
-        panel.set_axis_off()
-    for i, panel in zip(range(channels), panels.flat, strict=False):
-        shown = panel.imshow(w[:, :, 0, i], cmap="RdBu_r", vmin=-largest, vmax=largest)
-    figure.colorbar(shown, ax=panels, label="weight", shrink=0.8)
+    kernels = w.reshape(-1, w.shape[-1]).T
+    balance = kernels.sum(axis=1) / abs(kernels).sum(axis=1)
+    order = np.argsort(balance)
+    figure, panels = weight_grid(kernels[order], row_height=1.2)
+    for i, panel in zip(order, panels.flat, strict=False):
+        panel.set_title(f"{balance[i]:+.2f}".replace("-", "−"), fontsize=9)
+    cancelling = (abs(balance) < 0.5).sum()
     figure.suptitle(
-        f"The {channels} kernels of the first layer, {w.shape[0]}×{w.shape[1]} weights each"
+        f"Kernels whose weights mostly cancel respond to edges: {cancelling} of {len(kernels)}\n"
+        "(above each kernel: Σw/Σ|w|; mostly cancelling: between −½ and ½)"
     )
     return figure
 
@@ -92,7 +97,7 @@ def run(args: Namespace, data: Split) -> None:
         print(f"{name}: {n_params:,} parameters; comparing its gradients with jax.grad")
         errors = common.relative_errors(*common.both_gradients(net, loss, params, *batch, key))
         print(f"{name}: training")
-        training = trained[name] = jaxnn.fit(
+        training = trained[name] = common.fit(
             net,
             loss,
             params,

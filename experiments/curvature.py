@@ -285,16 +285,22 @@ def draw_reliability(found: dict[str, dict[str, np.ndarray]], labels: np.ndarray
             bins = reliability(probabilities, labels)
             accuracy = np.where(bins.count >= LEAST, bins.accuracy, np.nan)
             upper.plot(bins.confidence, accuracy, "os"[i] + LINES[i], markersize=4, label=name)
-            lower.bar(centres + (i - 0.5) * 0.4 / BINS, bins.count, 0.4 / BINS)
+            left = centres + (i - 0.5) * 0.4 / BINS
+            lower.bar(left, bins.count, 0.4 / BINS, hatch=["", "////"][i], edgecolor="white")
             title += f"\n{name}: ECE {bins.calibration_error:.1%}"
         upper.set_title(title, fontsize=10)
         lower.set(xlabel="confidence", yscale="log", axisbelow=True, xticks=[0, 0.5, 1])
+        lower.xaxis.set_major_formatter("{x:g}")
         upper.set(xlim=(0, 1.02), ylim=(-0.02, 1.02))
     panels[0, 0].set_ylabel("fraction right")
     panels[1, 0].set_ylabel("images")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    plain, laplace = (
+        np.mean([reliability(ways[name], labels).calibration_error for ways in found.values()])
+        for name in ways
+    )
     figure.suptitle(
-        "Reliability on the test images: over-confident below the dotted line\n"
+        f"Over-confident below the dotted line: mean ECE {plain:.1%} plain, {laplace:.1%} Laplace\n"
         f"(no point for a bin of fewer than {LEAST} images; ECE: expected calibration error)"
     )
     return figure
@@ -302,21 +308,31 @@ def draw_reliability(found: dict[str, dict[str, np.ndarray]], labels: np.ndarray
 
 def draw_descents(descents: dict[str, list[Descent]]):
     """The training loss by step and by millisecond; the learning rates not chosen are faint."""
-    figure, panels = plt.subplots(1, 2, figsize=(8, 4), sharey=True)
+    figure, panels = plt.subplots(1, 2, figsize=(8, 4.4), sharey=True)
+    best = {name: best_of(runs) for name, runs in descents.items()}
     for color, (name, runs) in enumerate(descents.items()):
-        best = best_of(runs)
         for run in runs:
             look = {"linewidth": 0.8, "alpha": 0.25}
-            if run is best:
+            if run is best[name]:
                 look = {"label": f"{name}, rate {run.learning_rate:g}"}
             for axes, scale in zip(panels, (1, 1e3 * run.seconds_per_step), strict=True):
                 axes.plot(scale * run.steps, run.losses, LINES[color], color=f"C{color}", **look)
-    for axes, unit in zip(panels, ("steps", "milliseconds"), strict=True):
+    for axes, unit, cost in (
+        (panels[0], "steps", lambda run: run.steps_to_target),
+        (panels[1], "milliseconds", lambda run: 1e3 * run.steps_to_target * run.seconds_per_step),
+    ):
+        costs = {name: cost(run) for name, run in best.items()}
+        first = min(costs, key=costs.get)
+        winner = f"{first}, {costs[first]:.0f}" if costs[first] < math.inf else "not reached"
         axes.axhline(TARGET, color="#666666", linestyle=":", linewidth=1)
-        axes.set(xlabel=unit, yscale="log")
+        axes.set(xlabel=unit, xscale="symlog", yscale="log", title=f"Fewest {unit}: {winner}")
+        axes.set_xlim(0)
+        axes.xaxis.set_major_formatter("{x:g}")
     panels[0].set_ylabel("mean cross-entropy (nats)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    figure.suptitle("Training loss by step and by time (faint: the learning rates not chosen)")
+    figure.suptitle(
+        f"The way to a training loss of {TARGET:g} (dotted; faint: the learning rates not chosen)"
+    )
     return figure
 
 
@@ -324,7 +340,7 @@ def calibrate(args: Namespace, net: jaxnn.Layer, data: Split):
     """Train until the network is over-confident, and compare it with its Laplace approximation."""
     n = round((1 - HELD_OUT) * len(data.x))  # `load` has shuffled the images
     key, predict_key = jax.random.split(jax.random.key(args.seed))
-    training = jaxnn.fit(
+    training = common.fit(
         net,
         LOSS,
         net.init(key),

@@ -3,6 +3,7 @@
 python -m experiments.digits
 """
 
+import textwrap
 import warnings
 from argparse import Namespace
 from functools import partial
@@ -105,7 +106,10 @@ def draw_curves(history: dict[str, list[float]]):
         axes.set_xlim(0, 1.03 * len(epochs))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
-    figure.suptitle(f"Accuracy on the test images: {test_accuracy[-1]:.1%}")
+    figure.suptitle(
+        f"The network reads {history['accuracy'][-1]:.1%} of the training images right, "
+        f"{test_accuracy[-1]:.1%} of the test images"
+    )
     return figure
 
 
@@ -114,13 +118,15 @@ def draw_misread(probabilities: np.ndarray, x: np.ndarray, labels: np.ndarray, c
     read, sureness = probabilities.argmax(axis=1), probabilities.max(axis=1)
     misread = np.flatnonzero(read != labels)
     shown = misread[np.argsort(-sureness[misread])][:MOST_MISREAD]
-    figure, panels = image_grid(x[shown], columns=5, row_height=2, cmap="gray_r", vmin=0, vmax=1)
+    figure, panels = image_grid(x[shown], columns=5, row_height=2.1, cmap="gray_r", vmin=0, vmax=1)
     for i, panel in zip(shown, panels.flat, strict=False):
-        panel.set_title(f"{classes[read[i]]} → {classes[labels[i]]}\n{sureness[i]:.0%}", fontsize=9)
-    which = f"the {len(shown)} surest: " if len(shown) < len(misread) else ""
+        words = textwrap.fill(f"{classes[labels[i]]}, read as {classes[read[i]]}", 20)
+        panel.set_title(f"{words}\np = {sureness[i]:.2f}", fontsize=10)
+    which = f"The {len(shown)} surest mistakes: the" if len(shown) < len(misread) else "The"
     figure.suptitle(
-        f"{len(misread):,} of {len(labels):,} test images are misread\n"
-        f"{which}prediction → truth, and the probability of the prediction"
+        f"Misread: {len(misread):,} of {len(labels):,} test images, "
+        f"{(sureness[misread] > 0.9).sum():,} of them with a probability above 0.9\n"
+        f"{which} true class, the predicted class, and its probability p"
     )
     return figure
 
@@ -129,33 +135,40 @@ def draw_first_layer(w: np.ndarray):
     """The weights of each hidden unit as an image, the largest norm first."""
     norms = np.linalg.norm(w, axis=0)
     shown = np.argsort(-norms)[:MOST_UNITS]
-    largest = abs(w[:, shown]).max()
-    figure, panels = image_grid(
-        w.T[shown], columns=8, row_height=0.9, cmap="RdBu_r", vmin=-largest, vmax=largest
-    )
-    bar = figure.colorbar(panels[0, 0].images[0], ax=panels, shrink=0.7, aspect=30)
-    bar.set_label("weight of the pixel")
+    figure, _ = weight_grid(w.T[shown], row_height=0.9)
+    side = round(len(w) ** 0.5)
+    grid = w.reshape(side, side, -1)
+    correlation = np.corrcoef(grid[:, 1:].ravel(), grid[:, :-1].ravel())[0, 1]
     which = f"the {len(shown)} of largest norm, of " if len(shown) < len(norms) else ""
-    figure.suptitle(f"Weights of the first layer's units: {which}{len(norms)}")
+    figure.suptitle(
+        "Weights of pixels side by side, independent before training, correlate: "
+        f"r = {correlation:.2f}\n(the units of the first layer: {which}{len(norms)})"
+    )
     return figure
 
 
 def draw_gradient_norms(norms: list[list[dict[str, float]]]):
     """The norm of the gradient of each leaf of each layer by epoch, from before the training on."""
-    figure, axes = plt.subplots(figsize=(7, 4))
+    figure, axes = plt.subplots(figsize=(7, 4.4))
     for number in range(len(norms[0])):
-        for leaf, line in (("w", ".-"), ("b", ".--")):
+        for leaf, line in (("w", "-"), ("b", "--")):
             axes.plot(
                 [layers[number][leaf] for layers in norms],
                 line,
                 color=f"C{number}",
+                marker=f"${number + 1}$",
+                markersize=7,
+                markevery=-(-len(norms) // 12),
                 label=f"layer {number + 1}, {leaf}",
             )
     axes.set_yscale("log")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="epoch (0: before training)", ylabel="norm of the gradient of one batch")
-    axes.set_title("Gradient of one training batch: weights w (solid), biases b (dashed)")
-    axes.legend(ncols=2)
+    first, last = (
+        np.linalg.norm([norm for layer in norms[i] for norm in layer.values()]) for i in (0, -1)
+    )
+    figure.suptitle(f"Training takes the norm of a batch's gradient from {first:.2g} to {last:.2g}")
+    figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 
@@ -165,6 +178,7 @@ def image_grid(images, columns, row_height, **shading):
     figure, panels = plt.subplots(
         rows, columns, figsize=(8, row_height * rows + 0.6), squeeze=False
     )
+    figure.get_layout_engine().set(h_pad=0.08)
     for panel in panels.flat[len(images) :]:
         panel.set_axis_off()
     for image, panel in zip(images, panels.flat, strict=False):
@@ -172,6 +186,21 @@ def image_grid(images, columns, row_height, **shading):
         panel.imshow(image.reshape(side, side), **shading)
         panel.set(xticks=[], yticks=[])
         panel.spines[:].set(visible=True, color="#888888", linewidth=0.5)
+    return figure, panels
+
+
+def weight_grid(images, row_height):
+    """Like `image_grid`, of weights: colour for their sizes, a minus sign on negative ones."""
+    largest = abs(images).max()
+    figure, panels = image_grid(
+        images, columns=8, row_height=row_height, cmap="RdBu_r", vmin=-largest, vmax=largest
+    )
+    for image, panel in zip(images, panels.flat, strict=False):
+        side = round(image.size**0.5)
+        y, x = np.divmod(np.flatnonzero(image < -largest / 5), side)
+        panel.scatter(x, y, 900 / side**2, "white", marker="_", linewidths=6 / side)
+    figure.colorbar(panels[0, 0].images[0], ax=panels, label="weight", shrink=0.8)
+    figure.supxlabel("−: negative, by more than a fifth of the largest weight", fontsize=10)
     return figure, panels
 
 
@@ -205,7 +234,7 @@ def run(args: Namespace, data: Split) -> None:
     errors_before = gradient_errors(params)
     folder = resume.folder(args, "network")
     recorder = resume.Recorder(folder, lambda training: gradient_norms(training.params))
-    training = jaxnn.fit(
+    training = common.fit(
         net,
         loss,
         params,

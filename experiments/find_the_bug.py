@@ -5,6 +5,7 @@ python -m experiments.find_the_bug --number 3
 
 import re
 import sys
+from argparse import Namespace
 
 import jax
 import jax.numpy as jnp
@@ -226,21 +227,13 @@ def _read(question: str) -> str:
         return input(question).strip()
     except EOFError:
         return ""
+    except KeyboardInterrupt:
+        print()  # the question's line ends here
+        raise
 
 
-def main(arguments: list[str] | None = None) -> None:
-    description = __doc__.splitlines()[0]
-    parser = common.Parser("find_the_bug", description, writes=False, random=False)
-    parser.add_argument("--list", action="store_true", help="list the exercises and leave")
-    parser.add_argument(
-        "--number",
-        type=common.integer(1, len(EXERCISES)),
-        default=1,
-        metavar="N",
-        help=f"which exercise, 1 … {len(EXERCISES)} (default: %(default)s)",
-    )
-    parser.add_argument("--answer", action="store_true", help="print the diagnosis at once")
-    args = parser.parse_args(arguments)
+def run(args: Namespace) -> None:
+    """Show an exercise, have the reader guess, and print the diagnosis."""
     if args.list:
         for number, (mistake, *_) in enumerate(EXERCISES, 1):
             kind = MISTAKES[mistake].name if args.answer else f"a mistake of kind {mistake[0]}"
@@ -258,6 +251,21 @@ def main(arguments: list[str] | None = None) -> None:
         ask(args.number)
     diagnosis = in_code(str(answer(args.number)))
     print("\n".join(["", correction(args.number), "", diagnosis, "", *letters(diagnosis)]))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    description = __doc__.splitlines()[0]
+    parser = common.Parser("find_the_bug", description, writes=False, random=False)
+    parser.add_argument("--list", action="store_true", help="list the exercises and leave")
+    parser.add_argument(
+        "--number",
+        type=common.integer(1, len(EXERCISES)),
+        default=1,
+        metavar="N",
+        help=f"which exercise, 1 … {len(EXERCISES)} (default: %(default)s)",
+    )
+    parser.add_argument("--answer", action="store_true", help="print the diagnosis at once")
+    parser.run(run, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

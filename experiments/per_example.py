@@ -30,7 +30,7 @@ REPLACED, QUANTILE = 0.1, 0.1  # of the training labels; of the norms, to clip t
 NOISE_MULTIPLIERS = (0.7, 1.0, 2.0, 4.0)
 DELTA = 1e-5
 CLIPS = (1e-6, 1e6)  # their squares, the variances of the noise, are far from float32's limits
-SHOWN = 12  # images in a row
+SHOWN = 10  # images in a row
 LINES = ("o-", "s--", "^-.", "D:", "v-")
 
 # It warns of every order of the Rényi divergence that it drops; ε holds with the remaining ones.
@@ -153,15 +153,15 @@ def draw_images(norms: np.ndarray, read: np.ndarray, x: np.ndarray, labels: np.n
     """The training images whose gradients have the largest and the smallest norms."""
     falling = np.argsort(-norms)
     shown = [*falling[:SHOWN], *falling[-SHOWN:]]
-    figure, panels = image_grid(x[shown], SHOWN, 1.05, cmap="gray_r", vmin=0, vmax=1)
+    figure, panels = image_grid(x[shown], SHOWN, 1.1, cmap="gray_r", vmin=0, vmax=1)
     for i, panel in zip(shown, panels.flat, strict=True):
-        color = "black" if read[i] == labels[i] else common.PALETTE[1]
-        panel.set_title(f"{read[i]} → {labels[i]}\n{norms[i]:#.2g}", fontsize=8, color=color)
+        words = f"{labels[i]}" if read[i] == labels[i] else f"{labels[i]} read as {read[i]}"
+        panel.set_title(f"{words}\n{norms[i]:#.2g}", fontsize=9)
     for panel, name in zip(panels[:, 0], ("largest", "smallest"), strict=True):
         panel.set_ylabel(name)
     figure.suptitle(
         f"{fraction_of_half(norms):.1%} of the training images carry half of the sum of the norms\n"
-        "prediction → label, and the norm of the image's gradient"
+        "(above each image: its label, and the norm of its gradient)"
     )
     return figure
 
@@ -195,11 +195,11 @@ def draw_clipping(learned: dict[str, np.ndarray]):
         for axes, runs in zip(panels, measured, strict=True):
             _plot_runs(axes, runs, line, name)
     panels[0].set(title="Accuracy", xlabel="epoch", ylabel="test images right (%)")
-    panels[1].set(title="Memory", xlabel="epoch", ylabel="wrong labels repeated (%)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    panels[1].set(title="Memorising", xlabel="epoch", ylabel="wrong labels repeated (%)")
+    _add_legend(figure, panels[0], "training")
     plain, clipped = (measured[0, :, -1].mean() for measured in learned.values())
     figure.suptitle(
-        f"A tenth of the training labels is wrong: {plain:.1%} right on the test images, "
+        f"A tenth of the labels is wrong: {plain:.1%} of the test images right, "
         f"{clipped:.1%} with clipping"
     )
     return figure
@@ -209,16 +209,19 @@ def draw_privacy(learned: dict[float, np.ndarray], epsilons: dict[float, dict[in
     """The accuracy on the test images by epoch, and by the ε that the epochs have cost."""
     figure, (by_epoch, by_epsilon) = plt.subplots(1, 2, figsize=(8, 4), sharey=True)
     for (noise, runs), line in zip(learned.items(), LINES, strict=True):
-        color = _plot_runs(by_epoch, runs, line, f"σ = {noise:g}" if noise else "no noise")
+        color = _plot_runs(by_epoch, runs, line, f"{noise:g}" if noise else "none")
         if noise:
             right = 100 * runs.mean(axis=0)[np.array(list(epsilons[noise])) - 1]
             by_epsilon.plot(epsilons[noise].values(), right, line, color=color, markersize=4)
     best, *_, last = (runs[:, -1].mean() for runs in learned.values())
-    by_epsilon.axhline(100 * best, color="C0")
+    by_epsilon.axhline(100 * best, color="C0", linewidth=1)
+    by_epsilon.annotate(
+        "no noise", (0.03, 100 * best), (0, -12), by_epsilon.get_yaxis_transform(), "offset points"
+    )
     by_epoch.set(title="By epoch", xlabel="epoch", ylabel="test images right (%)")
     by_epsilon.set(title="By the privacy spent", xlabel="ε at δ = 1e-5", xscale="log")
     by_epsilon.xaxis.set_major_formatter("{x:g}")
-    figure.legend(loc="outside lower center", ncols=len(learned))
+    _add_legend(figure, by_epoch, "noise multiplier")
     *_, spent = epsilons[noise].values()
     figure.suptitle(
         f"Private training: {best:.1%} right without noise, {last:.1%} at ε = {spent:.1f}"
@@ -235,6 +238,12 @@ def _plot_runs(axes, runs: np.ndarray, line: str, name: str) -> str:
     axes.fill_between(epochs, runs.min(axis=0), runs.max(axis=0), color=color, alpha=0.15, lw=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
     return color
+
+
+def _add_legend(figure, axes, title: str) -> None:
+    title += " (line: mean of the runs, area: their range)"
+    entries = axes.get_legend_handles_labels()
+    figure.legend(*entries, loc="outside lower center", ncols=len(entries[0]), title=title)
 
 
 def _percent(runs: np.ndarray) -> list[str]:
@@ -265,7 +274,7 @@ def learn_plainly(args: Namespace, net: jaxnn.Layer, data: Split):
         f"the last,\nwhile the training loss goes from {losses[0]:.2g} to {losses[-1]:.2g}\n"
     )
     result = {
-        "fraction_of_half": fraction_of_half(norms),
+        "fraction_of_images_with_half_of_the_norms": fraction_of_half(norms),
         "train_loss": losses.tolist(),
         "noise_scale": [float(scale) if scale < math.inf else None for scale in scales],
     }
@@ -305,7 +314,7 @@ def compare_clipping(args: Namespace, net: jaxnn.Layer, data: Split):
     headers = ("", "test images\nright (%)", "range", "in the best\nepoch (%)")
     print(tabulate(table, (*headers, "wrong labels\nrepeated (%)"), disable_numparse=True))
     result = {
-        name: {"test_accuracy": right.tolist(), "repeated": repeated.tolist()}
+        name: {"test_accuracy": right.tolist(), "wrong_labels_repeated": repeated.tolist()}
         for name, (right, repeated) in learned.items()
     }
     return {"clip": clip, "clipping": result}, {"clipping": draw_clipping(learned)}
@@ -349,7 +358,10 @@ def learn_privately(args: Namespace, net: jaxnn.Layer, data: Split):
         "the probability of any outcome by at most exp(ε), apart from a probability of δ."
     )
     result = {
-        noise: {"epsilon": spent[noise] if noise else None, "test_accuracy": runs.tolist()}
+        f"noise multiplier {noise:g}": {
+            "epsilon": spent[noise] if noise else None,
+            "test_accuracy": runs.tolist(),
+        }
         for noise, runs in learned.items()
     }
     return {"private": result}, {"privacy": draw_privacy(learned, epsilons)}

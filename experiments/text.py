@@ -194,7 +194,7 @@ def train(
         folder: where each round is saved, and from where training goes on.
 
     Raises:
-        FloatingPointError: the loss left the finite numbers.
+        FloatingPointError: the loss left the finite numbers, or has more than doubled.
         KeyboardInterrupt: Ctrl-C or SIGTERM ended training after a round.
     """
     schedule = optax.warmup_cosine_decay_schedule(
@@ -230,6 +230,7 @@ def train(
             lines.say(
                 f"step {done.step} of {args.steps}: loss {loss:.3f}, held-out text {held_out:.3f}"
             )
+    common.refuse_divergence(float(held_out_loss(params)), done.trained.held_out_loss[-1])
     return done.trained
 
 
@@ -307,9 +308,16 @@ def draw_curves(trained: Trained):
     axes.plot(trained.steps, trained.held_out_loss, ".--", label="held out, after it")
     axes.set(xlabel="step", ylabel="mean cross-entropy (nats per character)")
     perplexity = np.exp(trained.held_out_loss[-1])
-    axes.set_title(f"Perplexity on held-out text: {perplexity:.2f} characters to choose from")
+    axes.set_title(
+        f"The model hesitates between {perplexity:.2f} characters (its perplexity on held-out text)"
+    )
     axes.legend()
     return figure
+
+
+def visible(characters: str) -> list[str]:
+    """A printable label for each character."""
+    return ["␣" if character == " " else repr(character)[1:-1] for character in characters]
 
 
 def _windows(numbers: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -105,6 +105,21 @@ def test_memory_ratio(ours, autodiff, ratio):
     assert report.memory_ratio({"costs": costs}) == ratio
 
 
+@pytest.mark.parametrize("n_rows", [1, 2, 60])
+@pytest.mark.parametrize("ratio", [0.03, 1.0, 1.2])
+def test_ratios_are_readable_with_one_row_and_with_many(readable, n_rows, ratio):
+    quartiles = {"q1": 0.99 * ratio, "median": ratio, "q3": 1.01 * ratio}
+    costs = {"jaxnn": {"temporary_bytes": 0}, "autodiff": {"temporary_bytes": 8}}
+    figures = {"ratio": {"autodiff": quartiles, "native": quartiles}, "costs": costs}
+    rows = {f"linear_softmax_cross_entropy{i} (3,)": figures for i in range(n_rows)}
+    figure = report.draw_ratios(rows, "A title")
+    readable("ratios", figure)
+    for axes in figure.axes:
+        assert len(axes.get_xticks()) >= 2
+        assert axes.bbox.height > 10 * n_rows
+    report.plt.close(figure)
+
+
 def test_every_op_has_a_row_and_every_counterpart_an_op():
     assert len(ops.rows(0)) == len(ENTRIES)
     counterparts = natives._OF_JAX | natives._OF_OPTAX | natives._OF_FLAX

@@ -1,6 +1,7 @@
 import json
 
 import jax
+import numpy as np
 import pytest
 
 import jaxnn
@@ -10,7 +11,7 @@ pytestmark = pytest.mark.thorough
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory):
+def output(tmp_path_factory, readable):
     folder = tmp_path_factory.mktemp("cnn")
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         settings = ("--channels", "8", "--epochs", "3", "--output", str(folder))
@@ -52,6 +53,26 @@ def test_pictures(output):
         data = (output / f"{name}.png").read_bytes()
         assert data.startswith(b"\x89PNG")
         assert len(data) < 200_000
+
+
+def test_kernels_are_sorted_by_the_sum_of_their_weights(readable):
+    kernels = np.array([np.full(9, 1.0), np.eye(3).ravel() - 1 / 3, np.full(9, -2.0)])
+    figure = cnn.draw_filters(kernels.T.reshape(3, 3, 1, 3))
+    readable("filters", figure)
+    assert figure.get_suptitle().splitlines()[0].endswith("respond to edges: 1 of 3")
+    titles = [axes.get_title() for axes in figure.axes if axes.images]
+    assert titles == ["−1.00", "+0.00", "+1.00"]
+    cnn.plt.close(figure)
+
+
+def test_an_error_of_0_is_shown(readable):
+    histories = {name: {"validation_accuracy": [1.0, 1.0]} for name in ("convolution", "plain")}
+    figure = cnn.draw_curves(histories)
+    readable("curves", figure)
+    (axes,) = figure.axes
+    assert axes.get_ylim()[0] <= 0 < axes.get_ylim()[1]
+    assert "misreads 0.0% of the test images" in axes.get_title()
+    cnn.plt.close(figure)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ def spd(seed, n):
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory):
+def output(tmp_path_factory, readable):
     folder = tmp_path_factory.mktemp("curvature")
     settings = ["--hidden", "8", "--epochs", "2", "--steps", "4"]
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
@@ -39,6 +39,25 @@ def test_pictures(output):
         data = (output / f"{name}.png").read_bytes()
         assert data.startswith(b"\x89PNG")
         assert len(data) < 200_000
+
+
+def test_the_picture_names_who_reaches_the_target_first(readable):
+    def descent(seconds_per_step, *losses):
+        return [curvature.Descent(0.1, np.array([0, 10, 20]), np.array(losses), seconds_per_step)]
+
+    descents = {
+        "SGD with momentum": descent(0.001, 2.0, 1.0, 0.5),
+        "Adam": descent(0.002, 2.0, 1.0, 0.001),
+        "natural gradient": descent(0.1, 2.0, 0.001, 0.001),
+    }
+    for names, titles in (
+        (list(descents), ["Fewest steps: natural gradient, 10", "Fewest milliseconds: Adam, 40"]),
+        (["SGD with momentum"], ["Fewest steps: not reached", "Fewest milliseconds: not reached"]),
+    ):
+        figure = curvature.draw_descents({name: descents[name] for name in names})
+        readable("descent", figure)
+        assert [axes.get_title() for axes in figure.axes] == titles
+        curvature.plt.close(figure)
 
 
 def test_calibration_error():

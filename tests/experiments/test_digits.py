@@ -43,7 +43,7 @@ def test_result(output):
     result = read_result(output)
     assert 0 <= result["test_accuracy"] <= 1
     assert len(result["train_loss"]) == 2
-    assert set(result["gradient_error"]) == {"[0]['w']", "[0]['b']", "[2]['w']", "[2]['b']"}
+    assert set(result["gradient_error"]) == {"layer 0, w", "layer 0, b", "layer 2, w", "layer 2, b"}
     assert all(0 < error <= 1e-5 for error in result["gradient_error"].values())
     assert result["seconds_per_epoch"] > 0
     assert result["settings"]["seed"] == 3
@@ -139,12 +139,39 @@ def test_a_dataset_that_cannot_be_downloaded(leaves_with_one_line, monkeypatch, 
 @pytest.mark.parametrize(
     ("n_misread", "n_shown"), [(0, 0), (3, 3), (digits.MOST_MISREAD + 1, digits.MOST_MISREAD)]
 )
-def test_misread_images(n_misread, n_shown):
+def test_misread_images(readable, n_misread, n_shown):
     labels = np.zeros(40, np.int32)
     probabilities = np.tile([0.8, 0.2], (40, 1))
     probabilities[:n_misread] = [0.3, 0.7]
-    figure = digits.draw_misread(probabilities, np.zeros((40, 4)), labels, ("cat", "dog"))
-    figure.draw_without_rendering()
-    assert figure.get_suptitle().startswith(f"{n_misread} of 40 ")
-    assert [axes.get_title() for axes in figure.axes if axes.images] == ["dog → cat\n70%"] * n_shown
+    probabilities[:2] = [0.05, 0.95] if n_misread else [0.8, 0.2]
+    classes = ("ankle boot", "T-shirt")
+    figure = digits.draw_misread(probabilities, np.zeros((40, 4)), labels, classes)
+    readable("misread", figure)
+    sure = min(n_misread, 2)
+    words = f"Misread: {n_misread} of 40 test images, {sure} of them with a probability above 0.9"
+    assert figure.get_suptitle().splitlines()[0] == words
+    titles = [axes.get_title() for axes in figure.axes if axes.images]
+    expected = [f"ankle boot, read as\nT-shirt\np = {p}" for p in ("0.95", "0.70")]
+    assert titles == [expected[0]] * sure + [expected[1]] * (n_shown - sure)
+    digits.plt.close(figure)
+
+
+@pytest.mark.parametrize("n_units", [1, digits.MOST_UNITS + 1])
+def test_first_layer(readable, n_units):
+    """Each row of pixels has one weight, the same in all units: r = 1."""
+    w = np.repeat([1.0, -0.1, -0.5, 0.2], 4)[:, None] * np.linspace(2, 1, n_units)
+    figure = digits.draw_first_layer(w)
+    readable("first_layer", figure)
+    assert "r = 1.00\n" in figure.get_suptitle()
+    minuses = figure.axes[0].collections[0].get_offsets()
+    np.testing.assert_array_equal(minuses, [[x, 2] for x in range(4)])
+    digits.plt.close(figure)
+
+
+def test_gradient_norms_of_a_deep_network(readable):
+    leaf_norms = {"w": 3.0, "b": 4.0}
+    before, after = [leaf_norms] * 4, [{"w": 0.0, "b": 1.0}] * 4
+    figure = digits.draw_gradient_norms([before, after])
+    readable("gradient_norms", figure)
+    assert figure.get_suptitle().endswith("from 10 to 2")
     digits.plt.close(figure)

@@ -19,7 +19,7 @@ MODELS = {
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def model(request, tmp_path_factory):
+def model(request, tmp_path_factory, readable):
     """The result of a small model of a small text, and the names of its pictures."""
     main, sizes, picture = MODELS[request.param]
     folder = tmp_path_factory.mktemp(request.param)
@@ -106,6 +106,33 @@ def test_a_character_of_the_attention_sees_none_after_it():
     assert maps.shape == (2, 2, 6, 6)
     np.testing.assert_allclose(maps.sum(-1), 1, rtol=1e-6)
     assert (np.triu(maps, 1) == 0).all()
+
+
+@pytest.mark.parametrize("n_units", [3, 2 * char_lstm.SHOWN_UNITS + 1])
+def test_hidden_units_from_the_slowest_to_the_fastest(readable, n_units):
+    random, t = np.random.default_rng(0), np.arange(40)
+    hidden = random.choice([-0.5, 0.5], (4, 40, n_units))
+    hidden[..., 1] = np.cos(np.pi * t)
+    hidden[..., 2] = np.cos(0.1 * t)
+    figure = char_lstm.draw_hidden_units(hidden, hidden[0], "a b\n$" * 8)
+    readable("hidden_units", figure)
+    (axes,) = figure.axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(names) == min(n_units, 2 * char_lstm.SHOWN_UNITS)
+    assert names[0].startswith("unit 3, r = 0.9")
+    assert names[-1].startswith("unit 2, r = −1.0")
+    char_lstm.plt.close(figure)
+
+
+def test_the_title_has_the_nearest_and_the_farthest_head(readable):
+    here = np.eye(char_gpt.SHOWN)
+    back = np.eye(char_gpt.SHOWN, k=-2)
+    back[:2, 0] = 1
+    figure = char_gpt.draw_attention(np.array([[here, back]]), "m" * char_gpt.SHOWN)
+    readable("attention", figure)
+    far = (2 * (char_gpt.SHOWN - 2) + 1) / char_gpt.SHOWN
+    assert figure.get_suptitle() == f"The heads look 0.0 to {far:.1f} characters back on average"
+    char_gpt.plt.close(figure)
 
 
 @pytest.mark.parametrize("main", [char_gpt.main, char_lstm.main])

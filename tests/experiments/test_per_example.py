@@ -15,7 +15,7 @@ EPOCHS, RUNS = 2, 2
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory):
+def output(tmp_path_factory, readable):
     folder = tmp_path_factory.mktemp("per_example")
     settings = ["--epochs", str(EPOCHS), "--runs", str(RUNS), "--hidden", "8"]
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
@@ -29,7 +29,7 @@ def result(output):
 
 
 def test_result(result):
-    assert 0 < result["fraction_of_half"] < 0.5
+    assert 0 < result["fraction_of_images_with_half_of_the_norms"] < 0.5
     assert len(result["noise_scale"]) == EPOCHS
     assert result["train_loss"][1] < result["train_loss"][0]
     accuracies = [way["test_accuracy"] for way in result["clipping"].values()]
