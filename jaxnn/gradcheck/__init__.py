@@ -1,4 +1,4 @@
-"""Checks of backward passes: whether one is right and, if it is wrong, which mistake it makes."""
+"""Gradient checks for hand-written backward passes, which also name each mistake."""
 
 from jaxnn.gradcheck.assertion import assert_gradient
 from jaxnn.gradcheck.diagnosis.diagnose import diagnose

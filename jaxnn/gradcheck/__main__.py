@@ -18,35 +18,36 @@ from jaxnn.gradcheck.report import RANKS, Report, broken, in_one_line
 
 PROGRAM = "python -m jaxnn.gradcheck"
 EPILOG = """\
-It checks functions in pairs, such as NAME_forward and NAME_backward, NAME_fwd and NAME_bwd, NAME
-and NAME_prime; classes with forward and backward, fprop and bprop and so on; functions that return
-a loss with its gradients; jax.custom_vjp functions; and jaxnn ops and layers, those that the file
-imports from the author's other files as well. Of the file it runs the definitions, not the
-training. Arguments come from the function
+It checks pairs of functions, such as NAME_forward and NAME_backward, NAME_fwd and NAME_bwd, or NAME
+and NAME_prime; classes with forward and backward, fprop and bprop, and so on; functions that return
+a loss and its gradients; jax.custom_vjp functions; and jaxnn ops and layers. This includes targets
+that the file imports from the author's other files. It runs the imports and definitions of the
+file, without a sandbox, but not the training. Arguments come from the function
 
     def examples():
         return {"NAME": (x, w), "OTHER": ((x,), {"option": 0.5}), "Class": (Class(…), x)}
 
-of the file or of another one, else from jaxtyping's annotations, such as Float[Array, "N I"]. The
-rest is guessed: the usual shapes are tried until the code runs, and the report states them.
+in the file or in the one given by --examples, or from jaxtyping annotations such as
+Float[Array, "N I"]. Without either, the usual shapes are tried until the code runs, and the report
+states which ones were used.
 
-exit status: 0 all that could be checked is right; 1 something is wrong or was not tested, or does
-not run at the arguments given; 2 nothing could be checked
+exit status: 0 everything that could be checked is right; 1 something is wrong, was not tested or
+does not run with the given arguments; 2 nothing could be checked
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the checks of the command line, print the reports, and give the exit status."""
+    """Check the file given on the command line, print the reports and return the exit status."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", type=Path, help="a Python file")
-    parser.add_argument("--examples", type=Path, help="a Python file with the function examples()")
-    parser.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("file", type=Path, help="the Python file to check")
+    parser.add_argument("--examples", type=Path, help="a Python file that defines examples()")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
     options = parser.parse_args(argv)
     try:
         with _prints_to_stderr(), loaded(options.file, options.examples) as file:
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _check(found, file, seed) -> tuple[list[Report], bool, list[str]]:
-    """The reports, whether one has failed, and the names of targets without arguments."""
+    """The reports, whether any of them failed, and the names of the targets without arguments."""
     reports, failed, unknown = [], False, []
     for target in found:
         given = arguments(target, file.examples, seed)
@@ -87,18 +88,18 @@ def _not_run(target: Target, message: str, seed: int) -> Report:
 
 
 def _remarks(found, file: File, unknown, path) -> Iterator[str]:
-    """What to say of things that were not checked."""
+    """Remarks on what was not checked."""
     if not found:
-        yield f"nothing in {path} has a forward and a backward"
+        yield f"nothing in {path} has both a forward and a backward"
     for key in file.examples:
         if not any(key in target.keys for target in found):
-            yield f"examples() names {key}, but {path} has nothing of that name to check"
+            yield f"examples() names {key}, but {path} defines nothing of that name to check"
     if unknown:
         *others, last = unknown
         names = f"{', '.join(others)} and {last}" if others else last
         yield (
-            f"no arguments are known for {names}: have examples() return "
-            f"{{{last!r}: (its arguments, …)}}, or annotate them with jaxtyping"
+            f"no arguments are known for {names}: write a function examples() that returns "
+            f"{{{last!r}: (its arguments, …)}}, or annotate the parameters with jaxtyping"
         )
 
 
@@ -109,7 +110,7 @@ def _status(reports, failed) -> int:
 
 
 def _text(reports) -> str:
-    """One line for each right backward, the full report for the others, and a summary line."""
+    """One line for each right backward, the full report for each other one, and a summary line."""
     lines = [
         "\n".join([f"{report.name}: right", *report.notes]) if report.ok else f"{report}\n"
         for report in reports
@@ -120,7 +121,7 @@ def _text(reports) -> str:
 
 
 def _json(reports, remarks, failed) -> str:
-    """The reports as JSON, in which a number that is none is null."""
+    """The reports as JSON, with null for NaN."""
     found = {
         "ok": _status(reports, failed) == 0,
         "reports": [report.to_dict() for report in reports],
@@ -132,13 +133,13 @@ def _json(reports, remarks, failed) -> str:
 
 @contextlib.contextmanager
 def _prints_to_stderr() -> Iterator[None]:
-    """What the author's code prints goes to stderr, even if it writes to the file descriptor."""
+    """Send the output of the author's code to stderr, even if it writes to the file descriptor."""
     sys.stdout.flush()
     with contextlib.redirect_stdout(sys.stderr):
         try:
             stdout = os.dup(1)
             os.dup2(2, 1)
-        except OSError:  # there is none
+        except OSError:  # no file descriptor
             yield
             return
         try:

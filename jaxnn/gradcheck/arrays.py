@@ -1,4 +1,4 @@
-"""Arrays as every checker handles them: precision, distance, and random cotangents."""
+"""Operations on arrays shared by the checkers: precision, distance, and random cotangents."""
 
 from typing import Any
 
@@ -8,26 +8,26 @@ import numpy as np
 
 
 def is_differentiable(leaf) -> bool:
-    """Whether an array has a gradient: real or complex numbers, not labels, ids or keys."""
+    """Whether an array can have a gradient: real or complex numbers, not labels, ids or keys."""
     return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def same_tree(a, b) -> bool:
-    """Whether two trees have one structure."""
+    """Whether two trees have the same structure."""
     structure: Any = jax.tree.structure(a)
     return structure == jax.tree.structure(b)
 
 
 def wide(array) -> np.ndarray:
-    """An array in float64, or in complex128 if it is complex, as NumPy has it."""
+    """An array as a NumPy array in float64, or in complex128 if it is complex."""
     array = np.asarray(array)
     return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64, copy=False)
 
 
 def cast(tree, dtype):
-    """The floating-point leaves of a tree in another dtype, the others as they are.
+    """Cast the floating-point leaves of a tree to a dtype.
 
-    Complex leaves stay complex. NumPy converts them, so nothing has to be compiled.
+    Complex leaves stay complex. NumPy does the conversion, so nothing is compiled.
     """
 
     def converted(leaf):
@@ -45,7 +45,7 @@ def eps(dtype) -> float:
 
 
 def representable(truth, dtype) -> np.ndarray:
-    """Where the truth is finite and does not overflow in a dtype."""
+    """A mask of the entries where the truth is finite and does not overflow in a dtype."""
     with np.errstate(over="ignore"):
         return np.asarray(np.isfinite(wide(truth).astype(dtype)))
 
@@ -80,8 +80,8 @@ def relative_or_absolute_error(mine, truth, whole=None) -> float:
     """`relative_error`, or ‖mine − truth‖ where the truth (and the whole) is zero.
 
     `check` and `check_numpy` use cotangents of size 1. If terms of that size cancel in the true
-    gradient, rounding leaves about 1e-16 in a correct one, which is no error, whatever its ratio
-    to zero.
+    gradient, rounding leaves about 1e-16 in a correct one, which is not an error although its
+    ratio to zero is infinite.
     """
     if np.any(wide(truth)) or (whole is not None and np.any(wide(whole))):
         return relative_error(mine, truth, whole)
@@ -91,19 +91,19 @@ def relative_or_absolute_error(mine, truth, whole=None) -> float:
 
 
 def masked(array, compared) -> np.ndarray:
-    """An array in float64, with zeros in place of the entries that are not compared."""
+    """An array in float64, with zeros for the entries that are not compared."""
     return wide(array) if np.all(compared) else np.where(compared, wide(array), 0)
 
 
 def error_where_representable(mine, truth, dtype, whole=None) -> float:
-    """`relative_or_absolute_error` of the entries of which a dtype holds the truth."""
+    """`relative_or_absolute_error` over the entries whose true value a dtype can represent."""
     compared = representable(truth, dtype)
     whole = None if whole is None or whole is truth else masked(whole, compared)
     return relative_or_absolute_error(masked(mine, compared), masked(truth, compared), whole)
 
 
 def identical(a, b) -> bool:
-    """Whether two arrays hold the same numbers, NaN being the same as NaN."""
+    """Whether two arrays hold the same numbers; NaN equals NaN."""
     if a is None or b is None:
         return a is b
     return np.array_equal(wide(a), wide(b), equal_nan=True)
@@ -115,9 +115,9 @@ def first_index(mask) -> tuple[int, ...]:
 
 
 def short_decimals(like, seed):
-    """Random numbers like an array (or a tree of them): multiples of 1/8, none of them zero.
+    """Random arrays shaped like an array or a tree of arrays: nonzero multiples of 1/8.
 
-    They are exact in every floating-point dtype and short to print.
+    They are exact in every floating-point dtype, and print in a few digits.
     """
     leaves, tree = jax.tree.flatten(like)
     random = np.random.default_rng(seed)
@@ -136,16 +136,16 @@ def short_decimals(like, seed):
 
 
 def _square(array) -> float:
-    """‖array‖², which may overflow."""
+    """‖array‖², which may overflow to infinity."""
     flat = array.ravel()
     return np.vdot(flat, flat).real
 
 
 def require_seed(caller: str, seed) -> None:
-    """The seed of random cotangents is an integer that NumPy takes.
+    """Require an integer that NumPy accepts as a seed.
 
     Raises:
-        TypeError: it is not.
+        TypeError: it is anything else.
     """
     if type(seed) is not int or seed < 0:
         raise TypeError(f"{caller}: seed must be an integer of at least 0, got {seed!r:.80}")

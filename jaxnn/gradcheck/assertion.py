@@ -1,4 +1,4 @@
-"""`assert_gradient`: a check as one line of a test."""
+"""`assert_gradient`: a gradient check in one line of a test."""
 
 import inspect
 from typing import Any
@@ -13,18 +13,16 @@ from jaxnn.op import Op
 
 
 def assert_gradient(target: Any, *args: Any, **options: Any) -> Report:
-    """Check a hand-written backward, and raise unless it is right.
+    """Check a hand-written backward, and raise an error unless it is right.
 
-    `check` checks code in JAX: an op, a layer, a `jax.custom_vjp` function, a pair `(fwd, bwd)`
-    with `definition=`, and any function of JAX arrays. `check_numpy` checks code in NumPy: an
-    object with a forward and a backward, two functions, and a function that returns a loss and its
-    gradients.
+    JAX code goes to `check`: an op, a layer, a `jax.custom_vjp` function, a pair `(fwd, bwd)` with
+    `definition=`, or any function of JAX arrays. NumPy code goes to `check_numpy`: an object with a
+    forward and a backward, two functions, or a function that returns a loss and its gradients.
 
     Args:
-        target: the op, the layer, the object or the function; or a pair of functions.
-        *args: the arguments of the forward. Two functions may also be given one after the other,
-            as to `check_numpy`.
-        **options: options of `check` or of `check_numpy`, such as `seed` and `definition`.
+        target: an op, a layer, an object, a function, or a pair of functions.
+        *args: the arguments of the forward. The backward may precede them, as in `check_numpy`.
+        **options: options of `check` or `check_numpy`, such as `seed` and `definition`.
 
     Returns:
         The report.
@@ -60,7 +58,7 @@ def assert_gradient(target: Any, *args: Any, **options: Any) -> Report:
 
 
 def _is_jax(target, args) -> bool:
-    """Whether `check` is the checker of a target that stands alone, not `check_numpy`."""
+    """Whether a target given alone goes to `check`, not to `check_numpy`."""
     kinds = Op | Layer | jax.custom_vjp
     if isinstance(inspect.unwrap(target, stop=lambda inner: isinstance(inner, kinds)), kinds):
         return True

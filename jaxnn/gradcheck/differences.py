@@ -15,17 +15,17 @@ def gradient_by_differences(
     """The gradient of ⟨dy, function(*args)⟩ for each floating-point argument.
 
     The complex step, f'(x) = Im f(x + ih)/h, suffers no cancellation. If the function does not
-    accept complex numbers, or is not analytic (differences along a random direction tell), the
-    five-point formula f'(x) ≈ (f(x − 2h) − 8·f(x − h) + 8·f(x + h) − f(x + 2h))/12h replaces it,
-    with the step h at which the result changes least.
+    accept complex numbers, or is not analytic (tested along a random direction), the five-point
+    formula f'(x) ≈ (f(x − 2h) − 8·f(x − h) + 8·f(x + h) − f(x + 2h))/12h replaces it, with the
+    step h at which the result changes least.
 
     Args:
-        function: from arrays to an array; it is called with copies.
-        args: the arguments, in float64 where they are floating point.
+        function: maps arrays to an array; it is called with copies.
+        args: the arguments; floating-point ones must be in float64.
         dy: the cotangent.
 
     Returns:
-        A gradient for each argument (`None` where it is not floating point), and an estimate of
+        A gradient for each argument (`None` if it is not floating point), and an estimate of
         the relative error of a typical entry.
     """
     args = [np.asarray(arg) for arg in args]
@@ -76,7 +76,7 @@ def _units(shape):
 
 
 def _by_complex_step(line, shape) -> np.ndarray | None:
-    """The gradient, or `None` where the function is not analytic."""
+    """The gradient, or `None` if the function is not analytic."""
 
     def slope(direction):
         return np.imag(line(direction)(1j * COMPLEX_STEP)) / COMPLEX_STEP

@@ -20,11 +20,11 @@ def at_kinks(
         mine: the gradient.
         truth: the true one.
         bound: the difference that rounding explains, relative to the largest entry.
-        slopes_at: from an index to the slopes on its left and on its right.
+        slopes_at: maps an index to the slopes on its left and right.
         most: the largest number of indices to try.
 
     Returns:
-        The indices, or an empty list if some entry is wrong even so.
+        The indices, or an empty list if an entry is wrong at no kink.
     """
     indices = [tuple(int(i) for i in index) for index in np.argwhere(differs(mine, truth, bound))]
     if most is not None and len(indices) > most:
@@ -36,7 +36,7 @@ def at_kinks(
 
 
 def differs(mine: np.ndarray, truth: np.ndarray, bound: float) -> np.ndarray:
-    """Where a gradient differs from the truth by more than a part of the largest entry."""
+    """Where a gradient differs from the truth by more than a fraction of the largest entry."""
     scale = max(np.abs(truth).max(initial=0), np.abs(mine).max(initial=0))
     return np.asarray(~(np.abs(mine - truth) <= bound * scale))
 
@@ -59,11 +59,11 @@ def note_on_kinks(path: str, indices: list[tuple[int, ...]]) -> str:
     if len(indices) > MOST_NAMED:
         places += f" and {len(indices) - MOST_NAMED} other entries"
     return (
-        f"not smooth here: at {places} the function has a kink, and the gradient given lies "
+        f"not smooth here: at {places} the function has a kink, and the gradient lies "
         "between its one-sided slopes"
     )
 
 
 def place(path: str, index: tuple[int, ...]) -> str:
-    """An entry of an array, as one writes it."""
+    """The source text for an entry of an array."""
     return f"{path}{list(index)}" if index else path

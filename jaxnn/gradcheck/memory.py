@@ -1,4 +1,4 @@
-"""The memory that a backward takes: figures that are the same on every run."""
+"""The memory that a backward takes: deterministic figures from shapes and the compiler."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ def residual_bytes(op: Op, *args) -> int:
     """The bytes that `fwd` saves for `bwd`.
 
     Args:
-        op: the op, with its options bound.
+        op: an op with its options bound.
         *args: its arguments, or their shapes and dtypes.
     """
     _, residuals = jax.eval_shape(op.fwd, *args)
@@ -20,10 +20,10 @@ def residual_bytes(op: Op, *args) -> int:
 
 
 def temporary_bytes(op: Op, *args) -> tuple[int, int]:
-    """Compiled temporary memory of forward and backward, by hand and by autodiff.
+    """The temporary memory of compiled forward and backward, by hand and by autodiff.
 
     Args:
-        op: the op, with its options bound.
+        op: an op with its options bound.
         *args: its arguments, or their shapes and dtypes.
     """
     dy = jax.eval_shape(op.definition, *args)
@@ -35,7 +35,7 @@ def temporary_bytes(op: Op, *args) -> tuple[int, int]:
 
 
 def _memory(compiled) -> Any:
-    """The compiler's figures for the memory that a program takes."""
+    """The memory analysis of a compiled program."""
     return compiled.memory_analysis()
 
 

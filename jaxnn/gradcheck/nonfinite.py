@@ -23,13 +23,13 @@ class NonFinite(NamedTuple):
         quantity: its role, such as `output`, `residual field 'y'` or `gradient leaf ['w']`.
         place: the layer, such as `layer 2, relu` (counted from 0, as in params), or "" for the
             arguments params, x and target.
-        index: of the first NaN, or of the first infinity if there is no NaN.
+        index: the index of the first NaN, or of the first infinity if there is no NaN.
         value: the number at that index.
     """
 
     quantity: str
     place: str
-    index: tuple[int, ...]  # type: ignore[assignment]  # it hides `tuple.index`
+    index: tuple[int, ...]  # type: ignore[assignment]  # shadows `tuple.index`
     value: float
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ def locate_nonfinite(
 
     The search visits params, x and target, then the output and the residuals of each layer, the
     value and the gradient of the loss (of its mean over the batch), and the gradients of each layer
-    on the way back. Nothing is compiled, so each layer is seen on its own.
+    on the way back. Nothing is compiled, so each layer is inspected separately.
 
     Args:
         net: a layer, or an op of one argument; nested `serial`s are taken apart.
@@ -54,14 +54,14 @@ def locate_nonfinite(
         params: the parameters.
         x: a batch.
         target: its targets.
-        key: for the random layers.
+        key: the random key, for a network with random layers.
 
     Returns:
         The quantity and its place, or `None` if everything is finite.
 
     Raises:
-        TypeError: net is no layer, loss no op of two arguments, key no random key, or one of the
-            others holds something other than arrays.
+        TypeError: `net` is not a layer, `loss` is not an op of two arguments, `key` is not a random
+            key, or another argument contains anything but arrays.
 
     Example:
         >>> from jaxnn.gradcheck import locate_nonfinite
@@ -138,7 +138,7 @@ def _backward(layer, residuals, dy, place):
 
 
 def _without_shell(layer) -> Layer:
-    """The network inside a layer that is built of others."""
+    """The network inside a layer that is built from others."""
     while isinstance(layer, BuiltLayer):
         layer = layer.net
     return layer

@@ -1,4 +1,4 @@
-"""The result of a check, for people to read and for programs to use."""
+"""The result of a check, as text and as data."""
 
 import sysconfig
 import traceback
@@ -24,12 +24,12 @@ class GradientMismatch(AssertionError):
 
 
 class Finding(NamedTuple):
-    """One way in which a law is broken.
+    """A broken law.
 
     Attributes:
         law: the name of the law.
-        leaf: the path of the array at fault, such as `params['w']`; "" if it is no single one.
-        error: the relative error, or `nan` where there is none to measure.
+        leaf: the path of the array at fault, such as `params['w']`; "" if several are affected.
+        error: the relative error, or `nan` if there is none to measure.
         message: a sentence.
     """
 
@@ -40,12 +40,12 @@ class Finding(NamedTuple):
 
 
 def broken(law: str, message: str) -> Finding:
-    """A broken law for which no single array is at fault."""
+    """A finding that concerns no single array."""
     return Finding(law, "", float("nan"), message)
 
 
 def broken_at(law: str, path: str, message: str, error: float = float("nan")) -> Finding:
-    """A broken law with the array whose gradient is at fault."""
+    """A finding about the gradient of one array."""
     return Finding(law, path, error, f"d_{path} {message}")
 
 
@@ -55,7 +55,7 @@ class Row(NamedTuple):
     Attributes:
         leaf: its path, such as `params['w']`.
         array: its dtype and shape.
-        error: ‖gradient − truth‖/‖truth‖, `nan` where there is none.
+        error: ‖gradient − truth‖/‖truth‖, or `nan` if there is none.
         verdict: "right", "WRONG", "not tested" (both are zero) or "no gradient" (not floating).
     """
 
@@ -70,14 +70,14 @@ class Report:
     """The result of a check.
 
     Attributes:
-        name: of the op, layer or function.
+        name: the name of the op, layer or function.
         rows: a row for each array of the arguments.
         findings: the broken laws; empty if all hold.
         notes: remarks, such as one on a point where the function is not smooth.
         laws: the laws that were tried.
         seed: the seed of the cotangents.
         reproduce: the line that repeats the check.
-        search: finds the repairs.
+        search: the function that finds the repairs.
     """
 
     name: str
@@ -91,15 +91,15 @@ class Report:
 
     @cached_property
     def repairs(self) -> list[str]:
-        """For each mistake whose line is known a sentence with the line and its repair.
+        """For each mistake whose line is known, a sentence with the line and its repair.
 
-        They are searched for when they are first asked for, which takes a few seconds.
+        The first access starts the search, which takes a few seconds.
         """
         return [] if self.ok else self.search()
 
     @property
     def ok(self) -> bool:
-        """No law is broken, and at least one gradient is right and not zero."""
+        """Whether no law is broken and at least one gradient is right and nonzero."""
         return not self.findings and any(row.verdict == "right" for row in self.rows)
 
     @property
@@ -161,7 +161,7 @@ class Report:
 
 
 def _messages(findings: list[Finding]) -> list[str]:
-    """The sentences of the findings; what holds for several arrays is said once."""
+    """The sentences of the findings; one that holds for several arrays appears once."""
     said: dict[str, list[Finding]] = {}
     for finding in findings:
         said.setdefault(finding.message.removeprefix(f"d_{finding.leaf} "), []).append(finding)
@@ -183,13 +183,13 @@ def table(rows) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """The kind of an exception, the first line of its message, and where the author's code is."""
+    """The type of an exception, the first line of its message, and the author's line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}{_place_of(error)}"
 
 
 def _place_of(error) -> str:
-    """The last line of the author's own code that an exception went through."""
+    """The last line of the author's own code in the traceback of an exception."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

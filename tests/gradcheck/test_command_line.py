@@ -227,7 +227,7 @@ UNKNOWABLE = "def g_forward(x): return x.of_a_kind\ndef g_backward(dy): return d
         ("from jaxnn import relu", "nothing in"),
         (
             UNKNOWABLE,
-            "no arguments are known for g: have examples() return {'g': (its arguments, …)}",
+            "no arguments are known for g: write a function examples() that returns {'g': (",
         ),
         (f"{PAIR}def examples(): return 1 / 0", "examples() raised ZeroDivisionError"),
         (f"{PAIR}def examples(): return 3", "examples() must return a dict"),

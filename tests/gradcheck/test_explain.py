@@ -9,7 +9,7 @@ import pytest
 from jaxnn.gradcheck.explain import Evidence, explain, explain_all, explain_gradient
 
 RANDOM = np.random.default_rng(4)
-NO_NAME = ("", "is wrong at", "points elsewhere", "is off by")
+NO_NAME = ("", "is wrong at", "points in another direction", "is off by")
 
 
 def draw(*shape):
@@ -164,7 +164,13 @@ S, SIG = softmax(X), sigmoid(X)
 MISTAKES = {
     "sign": ("dense", "x", lambda e, t, dy: -t, "opposite sign", "C1"),
     "factor N": ("affine", "W", lambda e, t, dy: 6 * t, "6 × the true gradient everywhere", "C2"),
-    "bias mean": ("affine", "b", lambda e, t, dy: dy.mean(0), "a mean stands where a sum", "C3"),
+    "bias mean": (
+        "affine",
+        "b",
+        lambda e, t, dy: dy.mean(0),
+        "a mean is used instead of a sum",
+        "C3",
+    ),
     "mean over rows": ("squares", "p", lambda e, t, dy: 4 * t, "the size of axis 1 of p", "C2"),
     "half": ("squares", "p", lambda e, t, dy: t / 2, "a 2 is missing", "C5"),
     "zero": ("affine", "b", lambda e, t, dy: 0 * t, "is zero everywhere", "Z1"),
@@ -177,7 +183,7 @@ MISTAKES = {
     "transposed": ("affine", "W", lambda e, t, dy: t.T, "is the transpose", "S1"),
     "y for dy": ("affine", "W", lambda e, t, dy: X.T @ e.y[0], "is xᵀ @ y, but", ""),
     "row missing": ("affine", "x", lambda e, t, dy: t * (X[2] != X), "zero at index 2", "Z3"),
-    "no derivative": ("tanh", "x", lambda e, t, dy: dy, "derivative of tanh were missing", "A1"),
+    "no derivative": ("tanh", "x", lambda e, t, dy: dy, "derivative of tanh is missing", "A1"),
     "of the output": ("tanh", "x", lambda e, t, dy: dy * (1 - X**2), "wrong argument", "A2"),
     "no square": ("tanh", "x", lambda e, t, dy: dy * (1 - e.y[0]), "is dy × (1 − y), but", "A3"),
     "another": ("tanh", "x", lambda e, t, dy: dy * SIG * (1 - SIG), "derivative of sigmoid", "A3"),
@@ -196,7 +202,7 @@ MISTAKES = {
     "no target": ("entropy", "z", lambda e, t, dy: Q / 6, "lacks the one-hot target", "L5"),
     "of probabilities": ("entropy", "z", lambda e, t, dy: -ONE_HOT / Q / 6, "Jacobian", "L4"),
     "of logits": ("binary", "p", lambda e, t, dy: (SIG - BITS) / 18, "for the logits", "A6"),
-    "constants": ("norm", "x", lambda e, t, dy: of_norm(e), "mean and variance for constants", ""),
+    "constants": ("norm", "x", lambda e, t, dy: of_norm(e), "mean and variance as constants", ""),
     "no x̂": ("norm", "gain", lambda e, t, dy: dy.sum(0), "lacks the normalised x̂", ""),
     "spread": ("pool", "x", lambda e, t, dy: spread(dy) / 4, "is spread evenly", ""),
     "hidden ReLU": ("deep", "W1", lambda e, t, dy: of_deep(np.ones_like), "that of ReLU,", "A1"),
@@ -207,7 +213,7 @@ MISTAKES = {
         "(weight decay) is missing",
         "R1",
     ),
-    "half decay": ("deep", "W2", lambda e, t, dy: t - 0.05 * DEEP["W2"], "half of the term", "R1"),
+    "half decay": ("deep", "W2", lambda e, t, dy: t - 0.05 * DEEP["W2"], "half of the L2", "R1"),
     "cell state": (
         "lstm",
         "c",
@@ -250,9 +256,9 @@ def test_a_gradient_that_is_wrong_at_random_gets_no_name(function, size):
 @pytest.mark.parametrize(
     ("function", "leaf", "wrong", "words"),
     [
-        ("affine", "b", lambda e, dy: dy.mean(0), "a mean stands where a sum should"),
+        ("affine", "b", lambda e, dy: dy.mean(0), "a mean is used instead of a sum"),
         ("affine", "W", lambda e, dy: -X.T @ dy, "opposite sign"),
-        ("norm", "x", lambda e, dy: of_norm(e), "mean and variance for constants"),
+        ("norm", "x", lambda e, dy: of_norm(e), "mean and variance as constants"),
         ("affine", "b", lambda e, dy: dy.sum(0) + draw(4), ""),
     ],
 )

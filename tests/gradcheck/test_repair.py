@@ -215,12 +215,12 @@ def marked_line(function):
 @pytest.mark.parametrize(
     ("backward", "after", "reason"),
     [
-        (dense_mean, "dz.sum(axis=0)", "a mean stands where a sum should"),
+        (dense_mean, "dz.sum(axis=0)", "a mean is used instead of a sum"),
         (dense_plus, "1 - a**2", "the sign of this term is wrong"),
         (dense_without_square, "1 - a**2", "the square of a is missing"),
         (dense_sigmoid, "dy * (1 - a**2)", "(1 - a**2) belongs here, not a * (1 - a)"),
         (dense_linear, "dy * (1 - _a**2)", "the derivative of tanh, (1 - _a**2), is missing"),
-        (dense_in_wrong_order, "(dz @ w.T, x.T @ dz, dz.sum(axis=0))", "in each other's places"),
+        (dense_in_wrong_order, "(dz @ w.T, x.T @ dz, dz.sum(axis=0))", "in the wrong order"),
         (dense_weights_of_gradient, "x.T @ dz", "dz belongs here, not dy"),
         (dense_over_rows, "x.T @ dz", "the division by len(x) does not belong here"),
         (dense_endless, "dz.sum(axis=0)", "the sign is wrong"),

@@ -10,7 +10,7 @@ RIGHT = Row("x", "float64[3]", 1e-16, "right")
 FAULT = Row("w", "float64[2,3]", 0.5, "WRONG")
 WRONG = Finding("gradient", "w", 0.5, "d_w is 0.5 × the true gradient")
 RAISED = Finding("runs", "", math.nan, "forward raised ValueError: a < b")
-REPAIR = "net.py:4: return dy * x: with 2 * dy * x this is right"
+REPAIR = "net.py:4: return dy * x: write 2 * dy * x here"
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""`diagnose`, and the mistakes that it knows."""
+"""`diagnose` and its catalogue of mistakes."""

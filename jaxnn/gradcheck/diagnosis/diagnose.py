@@ -1,4 +1,4 @@
-"""`diagnose`: where gradients of a network are wrong, and which mistake gives these numbers."""
+"""`diagnose`: locate wrong gradients of a network, and name the mistake that produces them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -22,8 +22,8 @@ from jaxnn.op import Op
 from jaxnn.training.gradient import require_loss
 from jaxnn.training.reduction import require_reduction
 
-PERTURBATIONS = 8  # of the arguments, to see what rounding does
-COARSEST = 0.05  # the error by rounding from which gradients tell no mistake from another
+PERTURBATIONS = 8  # of the arguments, to measure the effect of rounding
+COARSEST = 0.05  # the rounding error above which gradients cannot tell mistakes apart
 
 
 def diagnose(
@@ -41,34 +41,35 @@ def diagnose(
     key: jax.Array | None = None,
     weights=None,
 ) -> Diagnosis:
-    """Tell whether gradients are right and, if not, where they are wrong and by which mistake.
+    """Check the gradients of a network and, if they are wrong, name the place and the mistake.
 
-    The true gradient is `jax.grad` of the definitions in float64. A mistake is named if making it
-    gives these gradients, to the accuracy of their dtype; otherwise only the place is named.
+    The true gradient is `jax.grad` of the definitions in float64. A mistake is named if it
+    reproduces these gradients to the accuracy of their dtype; otherwise only the place is named.
 
     Args:
         net: a layer, or an op of one argument; combinators such as `serial`, `residual` and
-            `parallel` are taken apart, and each step is recognised by what it computes.
+            `parallel` are taken apart, and each step is recognised by its values.
         loss: an op `(prediction, target) -> one value per example`.
         params: the parameters.
         x: the batch.
         target: its targets.
-        grads: the gradients in question, the tree of params; an array may have a wrong shape or
-            be missing.
-        reduction: of the losses of the batch, as in `value_and_grad`.
-        learning_rate: η, to recognise updates, and weights that were updated too early.
+        grads: the gradients to check, a tree like `params`; an array may be missing or have the
+            wrong shape.
+        reduction: the reduction over the batch, as in `value_and_grad`.
+        learning_rate: η, to recognise updates and weights that were updated too early.
         weight_decay: λ of a penalty ½·λ·‖W‖² on each "w".
         previous: the gradients of the previous step, or its batch `(x, target)`.
-        key: of a network with random layers.
-        weights: of the examples, as in `value_and_grad`.
+        key: the random key, for a network with random layers.
+        weights: a weight for each example, as in `value_and_grad`.
 
     Returns:
         The `Diagnosis`.
 
     Raises:
-        TypeError: an argument holds something other than arrays of numbers, net or loss is none,
-            learning_rate or weight_decay is no number, or key is no random key.
-        ValueError: grads has arrays that params does not have, or reduction is unknown.
+        TypeError: an argument contains anything but arrays of numbers, `net` or `loss` has the
+            wrong type, `learning_rate` or `weight_decay` is not a number, or `key` is not a random
+            key.
+        ValueError: `grads` has arrays that `params` does not have, or `reduction` is unknown.
 
     Example:
         >>> net = jaxnn.mlp((4, 6, 3))
@@ -117,15 +118,15 @@ def diagnosis_of(
     rounded: Iterable[list[np.ndarray]] | None = None,
     opened: Callable[[], Graph] | None = None,
 ) -> Diagnosis:
-    """Compare gradients with the truth and, if they are wrong, with those under known mistakes.
+    """Compare gradients with the truth and, if they are wrong, with the effect of known mistakes.
 
     Args:
-        graph: of the network.
-        mine: the leaves of the gradients in question; `None` for one that is missing.
+        graph: the graph of the network.
+        mine: the leaves of the gradients under test; `None` for a missing one.
         tolerance: the relative errors below which gradients are equal.
-        rounded: true gradients with the rounding errors of a coarser dtype: where one is off by
-            more than the tolerance, twice its error is allowed. They are made as needed.
-        opened: makes the graph with its steps, where this one has none.
+        rounded: true gradients with the rounding errors of a coarser dtype: where one exceeds
+            the tolerance, twice its error is allowed. They are generated on demand.
+        opened: returns the graph with its steps, if this one has none.
     """
     allowed = [tolerance.right] * len(mine)
     leaves = _verdicts(graph, mine, allowed)
@@ -149,7 +150,7 @@ def diagnosis_of(
 def _rounded(graph: Graph, gradient, arguments, dtype) -> Iterator[list[np.ndarray]]:
     """The true gradient in a coarser dtype, then in float64 from rounded arguments.
 
-    Rounding may move an input past a kink, which only some orders of the operations show.
+    Rounding may move an input past a kink, which shows only for some orders of the operations.
     """
     coarse: tuple[Any, Any, Any] = cast(jax.tree.map(jnp.asarray, arguments), dtype)
     yield _decayed(graph, gradient(*coarse))
@@ -223,14 +224,14 @@ def _require_arrays(name, tree):
 
 
 def _in_native_order(tree):
-    """The arrays of NumPy in the order of bytes that JAX takes; float64 stays float64."""
+    """NumPy arrays in the byte order that JAX accepts; float64 stays float64."""
     return jax.tree.map(
         lambda leaf: as_numpy("", leaf) if isinstance(leaf, np.ndarray) else leaf, tree
     )
 
 
 def _leaves_like(grads, params) -> list[np.ndarray | None]:
-    """The gradient of each parameter, found by its path; `None` where there is none."""
+    """The gradient of each parameter, found by its path; `None` for a missing one."""
     given = _by_path(grads)
     paths = list(_by_path(params))
     unknown = given.keys() - set(paths)

@@ -16,22 +16,22 @@ from jaxnn.training.reduction import reduce
 from jaxnn.transformations import definitions
 
 VANISHING = 1e-13  # the norm of a zero gradient's rounding errors, relative to the largest leaf's
-SAME = 1e-9  # relative difference below which the walk through the steps gives the true gradient
+SAME = 1e-9  # relative difference below which the step-by-step gradient counts as the true one
 
 
 class Output(NamedTuple):
-    """The end of a network, from which a wrong δ at z is computed.
+    """The end of a network, from which wrong δ at z are computed.
 
     Attributes:
-        family: what the output and the loss compute together: "softmax", "sigmoid" or "squared";
-            "" for anything else.
+        family: the combination of output and loss: "softmax", "sigmoid" or "squared"; "" for any
+            other.
         z: the output of the step at which the end begins.
         p: the prediction; the probabilities where the loss takes logits.
         y: the target; one-hot rows for labels.
         w: the weight of each row's loss, 1/N for a mean.
         g: ∂L/∂p, with w.
         two: the factor of the error in ∂L/∂p: 2 for the squared error, 1 for half of it.
-        through: from a gradient at p to the one at z.
+        through: the function from a gradient at p to the one at z.
     """
 
     family: str
@@ -53,10 +53,10 @@ class Graph(NamedTuple):
     """A network, a loss and a batch, in float64.
 
     Attributes:
-        nodes: the steps of the forward pass in order; none where they are not known.
+        nodes: the steps of the forward pass in order; empty if they are unknown.
         loss_gradient: `(prediction, target) -> ∂L/∂prediction`.
-        target: of the loss.
-        weight: of each loss in the value, 1/N with reduction "mean".
+        target: the target of the loss.
+        weight: the weight of each example's loss: 1/N with reduction "mean".
         n: the number of losses N.
         k: the number of components of a prediction.
         paths: the path of each leaf of the parameters.
@@ -64,12 +64,12 @@ class Graph(NamedTuple):
         starts: the index of the first entry of each leaf in the vector of all parameters.
         truth: the true gradient of each leaf.
         deltas: the true gradient of the output of each step.
-        z: the position of the step at which the output begins: those after it have no parameters
-            and work on its output alone.
-        output: the end of the network; `None` if the target has not the shape of the prediction.
+        z: the position of the step at which the output begins: later steps have no parameters and
+            no other input.
+        output: the end of the network; `None` if the target does not fit the prediction's shape.
         learning_rate: η, or `None`.
         weight_decay: λ, or `None`.
-        weights: of the examples, or `None`.
+        weights: the weights of the examples, or `None`.
         previous: the graph of the previous batch, or `None`.
         previous_gradient: the gradient of the previous step, or `None`.
     """
@@ -107,7 +107,7 @@ class Graph(NamedTuple):
         return relative_error(gradient, truth)
 
     def vanishes(self, gradient: np.ndarray) -> bool:
-        """Whether a gradient is zero but for rounding."""
+        """Whether a gradient is zero up to rounding."""
         return float(np.linalg.norm(gradient)) <= VANISHING * self.scale
 
     @property
@@ -116,7 +116,7 @@ class Graph(NamedTuple):
         return len(self.nodes) - 1
 
     def dloss(self, target) -> np.ndarray:
-        """∂L/∂ŷ against some target."""
+        """∂L/∂ŷ for a given target."""
         return self.loss_gradient(self.nodes[-1].y, target)
 
     def leaf_of(self, place: np.ndarray) -> int:
@@ -149,7 +149,7 @@ def truth_of(
 ) -> Graph:
     """The true gradient alone, without the steps.
 
-    It is `jax.grad` of the definitions: no hand-written backward takes part in it.
+    It is `jax.grad` of the definitions; no hand-written backward is involved.
     """
     net = as_layer(net)
     params, x, target, weights = map(float64, (params, x, target, weights))
@@ -178,7 +178,7 @@ def truth_of(
 
 
 def with_steps(graph: Graph, net, loss: Op, params, x, key=None) -> Graph:
-    """The graph with each step of the forward pass, and δ of each; without if they disagree."""
+    """The graph with the steps of the forward pass and their δ; without them if they disagree."""
     params, x = map(float64, (params, x))
     graph = graph._replace(nodes=record(as_layer(net), params, x, key))
     if not graph.nodes:
@@ -192,7 +192,7 @@ def with_steps(graph: Graph, net, loss: Op, params, x, key=None) -> Graph:
 
 
 def autodiff(net, loss, params, x, target, reduction, key=None, weights=None):
-    """The gradient by JAX from the definitions, in the dtype of the arguments."""
+    """The gradient of the definitions by JAX, in the dtype of the arguments."""
     net = as_layer(net)
 
     def total(params):
@@ -225,12 +225,12 @@ def backward(graph: Graph, position: int, delta: np.ndarray, down_to: int = 0):
 
 
 def is_weight(path: str) -> bool:
-    """Whether a leaf is a weight, which decay applies to."""
+    """Whether a leaf is a weight, to which decay applies."""
     return path.endswith("['w']")
 
 
 def float64(tree):
-    """The leaves as NumPy arrays, those of floating point in float64."""
+    """The leaves as NumPy arrays, floating-point ones in float64."""
     return jax.tree.map(np.asarray, cast(tree, np.float64))
 
 
@@ -261,7 +261,7 @@ def _beginning_of_output(graph: Graph) -> int:
 
 
 def _output(graph: Graph, smoothing: float) -> Output | None:
-    """The end of the network, recognised by its numbers."""
+    """The end of the network, recognised by its values."""
     z, prediction = graph.nodes[graph.z].y, graph.nodes[-1].y
     y, delta, g = _dense(graph, smoothing), graph.deltas[graph.z], graph.deltas[graph.end]
     if y is None or y.shape != prediction.shape or prediction.ndim < 2:
@@ -283,7 +283,7 @@ def _output(graph: Graph, smoothing: float) -> Output | None:
 
 
 def _through(graph: Graph):
-    """From a gradient at the prediction to that at z, by the true steps."""
+    """The function from a gradient at the prediction to that at z, by the true steps."""
 
     def through(g):
         return backward(graph, graph.end, g, graph.z + 1)[1][graph.z]
@@ -292,7 +292,7 @@ def _through(graph: Graph):
 
 
 def _dense(graph: Graph, smoothing: float) -> np.ndarray | None:
-    """The target in the shape of the prediction: one-hot rows for labels, smoothed if they are."""
+    """The target in the shape of the prediction: labels as one-hot rows, smoothed like the loss."""
     target = graph.target
     if not isinstance(target, np.ndarray):
         return None
@@ -302,7 +302,7 @@ def _dense(graph: Graph, smoothing: float) -> np.ndarray | None:
 
 
 def _row_factor(array: np.ndarray, of: np.ndarray) -> np.ndarray | None:
-    """w where array = w·of with one w for each row, closely."""
+    """w if array ≈ w·of with one w per row."""
     square = (of**2).sum(axis=-1, keepdims=True)
     w = (array * of).sum(axis=-1, keepdims=True) / np.where(square == 0, 1, square)
     off = np.linalg.norm(array - w * of)

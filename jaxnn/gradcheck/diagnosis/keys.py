@@ -1,4 +1,4 @@
-"""A mistake as the search sees it, and the constants that a gradient may be off by."""
+"""A mistake as the search represents it, and the constants by which a gradient may be off."""
 
 from itertools import product
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from jaxnn.gradcheck.diagnosis.graph import Graph
 
 
 class Tolerance(NamedTuple):
-    """Relative errors below which two gradients of one leaf are the same."""
+    """Relative errors below which two gradients of a leaf count as equal."""
 
     right: float  # a gradient and the truth
     match: float  # a gradient and the prediction of a mistake
@@ -23,7 +23,7 @@ class Key(NamedTuple):
     """A mistake in one variant, or with one constant.
 
     Attributes:
-        id: of the mistake in `MISTAKES`.
+        id: the id of the mistake in `MISTAKES`.
         words: the variant, or the meaning of the constant.
         constant: the factor, or the coefficient.
     """
@@ -34,22 +34,22 @@ class Key(NamedTuple):
 
     @property
     def cost(self) -> float:
-        """How much it adds to an explanation: a fitted number counts for more than one mistake."""
+        """The cost that it adds to an explanation: a fitted number costs more than a mistake."""
         if self.id == "R1":
             return DECAY_COST
         return FITTED_COST if self.id == "C8" else SINGLE_COST
 
 
-FITTED = "none of the constants of this loss"
+FITTED = "not a constant of this loss"
 
 
 class Constants:
-    """The factors with a meaning, products of several, and those that were fitted.
+    """The meaningful factors, products of several, and fitted ones.
 
     Args:
-        graph: of the network.
+        graph: the graph of the network.
         match: the relative error up to which two gradients are equal.
-        norm: of all gradients in question together.
+        norm: the norm of all gradients under test together.
     """
 
     def __init__(self, graph: Graph, match: float, norm: float = 0.0):
@@ -64,7 +64,7 @@ class Constants:
         self.coefficients: list[Key] = []
 
     def keys(self, c: float, size: int) -> list[frozenset[Key]]:
-        """The constants that a ratio may be: the empty set for 1, none for an unlikely one.
+        """The constants that may explain a ratio: the empty set for 1, none for an unlikely ratio.
 
         Args:
             c: the ratio.
@@ -85,17 +85,17 @@ class Constants:
         return [frozenset([self._fitted(c)])] if size > 2 and np.isfinite(c) else []
 
     def is_named(self, c: float) -> bool:
-        """Whether a factor has a meaning of its own."""
+        """Whether a factor is meaningful by itself."""
         return any(self._is(c, key.constant) for key in (*self.named, *self.products))
 
     def nearest(self, c: float, near: float) -> float | None:
-        """The constant with a meaning, or one found before, or 1, that is close to a number."""
+        """The meaningful or previously found constant, or 1, that is close to a number."""
         known = np.array([*self._known, *(key.constant for key in self.fitted)], dtype=float)
         close = known[np.abs(c - known) <= near * np.abs(known)]
         return float(close[0]) if close.size else None
 
     def _pairs(self, c: float) -> list[tuple[Key, Key]]:
-        """Two constants of different kinds with this product; one may be a fitted one."""
+        """Two constants of different kinds with this product; one may be fitted."""
         if self.near > 1e-3:
             return []
         known = self.named
@@ -125,7 +125,7 @@ class Constants:
 
 
 def ratio(mine, base, truth, match) -> float | None:
-    """c where mine = c·base, closely and far more so than it is the truth."""
+    """c if mine ≈ c·base, far more closely than mine equals the truth."""
     if mine.shape != base.shape or not np.isfinite(base).all():
         return None
     square = np.vdot(base, base)
@@ -139,7 +139,7 @@ def ratio(mine, base, truth, match) -> float | None:
 
 
 def explains(off: float, mine, truth, match: float = 0.0) -> bool:
-    """Whether a prediction that is off by this much is far closer than the truth is."""
+    """Whether a prediction with this error is far closer than the truth."""
     if mine.shape != truth.shape:
         return True
     return off <= max(1e-2, match) * float(np.linalg.norm(mine - truth))
@@ -167,7 +167,7 @@ def _named(graph: Graph) -> list[Key]:
 
 
 def _roots(graph: Graph) -> list[Key]:
-    """What the root of the mean squared error multiplies the gradient by."""
+    """The factors that the root of the mean squared error introduces."""
     o = graph.output
     if o is None or o.family != "squared" or np.ndim(o.w) != 0:
         return []
@@ -177,19 +177,21 @@ def _roots(graph: Graph) -> list[Key]:
         root = np.sqrt(square / count) if square else 1.0
         for factor in (1 / (2 * root), 1 / root, 1 / (count * root * o.two * o.w)):
             found.append(
-                Key("L8", f"that of the root {words} squared error".replace("  ", " "), factor)
+                Key(
+                    "L8", f"the factor of the root {words} squared error".replace("  ", " "), factor
+                )
             )
     return found
 
 
 def _positions(graph: Graph) -> list[Key]:
-    """The numbers of rows that a bias is summed over, where there are several for an example."""
+    """The numbers of rows that a bias is summed over, if there are several per example."""
     rows = {delta.size // delta.shape[-1] for delta in graph.deltas.values() if delta.ndim > 2}
     found = []
     for n in sorted(rows - {graph.n, 0, 1}):
         numbers = [(n, "the number of positions")]
         if n % graph.n == 0:
-            numbers.append((n // graph.n, "the number of positions of an example"))
+            numbers.append((n // graph.n, "the number of positions per example"))
         for number, words in numbers:
             found += [Key("C2", words, float(number)), Key("C3", f"one over {words}", 1 / number)]
     return found

@@ -1,7 +1,7 @@
-"""The mistakes that people make in backward passes, each with its cure.
+"""Common mistakes in backward passes, each with its fix.
 
-One table serves three purposes: its entries are the answers of `diagnose`, the mistakes that tests
-plant, and exercises. `wrong_outputs`, `wrong_steps`, `wrong_leaves` and `whole` make them.
+The table serves three purposes: its entries are the answers of `diagnose`, the mistakes that tests
+plant, and exercises. `wrong_outputs`, `wrong_steps`, `wrong_leaves` and `whole` produce them.
 """
 
 from typing import NamedTuple
@@ -11,12 +11,12 @@ class Mistake(NamedTuple):
     """A mistake in a backward pass.
 
     Attributes:
-        id: its short name: S shapes and order, C constants, Z zeros, R regularisation,
+        id: a letter and a number: S shapes and order, C constants, Z zeros, R regularisation,
             A activations, L losses, B beginnings, D data and caches, N normalisation,
             V convolution, E embedding, T time, K kinks.
-        name: a few words.
-        explanation: a sentence on the mistake.
-        fix: the cure.
+        name: a short description.
+        explanation: a sentence that explains the mistake.
+        fix: the way to correct it.
     """
 
     id: str
@@ -31,8 +31,7 @@ MISTAKES: dict[str, Mistake] = {
         Mistake(
             "S1",
             "weight gradient transposed",
-            "dW has the axes of the other convention, (outputs, inputs) where W is "
-            "(inputs, outputs).",
+            "dW is (outputs, inputs), the other convention, but W is (inputs, outputs).",
             "With y = x·W, dW = xᵀ·δ has exactly the shape of W.",
         ),
         Mistake(
@@ -51,7 +50,7 @@ MISTAKES: dict[str, Mistake] = {
             "S4",
             "batch axis kept in the bias gradient",
             "The numbers are right but the summed axis was kept, so db is (1, n) and not (n,).",
-            "Sum without keepdims=True, or give b the shape (1, n) as well.",
+            "Sum without keepdims=True, or give b the shape (1, n) too.",
         ),
         Mistake(
             "S5",
@@ -62,9 +61,9 @@ MISTAKES: dict[str, Mistake] = {
         ),
         Mistake(
             "S6",
-            "δ passed back through another matrix",
+            "δ passed back through the wrong matrix",
             "The gradient of a linear layer's input is δ·Wᵀ, with the W of that layer.",
-            "dx = δ·Wᵀ for y = x·W: a square W hides a transpose that is missing.",
+            "dx = δ·Wᵀ for y = x·W: a square W hides a missing transpose.",
         ),
         Mistake(
             "S7",
@@ -74,7 +73,7 @@ MISTAKES: dict[str, Mistake] = {
         ),
         Mistake(
             "S8",
-            "another reduction over the batch",
+            "wrong reduction over the batch",
             "The gradient of a parameter that every example shares is the sum of their gradients.",
             "db = Σₙ δₙ.",
         ),
@@ -82,27 +81,27 @@ MISTAKES: dict[str, Mistake] = {
             "C1",
             "wrong sign",
             "The gradient points uphill where it should point downhill: the error was taken as "
-            "y − ŷ, or a minus of the loss was lost.",
+            "y − ŷ, or a minus sign of the loss was lost.",
             "Differentiate the loss with respect to ŷ, which gives ŷ − y; subtract in the update.",
         ),
         Mistake(
             "C2",
-            "factor N: sum over the batch for its mean",
+            "factor N: sum over the batch instead of the mean",
             "The gradient is that of N times the loss: the 1/N of the mean is missing.",
             "Divide once by the batch size, best at the loss: δ = ∂L/∂z / N.",
         ),
         Mistake(
             "C3",
             "factor 1/N: divided by the batch size once too often",
-            "The batch size is divided by where the loss has done so already, or does not do so at "
-            "all, such as a mean over the batch for the bias's sum.",
+            "The gradient is divided by N although the loss already does so, or does not do so at "
+            "all; for example, a bias gradient that is a mean over the batch instead of a sum.",
             "Keep the 1/N of the loss in δ and use plain sums after it.",
         ),
         Mistake(
             "C4",
             "every layer divides by N",
-            "The factor 1/N is in the gradient handed to the layer below, so each layer adds "
-            "another: the factor is a power of N that grows with the distance from the output.",
+            "Each layer divides the gradient that it passes down by N, so the gradient is too "
+            "small by a power of N that grows with the distance from the output.",
             "Divide once, at the loss; no layer divides.",
         ),
         Mistake(
@@ -115,13 +114,13 @@ MISTAKES: dict[str, Mistake] = {
         Mistake(
             "C6",
             "number of outputs in the mean",
-            "The mean is over the K outputs as well, or is not where it should be.",
+            "The mean also runs over the K outputs, or should but does not.",
             "Decide whether the loss sums or averages over outputs, and use it in both passes.",
         ),
         Mistake(
             "C7",
-            "update in place of the gradient",
-            "The gradient has been multiplied by the learning rate already.",
+            "update instead of the gradient",
+            "The gradient has already been multiplied by the learning rate.",
             "Return ∂L/∂θ; the optimizer multiplies by η.",
         ),
         Mistake(
@@ -140,27 +139,28 @@ MISTAKES: dict[str, Mistake] = {
         Mistake(
             "Z1",
             "gradient never written",
-            "The gradient is zero throughout: it was forgotten, or a value on its way is detached.",
+            "The gradient is zero throughout: it was never computed, or a value on its path is "
+            "detached.",
             "Compute it, and let nothing between the loss and the parameter stop the gradient.",
         ),
         Mistake(
             "Z2",
             "not a number",
             "The gradient holds NaN or infinity, as −y/p does where p underflows, or log 0.",
-            "Compute from logits (log-softmax, log-sigmoid) in place of probabilities.",
+            "Compute from logits (log-softmax, log-sigmoid) instead of probabilities.",
         ),
         Mistake(
             "Z3",
             "rows or columns missing",
             "Some rows or columns are zero while all others are right: a loop or a slice ends one "
-            "too early.",
+            "element too early.",
             "Use whole-array products, or check the bounds of the loop.",
         ),
         Mistake(
             "R1",
             "weight decay",
             "The gradient differs from the true one by a multiple of the parameter, or of its "
-            "sign: the term of a penalty is missing, doubled, or on a parameter that has none.",
+            "sign: a penalty term is missing, doubled, or applied to a parameter that has none.",
             "Add λ·W to the gradient of each weight once (penalty ½·λ·‖W‖²), to no bias.",
         ),
         Mistake(
@@ -171,27 +171,27 @@ MISTAKES: dict[str, Mistake] = {
         ),
         Mistake(
             "A2",
-            "activation derivative of the wrong argument",
+            "activation derivative at the wrong argument",
             "A derivative written in z was given a = f(z), or one written in a was given z.",
-            "Know which one the formula takes: σ' = σ(z)(1 − σ(z)) = a(1 − a), tanh' = 1 − a².",
+            "Check which one the formula takes: σ' = σ(z)(1 − σ(z)) = a(1 − a), tanh' = 1 − a².",
         ),
         Mistake(
             "A3",
-            "something else in place of the activation derivative",
-            "δ is multiplied by something else than the derivative of the activation, such as its "
+            "another factor instead of the activation derivative",
+            "δ is multiplied by something other than the derivative of the activation, such as its "
             "value, the derivative squared or the complement of a mask.",
             "Multiply once by f'(z).",
         ),
         Mistake(
             "A4",
             "mask from the upstream gradient",
-            "The sign of the incoming gradient decides what passes the activation, in place of "
-            "f'(z) or beside it.",
+            "The sign of the incoming gradient decides what passes the activation, instead of "
+            "f'(z) or in addition to it.",
             "Multiply by f'(z) with the z of the forward pass, which for relu is the mask z > 0.",
         ),
         Mistake(
             "A5",
-            "activation derivative of the error",
+            "activation derivative at the error",
             "The derivative of the activation is evaluated at the error or at another incoming "
             "gradient, not at the activation's own input or output.",
             "δ = error ⊙ f'(z): evaluate f' at the forward pass's z.",
@@ -212,35 +212,35 @@ MISTAKES: dict[str, Mistake] = {
         Mistake(
             "L2",
             "output derivative applied twice",
-            "p − y is the gradient at the logits already, and was multiplied by the derivative of "
+            "p − y is already the gradient at the logits, but was multiplied by the derivative of "
             "an output activation again.",
             "Use p − y as δ, or ∂L/∂p with the Jacobian: not both.",
         ),
         Mistake(
             "L3",
             "softmax or sigmoid applied twice",
-            "The loss applied softmax or sigmoid to probabilities, which had passed through it "
-            "already.",
-            "Give a loss that expects logits the logits.",
+            "The loss applies softmax or sigmoid to probabilities, which have already passed "
+            "through it.",
+            "Pass the logits, not the probabilities, to a loss that expects logits.",
         ),
         Mistake(
             "L4",
-            "gradient at the probabilities taken for that at the logits",
+            "gradient at the probabilities used as that at the logits",
             "−y/p is ∂L/∂p; the Jacobian of softmax is missing.",
             "δ = p − y at the logits.",
         ),
         Mistake(
             "L5",
-            "another cross-entropy",
-            "The gradient is that of another loss, such as one without the one-hot target, without "
-            "the logarithm, or with another normalisation than softmax over the classes.",
+            "wrong cross-entropy",
+            "The gradient is that of a different loss, such as one without the one-hot target, "
+            "without the logarithm, or with a normalisation other than softmax over the classes.",
             "p = e^z/Σₖ e^z along the class axis, and δ = p − onehot(label).",
         ),
         Mistake(
             "L6",
-            "another binary cross-entropy",
-            "The gradient is that of another loss, such as one with a term missing or of the wrong "
-            "sign, or the squared error in place of the cross-entropy, or the reverse.",
+            "wrong binary cross-entropy",
+            "The gradient is that of a different loss, such as one with a term missing or of the "
+            "wrong sign, or the squared error instead of the cross-entropy, or the reverse.",
             "At the logits, δ = p − y for L = −(y·log p + (1 − y)·log(1 − p)), and "
             "δ = 2·(p − y)·p·(1 − p) for (p − y)².",
         ),
@@ -253,29 +253,29 @@ MISTAKES: dict[str, Mistake] = {
         ),
         Mistake(
             "L8",
-            "another regression loss",
-            "The gradient is that of another function of prediction and target, such as e² or "
-            "sign(e) in place of 2e, or the root of the mean squared error.",
+            "wrong regression loss",
+            "The gradient is that of a different function of prediction and target, such as e² or "
+            "sign(e) instead of 2e, or the root of the mean squared error.",
             "(e²)' = 2e; √MSE has the further factor 1/(2·√MSE).",
         ),
         Mistake(
             "L10",
             "smoothed labels",
-            "The gradient is that of smoothed labels, and the loss is that of plain ones.",
+            "The gradient uses smoothed labels, but the loss uses plain ones.",
             "Use the same target in the loss and in its derivative.",
         ),
         Mistake(
             "B1",
             "upstream gradient replaced by 1",
-            "The backward pass begins with 1 where ∂L/∂ŷ should stand.",
+            "The backward pass begins with 1 instead of ∂L/∂ŷ.",
             "Begin with the derivative of the loss, and multiply each step by the gradient of its "
             "output.",
         ),
         Mistake(
             "D1",
-            "weight gradient from z in place of a",
+            "weight gradient from z instead of a",
             "dW uses the previous layer's output before its activation.",
-            "dW = aᵀ·δ with a, the input that the layer really had.",
+            "dW = aᵀ·δ with a, the actual input of the layer.",
         ),
         Mistake(
             "D2",
@@ -286,8 +286,8 @@ MISTAKES: dict[str, Mistake] = {
         ),
         Mistake(
             "D3",
-            "another batch",
-            "The cache, the inputs or their order belong to another batch than the targets do.",
+            "values of another batch",
+            "The cache, the inputs or their order belong to a different batch from the targets.",
             "Shuffle inputs and targets together and run the forward pass before each backward.",
         ),
         Mistake(
@@ -299,44 +299,44 @@ MISTAKES: dict[str, Mistake] = {
         Mistake(
             "D5",
             "examples missing",
-            "Some examples are not in the gradient: it was assigned in a loop where it should be "
-            "added, or a slice is too short.",
+            "Some examples are not in the gradient: it was assigned in a loop instead of "
+            "accumulated, or a slice is too short.",
             "Add the contribution of every example, and divide by their number.",
         ),
         Mistake(
             "D6",
             "cache overwritten in place",
             "The forward pass changed an array that the backward pass reads, for example by an "
-            "activation in place, so that z is a by then.",
-            "Copy the arrays that the backward needs, or write into another array.",
+            "activation in place, so that z already holds a.",
+            "Copy the arrays that the backward reads, or write into another array.",
         ),
         Mistake(
             "D7",
             "branches overwrite each other",
-            "A variable that is used twice keeps the gradient of one use only: = for +=.",
+            "A variable that is used twice keeps the gradient of one use only: = instead of +=.",
             "Add up the gradients of all uses.",
         ),
         Mistake(
             "D8",
             "weight gradient from another layer's input",
             "dW uses a value of the forward pass that is not the input of its layer.",
-            "dW = xᵀ·δ with the x that the layer was given.",
+            "dW = xᵀ·δ with x, the input of that layer.",
         ),
         Mistake(
             "D9",
-            "weights of examples or outputs",
-            "Examples or outputs count with other weights than in the loss.",
+            "wrong weights of examples or outputs",
+            "Examples or outputs are weighted differently from the loss.",
             "Use the same weights in the loss and in its derivative.",
         ),
         Mistake(
             "N1",
-            "mean of a normalisation taken as a constant",
+            "mean of a normalisation treated as a constant",
             "The mean depends on every input, and a term of it is missing from dx.",
             "dx = r·(dx̂ − mean(dx̂) − x̂·mean(dx̂·x̂)) with dx̂ = γ·dy.",
         ),
         Mistake(
             "N2",
-            "variance of a normalisation taken as a constant",
+            "variance of a normalisation treated as a constant",
             "The variance, or the root mean square, depends on every input, and its term is "
             "missing from dx.",
             "dx = r·(dx̂ − mean(dx̂) − x̂·mean(dx̂·x̂)) with dx̂ = γ·dy; an RMS norm has no mean(dx̂).",
@@ -344,19 +344,19 @@ MISTAKES: dict[str, Mistake] = {
         Mistake(
             "N3",
             "scale of a normalisation without x̂",
-            "dγ multiplies dy by something else than the normalised input x̂.",
+            "dγ multiplies dy by something other than the normalised input x̂.",
             "dγ = Σ dy·x̂ and dβ = Σ dy, over the batch.",
         ),
         Mistake(
             "N4",
-            "factors of a normalisation",
+            "wrong factor in a normalisation",
             "A factor or a sign in the gradient of the normalisation's input is wrong.",
             "dx = r·(dx̂ − mean(dx̂) − x̂·mean(dx̂·x̂)) with dx̂ = γ·dy and r = 1/√(σ² + ε).",
         ),
         Mistake(
             "V1",
             "kernel flipped or its axes swapped",
-            "The backward of a cross-correlation turns the kernel for dx, and for dx alone.",
+            "The backward of a cross-correlation rotates the kernel by 180° for dx, only there.",
             "dW correlates x with dy, without a flip; dx convolves dy with W.",
         ),
         Mistake(
@@ -369,12 +369,12 @@ MISTAKES: dict[str, Mistake] = {
         Mistake(
             "T1",
             "no gradient through time",
-            "The state that a step hands to the next counts as a constant.",
-            "Carry the gradient of the state back from each time step to the one before.",
+            "The state passed from one step to the next is treated as a constant.",
+            "Carry the gradient of the state back from each time step to the previous one.",
         ),
         Mistake(
             "K1",
-            "another convention at a kink",
+            "different convention at a kink",
             "The difference is confined to inputs that are exactly at a kink, where the derivative "
             "is a matter of convention.",
             "Use the same convention, such as relu'(0) = 0, or keep such inputs out of the "

@@ -1,7 +1,7 @@
 """A network as a graph of steps, with every value of its forward pass in float64.
 
 `record` runs a network once and takes combinators apart. Each step keeps its input and its output,
-so that the backward pass can be walked step by step in NumPy, and any step of it can go wrong.
+so that the backward pass can run step by step in NumPy, with a mistake in any step.
 """
 
 from collections.abc import Callable
@@ -22,20 +22,20 @@ from jaxnn.tied import Tied
 from jaxnn.transformations import definitions
 
 INPUT = -1  # the position that stands for the network's input, and for integers
-CLOSE = 1e-10  # relative difference below which two functions are the same
+CLOSE = 1e-10  # relative difference below which two functions count as equal
 
 
 class NotAGraph(Exception):
-    """A layer has several outputs that nothing takes apart."""
+    """A layer has several outputs and cannot be taken apart."""
 
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """What makes a step linear: the places of its leaves, and the orientation of W.
+    """The leaves of a linear step, and the orientation of W.
 
     Attributes:
         w: the position of W among the leaves of the step.
-        b: that of b; `None` if there is none.
+        b: the position of b; `None` if there is none.
         transposed: whether y = x·Wᵀ + b.
     """
 
@@ -52,8 +52,8 @@ class Node:
         apply: the function.
         layer: the layer; `None` for a step that a combinator makes.
         params: its parameters, in float64.
-        places: the same tree: for each entry its index in the vector of all parameters.
-        inputs: the positions of the steps whose outputs it takes.
+        places: a tree like `params`: for each entry, its index in the vector of all parameters.
+        inputs: the positions of the steps whose outputs are its inputs.
         x: its inputs.
         y: its output.
     """
@@ -90,12 +90,12 @@ class Node:
         return slope if close.all() else None
 
     def slope_at(self, v: np.ndarray) -> np.ndarray:
-        """f'(v), of an element-wise step."""
+        """f'(v) of an element-wise step."""
         _, (slope,) = self.pull(np.ones_like(v), x=(v,))
         return slope
 
     def apply_to(self, v: np.ndarray) -> np.ndarray:
-        """f(v), of an element-wise step."""
+        """f(v) of an element-wise step."""
         return self.value((v,))
 
     def value(self, x: tuple[np.ndarray, ...]) -> np.ndarray:
@@ -114,25 +114,25 @@ class Node:
 
     @cached_property
     def op(self) -> ElementwiseOp | None:
-        """The element-wise op of this library that this step is, if it is one."""
+        """The element-wise op of this library that equals this step, if any."""
         own = getattr(self.layer, "op", None)
         return own if isinstance(own, ElementwiseOp) else None
 
     @cached_property
     def kinks(self) -> tuple[float, ...]:
-        """The inputs at which f' jumps, as far as they are known: 0 for an unknown function."""
+        """The inputs at which f' is known to jump; 0 for an unknown function."""
         return (0.0,) if self.op is None else self.op.kinks
 
     @cached_property
     def is_mask(self) -> bool:
-        """Whether f' has one value between two kinks, like relu's."""
+        """Whether f' is piecewise constant, like that of relu."""
         if self.slope is None or not self.kinks:
             return False
         return len(np.unique(self.slope.round(12))) <= len(self.kinks) + 1
 
     @cached_property
     def linear(self) -> Linear | None:
-        """Whether y = x·W + b or y = x·Wᵀ + b, by its numbers."""
+        """The `Linear` of y = x·W + b or y = x·Wᵀ + b, recognised by its values, or `None`."""
         ranks = [leaf.ndim for leaf in self.leaves]
         if len(self.x) != 1 or sorted(ranks) not in ([2], [1, 2]) or self.x[0].ndim < 2:
             return None
@@ -179,7 +179,7 @@ class Node:
         return grads
 
     def pull(self, dy: np.ndarray, params=None, x=None, apply=None):
-        """The gradients of the parameters, as a list, and of the inputs, by JAX.
+        """The gradients of the parameters (a list) and of the inputs, by JAX.
 
         Args:
             dy: the gradient of the output.
@@ -284,7 +284,7 @@ class Recorder:
         return layer.apply(params, x)
 
     def tied(self, layer, params, places, x, key):
-        """A network in which one array stands in two places."""
+        """A network in which two parameters share one array."""
         with jax.enable_x64(True):
             trees = map(layer.params_of_layer, (params, places))
             inside, places = (jax.tree.map(np.asarray, tree) for tree in trees)
@@ -309,13 +309,13 @@ COMBINATORS: dict[type, Callable] = {
 
 
 def record(net: Layer, params, x, key=None) -> list[Node]:
-    """Run a network in float64 and keep each step; none where a step has several outputs.
+    """Run a network in float64 and keep each step; no steps if one has several outputs.
 
     Args:
         net: the network.
         params: its parameters, in float64.
         x: the batch, in float64.
-        key: of a network with random layers.
+        key: the random key, for a network with random layers.
     """
     leaves, tree = jax.tree.flatten(params)
     places = jax.tree.unflatten(tree, places_of(leaves))
@@ -329,7 +329,7 @@ def record(net: Layer, params, x, key=None) -> list[Node]:
 
 
 def places_of(leaves: list[np.ndarray]) -> list[np.ndarray]:
-    """For each entry of each array its index in the vector of all of them."""
+    """For each entry of each array, its index in the concatenation of all arrays."""
     starts = np.cumsum([0, *(leaf.size for leaf in leaves)])
     return [
         start + np.arange(leaf.size).reshape(leaf.shape)
@@ -338,7 +338,7 @@ def places_of(leaves: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def run(net: Layer, params, x, key):
-    """The output, in the training form where inference differs from it."""
+    """The output, in the training form if it differs from inference."""
     return _forward(net, key)(params, x)
 
 
@@ -372,7 +372,7 @@ def _compiled_op(op: Op):
 
 
 def for_op(op: Op, make: Callable):
-    """`make(op)`, kept for the next time unless the op has options that no dictionary takes."""
+    """`make(op)`, cached unless the options of the op are unhashable."""
     try:
         return _kept(op, make)
     except (TypeError, ValueError):
@@ -393,7 +393,7 @@ def _is_floating(leaf) -> bool:
 
 
 def _only_floating(tree):
-    """The one array of floating point of a tree."""
+    """The only floating-point array of a tree."""
     floating = list(filter(_is_floating, jax.tree.leaves(tree)))
     if len(floating) != 1:
         raise NotAGraph

@@ -1,4 +1,4 @@
-"""Steps that normalise, recognised by their numbers, and wrong ways back through them."""
+"""Normalisation steps, recognised by their values, and their wrong gradients."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -19,8 +19,8 @@ class Normalisation(NamedTuple):
         x_hat: x̂.
         r: one over the standard deviation, or over the root mean square.
         gamma: γ of each channel.
-        axes: over which the statistics are.
-        centred: whether there is a μ; there is none in an RMS norm.
+        axes: the axes of the statistics.
+        centred: whether the mean μ is subtracted; an RMS norm does not subtract it.
     """
 
     x: np.ndarray
@@ -31,32 +31,32 @@ class Normalisation(NamedTuple):
     centred: bool
 
     def wrong_dx(self, dy: np.ndarray) -> Iterator[tuple[str, str, np.ndarray]]:
-        """`(mistake, words, dx)` for each wrong way back."""
+        """`(mistake, words, dx)` for each wrong gradient of the input."""
         scaled = dy * self.gamma
         plain = scaled - self._of_mean(scaled)
         if self.centred:
-            yield "N1", "the mean counts as a constant", self.r * (scaled - self._of_r(scaled))
-            yield "N1", "mean and variance count as constants", self.r * scaled
-            yield "N2", "the variance counts as a constant", self.r * plain
+            yield "N1", "the mean is treated as a constant", self.r * (scaled - self._of_r(scaled))
+            yield "N1", "mean and variance are treated as constants", self.r * scaled
+            yield "N2", "the variance is treated as a constant", self.r * plain
         else:
-            yield "N2", "the root mean square counts as a constant", self.r * scaled
+            yield "N2", "the root mean square is treated as a constant", self.r * scaled
         yield "N4", "γ is missing", self.r * (dy - self._of_mean(dy) - self._of_r(dy))
         right = plain - self._of_r(scaled)
         yield "N4", "the division by the deviation is missing", right
         n = np.prod([self.x.shape[axis] for axis in self.axes])
         summed = scaled - n * self._of_mean(scaled) - n * self._of_r(scaled)
-        yield "N4", "sums stand in place of the means", self.r * summed
+        yield "N4", "sums instead of the means", self.r * summed
         wrong_sign = scaled - self._of_mean(scaled) + self._of_r(scaled)
         yield "N4", "the term of the variance has the wrong sign", self.r * wrong_sign
 
     def wrong_dgamma(self, dy: np.ndarray) -> Iterator[tuple[str, str, np.ndarray]]:
-        """`(mistake, words, dγ)`, wrong in the factor of dy."""
+        """`(mistake, words, dγ)` with a wrong factor of dy."""
         axes = tuple(range(dy.ndim - 1))
-        yield "N3", "dβ stands in place of dγ", dy.sum(axes)
-        yield "N3", "x stands in place of x̂", (dy * self.x).sum(axes)
-        yield "N3", "y stands in place of x̂", (dy * self.gamma * self.x_hat).sum(axes)
+        yield "N3", "dβ instead of dγ", dy.sum(axes)
+        yield "N3", "x instead of x̂", (dy * self.x).sum(axes)
+        yield "N3", "y instead of x̂", (dy * self.gamma * self.x_hat).sum(axes)
         centred = self.x - self.x.mean(self.axes, keepdims=True)
-        yield "N3", "x − μ stands in place of x̂", (dy * centred).sum(axes)
+        yield "N3", "x − μ instead of x̂", (dy * centred).sum(axes)
 
     def _of_mean(self, dy):
         return dy.mean(self.axes, keepdims=True) if self.centred else 0 * dy
@@ -66,7 +66,7 @@ class Normalisation(NamedTuple):
 
 
 def normalisation(node: Node) -> Normalisation | None:
-    """What a step normalises, or `None`."""
+    """The normalisation that a step computes, or `None`."""
     if len(node.x) != 1 or node.x[0].shape != node.y.shape or node.y.ndim < 2:
         return None
     (x,), y = node.x, node.y

@@ -1,4 +1,4 @@
-"""The result of `diagnose`, for people to read and for programs to use."""
+"""The result of `diagnose`, as text and as data."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -29,10 +29,10 @@ class NamedMistake(NamedTuple):
 
     Attributes:
         id: the id of the mistake in `MISTAKES`.
-        name: a few words.
-        leaves: the paths of the leaves that it makes wrong.
+        name: a short description.
+        leaves: the paths of the affected leaves.
         explanation: its effect on these leaves and its meaning.
-        fix: the cure.
+        fix: the way to correct it.
     """
 
     id: str
@@ -44,13 +44,13 @@ class NamedMistake(NamedTuple):
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Where gradients are wrong and why.
+    """The wrong gradients of a network and their causes.
 
     Attributes:
         leaves: every array of the gradients.
-        mistakes: those that explain the wrong leaves; all of them if several give the same numbers.
-        where: a sentence on the part of the backward pass at fault.
-        equivalent: whether several explanations fit, each of which is enough.
+        mistakes: the mistakes that explain the wrong leaves; all candidates if several fit equally.
+        where: a sentence that names the wrong part of the backward pass.
+        equivalent: whether several explanations fit, each of them sufficient.
     """
 
     leaves: list[LeafVerdict]
@@ -60,12 +60,12 @@ class Diagnosis:
 
     @property
     def ok(self) -> bool:
-        """Every leaf is right."""
+        """Whether every leaf is right."""
         return all(leaf.ok for leaf in self.leaves)
 
     @property
     def unknown(self) -> bool:
-        """A leaf is wrong and no known mistake gives these numbers."""
+        """Whether a leaf is wrong and no known mistake gives these numbers."""
         return not self.ok and not self.mistakes
 
     def raise_if_failed(self) -> None:

@@ -1,8 +1,8 @@
 """The search for the mistakes that give a wrong gradient, along the backward pass.
 
-It walks from the loss to the input, as the backward pass does, and carries the δ that somebody has
-who made certain mistakes so far. At each step the mistakes that can be made there are tried, and at
-each leaf of the parameters the gradient in question decides which of them go on. So two mistakes in
+It walks from the loss to the input, as the backward pass does, and carries the δ that results from
+the mistakes assumed so far. At each step it tries the mistakes that are possible there, and at each
+leaf of the parameters the gradient under test decides which of them survive. So two mistakes in
 different places cost no more than each of them alone.
 """
 
@@ -23,12 +23,12 @@ from jaxnn.gradcheck.diagnosis.wrong_steps import Way, WrongSteps
 
 MOST = 4.0  # the cost of an explanation with mistakes in δ
 DECAYS = (0.9, 1.0, 0.5, 0.99)  # of a velocity
-MOST_OF_LEAVES = 8.0  # the cost of one with mistakes in leaves alone
-SECONDS = 6.0  # of this thread's time on the processor
+MOST_OF_LEAVES = 8.0  # the cost of one with mistakes in leaves only
+SECONDS = 6.0  # of this thread's CPU time
 
 
 class Explanation(NamedTuple):
-    """Mistakes that together give the gradients, each with the positions of its leaves."""
+    """Mistakes that together produce the gradients, each with the positions of its leaves."""
 
     leaves: dict[Key, list[int]]
     cost: float
@@ -39,10 +39,10 @@ class Arrived(NamedTuple):
 
     Attributes:
         delta: the part.
-        trail: the mistakes on its way.
+        trail: the mistakes on its path.
         source: the position of the step that it came from; `None` for the loss.
         dy: δ at the output of that step.
-        before: the mistakes on the way to that step.
+        before: the mistakes on the path to that step.
     """
 
     delta: np.ndarray
@@ -53,14 +53,14 @@ class Arrived(NamedTuple):
 
 
 class State(NamedTuple):
-    """How far a walk has come.
+    """The state of a walk.
 
     Attributes:
-        position: of the step that is next, from the last to the first.
-        arrived: for each step still to come, the parts of its δ.
-        contributions: for each leaf, its gradient by each use so far.
+        position: the position of the next step, from the last to the first.
+        arrived: for each remaining step, the parts of its δ.
+        contributions: for each leaf, its gradient from each use so far.
         keys: the mistakes made.
-        open: those in δ that no leaf has shown yet.
+        open: the mistakes in δ that no leaf has shown yet.
         leaves: the leaves of each mistake.
     """
 
@@ -72,11 +72,11 @@ class State(NamedTuple):
     leaves: tuple[tuple[Key, int], ...]
 
     def cost(self) -> float:
-        """Of all mistakes made."""
+        """The cost of all mistakes made."""
         return sum((key.cost for key in self.keys), 0.0)
 
     def made(self, *keys: Key) -> "State":
-        """The same with more mistakes in δ."""
+        """The same state with more mistakes in δ."""
         new = frozenset(keys) - self.keys
         return self._replace(keys=self.keys | new, open=self.open | new)
 
@@ -107,14 +107,14 @@ class Search:
         self.deadline = time.thread_time() + SECONDS if deadline is None else deadline
 
     def explanations(self) -> list[Explanation]:
-        """Those with the fewest mistakes; none where nothing that is known fits."""
+        """The explanations with the fewest mistakes; none if no known mistake fits."""
         found = self._found()
         if not found and self.graph.previous_gradient is not None:
             found = self._beside_previous(self.graph.previous_gradient)
         return found
 
     def _beside_previous(self, previous) -> list[Explanation]:
-        """Explanations of what is left without a multiple of the previous gradient."""
+        """Explanations of the remainder after subtracting a multiple of the previous gradient."""
         everything = list(range(len(self.mine)))
         deadline = time.thread_time() + SECONDS
         for decay in self._decays(previous):
@@ -131,12 +131,12 @@ class Search:
             search = Search(alone, rest, self.tolerance, self.bounds, wrong, deadline)
             found = search.explanations()
             if found:
-                key = Key("D4", f"{decay:g} times the previous gradient is in it")
+                key = Key("D4", f"it includes {decay:g} times the previous gradient")
                 return [Explanation({key: everything} | e.leaves, e.cost + 1) for e in found]
         return []
 
     def _decays(self, previous) -> list[float]:
-        """The multiples of the previous gradient that a leaf or more have beside the truth."""
+        """The multiples of the previous gradient that a leaf contains in addition to the truth."""
         triples = zip(self.graph.truth, previous, self.mine, strict=True)
         read = {round(coefficients(*triple, self.constants.near)[1], 6) for triple in triples}
         return sorted(read - {0.0}) or list(DECAYS)
@@ -152,7 +152,7 @@ class Search:
         return _distinct([e for e in found if e.cost <= best + 1e-9])
 
     def _last_uses(self) -> dict[int, int]:
-        """For each leaf the first step that uses it, the last on the way back."""
+        """For each leaf, the first step that uses it, which is the last on the way back."""
         last: dict[int, int] = {}
         for i, node in enumerate(self.graph.nodes):
             for place in node.places_of_leaves:
@@ -161,7 +161,7 @@ class Search:
         return last
 
     def _of_wholes(self) -> Iterator[Explanation]:
-        """Explanations of the leaves one by one, from a prediction of all of them."""
+        """Explanations of the leaves one by one, from a prediction of all leaves."""
         for prediction in [
             Prediction(None, self.graph.truth),
             *predictions(self.graph, self.mine, self.constants),
@@ -175,7 +175,7 @@ class Search:
                 yield from self._chosen(prediction, options)
 
     def _simple_options(self, leaf: Leaf, gradient) -> list[Keys]:
-        """What a leaf may have beside a constant, where no step is known."""
+        """The mistakes possible in a leaf, besides a constant, if no step is known."""
         plain = leaf.multiples(gradient)
         if plain:
             return plain
@@ -200,7 +200,7 @@ class Search:
                 yield Explanation(leaves, sum(key.cost for key in leaves))
 
     def _are_supported(self, leaves: dict[Key, list[int]]) -> bool:
-        """A fitted number counts where a leaf of more than two entries shows it."""
+        """Whether each fitted number shows in a leaf of more than two entries."""
         return all(
             any(self.graph.params[i].size > 2 for i in positions)
             for key, positions in leaves.items()
@@ -248,7 +248,7 @@ class Search:
             yield self._start(position, delta, key)
 
     def _double_starts(self) -> Iterator[State]:
-        """Two mistakes at the output: a wrong δ whose rows or columns have weights as well."""
+        """Two mistakes at the output: a wrong δ whose rows or columns are also weighted."""
         graph = self.graph
         for key, position, delta in [*self.beginnings, *self._wrong_outputs()]:
             if position == graph.end and graph.z < graph.end and graph.output is not None:
@@ -258,7 +258,7 @@ class Search:
                     yield self._start(graph.z, weighted, key, other)
 
     def _wrong_outputs(self) -> Iterator[Beginning]:
-        """δ at z after a wrong way back through the activation of the output."""
+        """δ at z after a wrong backward step through the activation of the output."""
         if self.graph.z == self.graph.end - 1:
             for way in self.steps.ways(self.graph.end, self.graph.deltas[self.graph.end]):
                 if way.dx[0] is not None:
@@ -296,13 +296,13 @@ class Search:
         )  # fmt: skip
         yield from self._through(state, i, whole)
         for part in parts if len(parts) > 1 else ():
-            key = Key("D7", "the gradient of one use only")
+            key = Key("D7", "only the gradient of one use")
             yield from self._through(
                 state.made(key), i, part._replace(trail=part.trail | {key}, source=None)
             )
 
     def _through(self, state: State, i: int, part: Arrived) -> Iterator[State]:
-        """Past a step, with all that can go wrong there."""
+        """The states past a step, with each mistake possible there."""
         node = self.graph.nodes[i]
         dparams = node.dparams(part.delta)
         passes_on = any(j >= 0 for j in node.inputs)
@@ -335,18 +335,18 @@ class Search:
         yield from self._updated(i, part.delta, scales)
 
     def _updated(self, i: int, dy: np.ndarray, scales) -> Iterator[Way]:
-        """δ passed back through W − η·dW with the η that the next leaf below tells."""
+        """δ passed back through W − η·dW, with η read from the next leaf below."""
         node = self.graph.nodes[i]
         if node.linear is None or self.graph.learning_rate:
             return
         for step in self.steps.updates(node, dy, scales):
             rate = self._fitted_rate(node.inputs[0], node.dx(dy)[0], dy @ step.T)
             if rate is not None:
-                key = Key("D2", f"W − {rate:.4g}·dW stands in place of W")
+                key = Key("D2", f"W − {rate:.4g}·dW instead of W")
                 yield Way(key, (dy @ (node.weight - rate * step).T,))
 
     def _fitted_rate(self, position: int, dx, change) -> float | None:
-        """η where the next leaf below is a multiple of that of dx − η·change."""
+        """η if the next leaf below is a multiple of that for dx − η·change."""
         while position >= 0 and not self.graph.nodes[position].leaves:
             node = self.graph.nodes[position]
             if len(node.inputs) != 1:
@@ -371,7 +371,7 @@ class Search:
         return None
 
     def _passed(self, state: State, i: int, part: Arrived, dxs, trail: Keys) -> State:
-        """The state with δ handed to the inputs of a step."""
+        """The state with δ passed to the inputs of a step."""
         arrived = dict(state.arrived)
         for j, dx in zip(self.graph.nodes[i].inputs, dxs, strict=False):
             if j >= 0 and dx is not None:
@@ -424,13 +424,13 @@ class Search:
         return [(keys, trail) for keys in self.leaves[leaf].multiples(total, penalties)]
 
     def _penalised(self, leaf: int, uses) -> list[tuple[Keys, Keys]]:
-        """The same for each term of a penalty."""
+        """Like `_plain`, for each term of a penalty."""
         total = sum(grad for grad, _ in uses)
         trail = frozenset().union(*(trail for _, trail in uses))
         return [(keys, trail) for keys in self.leaves[leaf].penalised(total)]
 
     def _unusual(self, state, i, j, leaf, part: Arrived, uses) -> Iterator[tuple[Keys, Keys]]:
-        """The same for the mistakes of this leaf alone."""
+        """Like `_plain`, for the mistakes that affect only this leaf."""
         own = self.leaves[leaf]
         trail = frozenset().union(*(trail for _, trail in uses))
         if (key := own.without()) is not None:
@@ -439,7 +439,7 @@ class Search:
         if len(uses) > 1:
             for grad, trail_of_use in uses:
                 for keys in own.multiples(grad):
-                    yield keys | {Key("D7", "one use of the parameter only")}, trail_of_use
+                    yield keys | {Key("D7", "only one use of the parameter")}, trail_of_use
         total = sum(grad for grad, _ in uses)
         for keys in own.changed(total):
             yield keys, trail
@@ -454,11 +454,11 @@ class Search:
                 yield keys | {key}, part.before
 
     def _is_whole(self, i, j, leaf) -> bool:
-        """Whether the leaf of a step is a leaf of the parameters as it stands."""
+        """Whether the leaf of a step is a whole leaf of the parameters."""
         return self.graph.nodes[i].leaves[j].shape == self.graph.params[leaf].shape
 
     def _alternatives(self, i: int, part: Arrived, ids=()) -> Iterator[tuple[Key, np.ndarray]]:
-        """Wrong δ at a step by a mistake in the step after it, or at the output."""
+        """Wrong δ at a step from a mistake in the next step, or at the output."""
         if part.source is not None and part.dy is not None:
             after = self.graph.nodes[part.source]
             for way in self.steps.ways(part.source, part.dy, ids=ids):
@@ -484,14 +484,14 @@ class Search:
 
 
 def _common_bound(mine: list[np.ndarray]) -> float | None:
-    """The largest size of an entry, if several entries have it."""
+    """The largest absolute value of an entry, if several entries attain it."""
     entries = np.abs(np.concatenate([m.ravel() for m in mine])) if mine else np.zeros(0)
     bound = float(entries.max(initial=0.0))
     return bound if np.sum(entries >= bound * (1 - 1e-12)) > 2 and bound else None
 
 
 def _few(options: list[list[Keys]]) -> Iterator[tuple[Keys, ...]]:
-    """Choices for each leaf that together need the fewest mistakes."""
+    """A choice for each leaf, with the fewest mistakes in total."""
     best: dict[frozenset, tuple[Keys, ...]] = {NOTHING: ()}
     for choices in options:
         grown: dict[frozenset, tuple[Keys, ...]] = {}
@@ -504,7 +504,7 @@ def _few(options: list[list[Keys]]) -> Iterator[tuple[Keys, ...]]:
 
 
 def _distinct(explanations: list[Explanation]) -> list[Explanation]:
-    """One explanation for each set of mistakes, whatever the variant."""
+    """One explanation for each set of mistakes, regardless of the variant."""
     chosen: dict[frozenset, Explanation] = {}
     for explanation in explanations:
         ids = frozenset(key.id for key in explanation.leaves)

@@ -10,7 +10,7 @@ from jaxnn.gradcheck.diagnosis.keys import Constants, Key
 
 
 class Prediction(NamedTuple):
-    """The gradients under a mistake; `None` as the key for the truth."""
+    """The gradients under a mistake; the key `None` stands for the truth."""
 
     key: Key | None
     leaves: list[np.ndarray]
@@ -20,9 +20,9 @@ def predictions(graph: Graph, mine, constants: Constants) -> Iterator[Prediction
     """The gradients under each of these mistakes.
 
     Args:
-        graph: of the network.
-        mine: the gradients in question, from which the coefficients of a velocity are read.
-        constants: those with a meaning.
+        graph: the graph of the network.
+        mine: the gradients under test, from which the coefficients of a velocity are read.
+        constants: the meaningful constants.
     """
     if graph.previous_gradient is not None:
         yield from _with_previous(graph, mine, graph.previous_gradient, constants)
@@ -33,7 +33,7 @@ def predictions(graph: Graph, mine, constants: Constants) -> Iterator[Prediction
 
 
 def _with_previous(graph: Graph, mine, previous, constants) -> Iterator[Prediction]:
-    """A multiple of the truth and one of the previous gradient, as one leaf or more have them."""
+    """A multiple of the truth plus one of the previous gradient, as found in at least one leaf."""
     seen: list[float] = []
     for now, before, given in zip(graph.truth, previous, mine, strict=True):
         a, b = coefficients(now, before, given, constants.near)
@@ -41,13 +41,13 @@ def _with_previous(graph: Graph, mine, previous, constants) -> Iterator[Predicti
         if a and is_new and 1e-4 < abs(b / a) < 1e4 and abs(a - b) > 1e-4 * abs(a):
             seen.append(b / a)
             told = f"{a:.4g} times the gradient and {b:.4g} times the previous one"
-            factor = 1.0 if constants.is_named(a) else a  # the factor is then another mistake
+            factor = 1.0 if constants.is_named(a) else a  # the factor is then a separate mistake
             leaves = [factor * (t + b / a * p) for t, p in zip(graph.truth, previous, strict=True)]
             yield Prediction(Key("D4", told), leaves)
 
 
 def coefficients(now, before, given, near: float) -> tuple[float, float]:
-    """a and b where given = a·now + b·before for a leaf; zeros where it is something else."""
+    """a and b with given = a·now + b·before for a leaf; zeros if it has no such form."""
     if given is None or given.shape != now.shape or given.size < 4 or not np.isfinite(given).all():
         return 0.0, 0.0
     matrix = np.stack([now.ravel(), before.ravel()], axis=1)
@@ -57,7 +57,7 @@ def coefficients(now, before, given, near: float) -> tuple[float, float]:
 
 
 def _of_broadcast_bias(graph: Graph) -> Iterator[Prediction]:
-    """A bias added along the batch, where the batch has as many examples as the layer units."""
+    """A bias added along the batch, if the batch has as many examples as the layer has units."""
     for i, node in enumerate(graph.nodes):
         if node.linear is None or node.linear.b is None or len(node.y) != node.y.shape[-1]:
             continue
@@ -73,7 +73,7 @@ def _of_broadcast_bias(graph: Graph) -> Iterator[Prediction]:
 
 
 def _rerun(graph: Graph, i: int, y: np.ndarray) -> Graph:
-    """The graph with another output of step i, and all that follows from it."""
+    """The graph with a different output of step i and its consequences."""
     nodes = list(graph.nodes)
     nodes[i] = nodes[i].with_values(nodes[i].x, y)
     for j in range(i + 1, len(nodes)):

@@ -7,19 +7,19 @@ from jaxnn.gradcheck.diagnosis.mistakes import MISTAKES
 CONSTANT_MEANING = {
     "C1": "a sign is lost, such as that of the error or of the loss.",
     "C2": "the 1/N of the mean is missing.",
-    "C3": "something divides by N once too often, such as a mean in place of a sum.",
-    "C5": "a 2 or a ½ of the loss is missing or there twice.",
-    "C6": "the mean over the outputs is missing or not in the loss.",
+    "C3": "something divides by N once too often, such as a mean instead of a sum.",
+    "C5": "a 2 or a ½ of the loss is missing or present twice.",
+    "C6": "the mean over the outputs is missing, or is not part of the loss.",
     "C7": "this is the update, not the gradient.",
     "C9": "the gradient was clipped by its norm.",
     "L8": "the root of the loss was differentiated.",
-    "C8": "several constants are missing or there twice.",
+    "C8": "several constants are missing or present twice.",
 }
 MULTIPLES_OF_DECAY = {
-    -1.0: "the term of weight decay is missing.",
-    1.0: "the term of weight decay is there once too often.",
-    -2.0: "the term of weight decay has the wrong sign.",
-    -0.5: "the term of weight decay is half of what it should be.",
+    -1.0: "the weight decay term is missing.",
+    1.0: "the weight decay term is included once too often.",
+    -2.0: "the weight decay term has the wrong sign.",
+    -0.5: "the weight decay term is half as large as it should be.",
 }
 
 
@@ -29,8 +29,8 @@ def sentence(key: Key, leaves: list[str], graph: Graph, alone: bool = True) -> s
     Args:
         key: the mistake and its constant.
         leaves: the paths.
-        graph: of the network.
-        alone: whether no other mistake is in these leaves.
+        graph: the graph of the network.
+        alone: whether these leaves have no other mistake.
     """
     names = ", ".join(f"params{path}" for path in leaves)
     several = len(leaves) > 1
@@ -43,16 +43,16 @@ def sentence(key: Key, leaves: list[str], graph: Graph, alone: bool = True) -> s
     if key.id == "R1" and key.constant is not None:
         differs = f"{names} {'differ' if several else 'differs'} from the true gradient by "
         if not alone:
-            differs = f"{names} {'hold' if several else 'holds'} as a further term "
+            differs = f"{names} {'contain' if several else 'contains'} the extra term "
         meaning = _meaning_of_decay(key, leaves, graph)
         return f"{differs}{key.constant:g} × {key.words}: {meaning}"
     if key.id == "Z1" and key.words:
         return f"{names} {verb} missing from the gradients. {MISTAKES['Z1'].explanation}"
     if key.id == "Z2":
-        return f"{names} {'hold' if several else 'holds'} {key.words}. {MISTAKES['Z2'].explanation}"
-    made = f"{names} {verb} as this mistake makes {'them' if several else 'it'}"
+        return f"{names} {'have' if several else 'has'} {key.words}. {MISTAKES['Z2'].explanation}"
+    made = f"{names} {verb} exactly as this mistake makes {'them' if several else 'it'}"
     if not alone:
-        made = f"{names} {'have' if several else 'has'} this mistake beside another"
+        made = f"{names} {'have' if several else 'has'} this mistake in addition to another"
     told = f" ({key.words})" if key.words else ""
     return f"{made}{told}. {MISTAKES[key.id].explanation}"
 
@@ -63,17 +63,17 @@ def _number(key) -> str:
 
 def _meaning_of_constant(key: Key) -> str:
     if key.words == FITTED:
-        return "a number such as a learning rate or a momentum is in the gradient."
+        return "the gradient contains a number such as a learning rate or a momentum."
     return CONSTANT_MEANING[key.id]
 
 
 def _meaning_of_decay(key: Key, leaves: list[str], graph: Graph) -> str:
     c, decay = key.constant or 0.0, graph.weight_decay
     if key.words == "its sign":
-        return f"a term of an L1 penalty is {'missing' if c < 0 and decay else 'added'}."
+        return f"an L1 penalty term is {'missing' if c < 0 and decay else 'added'}."
     if decay and not any(path.endswith("['w']") for path in leaves):
-        return "a parameter that is no weight is decayed."
+        return "weight decay is applied to a parameter that is not a weight."
     for multiple, meaning in MULTIPLES_OF_DECAY.items():
         if decay and abs(c / decay - multiple) < 1e-2:
             return meaning
-    return "a term of an L2 penalty is missing." if c < 0 else "a term of an L2 penalty is added."
+    return "an L2 penalty term is missing." if c < 0 else "an L2 penalty term is added."

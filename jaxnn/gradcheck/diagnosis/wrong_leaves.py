@@ -1,4 +1,4 @@
-"""Mistakes that show in one leaf alone: its shape, its factors, rows, constants, penalties."""
+"""Mistakes that show in a single leaf: its shape, factors, rows, constants, penalties."""
 
 from collections.abc import Iterator
 
@@ -13,12 +13,12 @@ from jaxnn.gradcheck.diagnosis.wrong_steps import WrongSteps
 
 Keys = frozenset[Key]
 NOTHING: Keys = frozenset()
-CLOSER = 0.3  # the most that an explanation's error is of the truth's
-ENTRIES = 30  # from which the signs alone tell one gradient from another
+CLOSER = 0.3  # the largest ratio of an explanation's error to the truth's
+ENTRIES = 30  # from which the signs alone distinguish gradients
 
 
 class Leaf:
-    """One leaf of the gradients in question, compared with predictions of it."""
+    """One leaf of the gradients under test, compared with predictions of it."""
 
     def __init__(self, graph: Graph, i: int, mine, constants: Constants, tolerance: Tolerance,
                  bound: float):  # fmt: skip
@@ -34,11 +34,11 @@ class Leaf:
         self.is_noise = self.finite and not self.is_right and mine.any() and graph.vanishes(mine)
 
     def multiples(self, gradient: np.ndarray, penalties: Keys = NOTHING) -> list[Keys]:
-        """The constants by which this gradient, with weight decay, gives the leaf.
+        """The constants that turn this gradient, with weight decay, into the leaf.
 
         Args:
-            gradient: of the leaf, without weight decay.
-            penalties: terms of a penalty that other leaves have, to try as well.
+            gradient: the gradient of the leaf, without weight decay.
+            penalties: penalty terms found in other leaves, to be tried as well.
         """
         if not self.finite:
             return []
@@ -54,7 +54,7 @@ class Leaf:
         return found
 
     def _decayed(self, gradient: np.ndarray) -> np.ndarray:
-        """A gradient with the term of weight decay, transposed if it is."""
+        """A gradient with the weight decay term, transposed if the gradient is."""
         if gradient.shape == self.truth.shape:
             return gradient + self.decay
         transposed = gradient.ndim == 2 and gradient.shape == self.truth.shape[::-1]
@@ -77,7 +77,7 @@ class Leaf:
         return [] if self.clip is None else self._clipped(value, self.clip)
 
     def _clipped(self, value, bound: float) -> list[Keys]:
-        """The constants by which this gradient, clipped entry by entry, gives the leaf."""
+        """The constants that turn this gradient, clipped entry by entry, into the leaf."""
         inside = np.abs(self.mine) < bound * (1 - 1e-9)
         clipped = frozenset([Key("C9", f"clipped to ±{bound:.4g}")])
         if not inside.any():
@@ -89,21 +89,21 @@ class Leaf:
         return [clipped | keys for keys in self.constants.keys(c, int(inside.sum()))]
 
     def _signs(self, value) -> list[Keys]:
-        """Whether a leaf of which only signs are left has those of a gradient."""
+        """The mistake of a leaf reduced to signs, if they are those of a gradient."""
         if value.size < ENTRIES and self.graph.error(self.i, value) > 1e-8:
             return []  # few signs fit many gradients
         same = np.sign(self.mine) == np.sign(value)
         return [NOTHING] if same.all() else [frozenset([Key("C1", "−1", -1.0)])] * (not same.any())
 
     def both_vanish(self, gradient: np.ndarray, delta: np.ndarray) -> list[Keys]:
-        """Whether this leaf and a gradient are rounding errors beside δ, and have one shape."""
+        """Whether this leaf and a gradient are rounding errors of δ and have the same shape."""
         tiny = 1e-12 * np.linalg.norm(delta)
         same = self.finite and self.mine.shape == gradient.shape != self.truth.shape
         vanish = same and max(np.linalg.norm(self.mine), np.linalg.norm(gradient)) <= tiny
         return [NOTHING] if vanish else []
 
     def without(self) -> Key | None:
-        """The mistake of a leaf that is missing, not a number, or zero."""
+        """The mistake in a leaf that is missing, NaN or zero."""
         if self.mine is None:
             return Key("Z1", "missing")
         if not self.finite:
@@ -114,7 +114,7 @@ class Leaf:
         return None
 
     def changed(self, gradient: np.ndarray) -> Iterator[Keys]:
-        """What turns this gradient of the leaf into the one in question, other than a constant."""
+        """The changes, other than a constant, that turn this gradient into the one under test."""
         if not self.finite or self.mine.shape != gradient.shape or not self.mine.any():
             return
         value = gradient + self.decay
@@ -134,7 +134,7 @@ class Leaf:
                     yield keys | {Key("Z3", f"zero at {where} along axis {axis}")}
 
     def penalised(self, gradient: np.ndarray) -> Iterator[Keys]:
-        """A term c·θ or c·sign(θ), or both, and a constant."""
+        """A term c·θ, c·sign(θ) or both, and a constant."""
         if not self.finite or not self.theta.any() or self.mine.shape != gradient.shape:
             return
         value = gradient + self.decay
@@ -145,7 +145,7 @@ class Leaf:
                 yield from self._fitted(base, chosen, columns)
 
     def _fitted(self, base, chosen, columns) -> Iterator[Keys]:
-        """Keys where mine = s·base + Σ c·term with a known s."""
+        """The keys if mine = s·base + Σ c·term with a known s."""
         if self.mine.size < 2 * (len(columns) + 1):
             scales = [1.0]
         else:
@@ -170,7 +170,7 @@ class Leaf:
                 yield penalties | keys
 
     def _scale_beside(self, base, columns) -> list[float]:
-        """The coefficient of the gradient beside the terms of a penalty, by least squares."""
+        """The coefficient of the gradient next to penalty terms, by least squares."""
         matrix = np.stack([base.ravel(), *columns], axis=1)
         found, _, rank, _ = np.linalg.lstsq(matrix, self.mine.ravel(), rcond=None)
         if rank < matrix.shape[1]:
@@ -192,7 +192,7 @@ class Leaf:
 
 
 class WrongLeaves:
-    """Other gradients of the leaves of a step than the true one, from the same δ."""
+    """Wrong gradients of the leaves of a step from the right δ."""
 
     def __init__(self, graph: Graph, steps: WrongSteps):
         self.graph, self.steps = graph, steps
@@ -213,7 +213,7 @@ class WrongLeaves:
             yield from _rows_of_bias(as_rows(dy))
         if leaf.ndim > 2:
             spatial = tuple(range(leaf.ndim - 2))
-            yield Key("V1", "its gradient is turned by 180°"), np.flip(right, spatial)
+            yield Key("V1", "its gradient is rotated by 180°"), np.flip(right, spatial)
             for axis in spatial:
                 yield Key("V1", f"its gradient is flipped along axis {axis}"), np.flip(right, axis)
             if leaf.shape[0] == leaf.shape[1]:
@@ -226,15 +226,15 @@ class WrongLeaves:
         yield from _of_table(node, j, dy)
 
     def _inputs(self, i, node) -> Iterator[tuple[Key, np.ndarray]]:
-        """Other inputs of a linear step than the one that it had."""
+        """Wrong inputs of a linear step."""
         (x,), (before,) = node.x, node.inputs
         if before >= 0 and self.graph.nodes[before].slope is not None:
             activation = self.graph.nodes[before]
             if not activation.is_identity:
                 yield Key("D1"), activation.x[0]
-                yield Key("D8", "the derivative f'(z) stands in place of a"), activation.slope
+                yield Key("D8", "the derivative f'(z) instead of a"), activation.slope
                 with np.errstate(all="ignore"):
-                    yield Key("D6", "f(a) stands in place of a"), activation.apply_to(x)
+                    yield Key("D6", "f(a) instead of a"), activation.apply_to(x)
         yield from self._other_values(i, x, before)
         shifts = range(1, len(x)) if len(x) <= EXAMPLES else (1, len(x) - 1)
         for shift in shifts:
@@ -253,11 +253,11 @@ class WrongLeaves:
                     yield Key("D8", "the output of another layer"), other.y
             if other.slope is not None and not other.is_identity and before < 0:
                 with np.errstate(all="ignore"):
-                    yield Key("D6", "f(x) stands in place of x"), other.apply_to(x)
+                    yield Key("D6", "f(x) instead of x"), other.apply_to(x)
         if before >= 0 and np.shape(first := self.graph.nodes[0].x[0]) == x.shape:
             yield Key("D8", "the input of the network"), first
         if len(x) > 1:
-            yield Key("D6", "x − mean(x) stands in place of x"), x - x.mean(0)
+            yield Key("D6", "x − mean(x) instead of x"), x - x.mean(0)
 
     def _rows_of_weight(self, node, j, dy) -> Iterator[tuple[Key, np.ndarray]]:
         n = len(dy)
@@ -267,7 +267,7 @@ class WrongLeaves:
         for row in range(n):
             x, delta = node.x[0][row : row + 1], dy[row : row + 1]
             of_row = node.linear_gradient(x, delta)[j]
-            yield Key("D5", f"only example {row} is in it"), of_row
+            yield Key("D5", f"only example {row} is included"), of_row
             if n > 2:
                 yield Key("D5", f"example {row} is missing"), right - of_row
 
@@ -278,7 +278,7 @@ def _is_sum(right, dy) -> bool:
 
 
 def _of_bias(delta, right) -> Iterator[tuple[Key, np.ndarray]]:
-    """The gradient of a bias under each mistake of shape."""
+    """The gradient of a bias under each shape mistake."""
     width = right.size
     yield Key("S2"), delta
     for rows in (delta.sum(axis=1), delta.mean(axis=1)):
@@ -289,13 +289,13 @@ def _of_bias(delta, right) -> Iterator[tuple[Key, np.ndarray]]:
     yield Key("S4"), right[None]
     yield Key("S4"), right[:, None]
     for row in (0, -1):
-        yield Key("D5", "only one example is in it"), delta[row]
+        yield Key("D5", "only one example is included"), delta[row]
 
 
 def _rows_of_bias(delta) -> Iterator[tuple[Key, np.ndarray]]:
     n = len(delta)
     for row in range(n) if 1 < n <= EXAMPLES else ():
-        yield Key("D5", f"only example {row} is in it"), delta[row]
+        yield Key("D5", f"only example {row} is included"), delta[row]
         if n > 2:
             yield Key("D5", f"example {row} is missing"), delta.sum(0) - delta[row]
     yield Key("S8", "the largest δ, not their sum"), delta.max(0)
@@ -304,7 +304,7 @@ def _rows_of_bias(delta) -> Iterator[tuple[Key, np.ndarray]]:
 
 
 def _of_table(node: Node, j: int, dy) -> Iterator[tuple[Key, np.ndarray]]:
-    """The gradient of a table of rows that are looked up, each row with one use only."""
+    """The gradient of an embedding table that counts only one use of each row."""
     ids = [x for x in node.x if np.issubdtype(x.dtype, np.integer)]
     table = node.leaves[j]
     if len(ids) != 1 or table.ndim != 2 or dy.shape != (*ids[0].shape, table.shape[1]):
@@ -318,6 +318,6 @@ def _of_table(node: Node, j: int, dy) -> Iterator[tuple[Key, np.ndarray]]:
     yield Key("E1", "only the last use of each row counts"), last
     yield Key("E1", "only the first use of each row counts"), first
     yield (
-        Key("E1", "each row has the mean of its uses"),
+        Key("E1", "each row has the mean over its uses"),
         node.dparams(dy)[j] / np.maximum(counts, 1),
     )

@@ -10,8 +10,8 @@ from jaxnn.gradcheck.diagnosis.keys import Key
 from jaxnn.gradcheck.diagnosis.nodes import as_rows
 from jaxnn.gradcheck.diagnosis.wrong_steps import slope_of_output
 
-EXAMPLES = 64  # up to which each example is tried as the only one or the missing one
-COARSE = 1e-3  # the relative error from which nothing can be read
+EXAMPLES = 64  # up to which each example is tried as the only or the missing one
+COARSE = 1e-3  # the relative error above which nothing can be read
 CLASSES = 16  # up to which each shift of the classes is tried
 
 
@@ -20,7 +20,7 @@ class Beginning(NamedTuple):
 
     Attributes:
         key: the mistake.
-        position: of the step at whose output it stands.
+        position: the position of the step whose output it belongs to.
         delta: the gradient of that output.
     """
 
@@ -116,7 +116,7 @@ SIGMOID = (
     ("L3", "σ(p) − y", lambda o: o.w * (sigmoid(o.p) - o.y)),
     ("L3", "with σ'", lambda o: o.w * (sigmoid(o.p) - o.y) * o.p * (1 - o.p)),
     ("L6", "no logarithm", lambda o: o.w * (1 - 2 * o.y) * o.p * (1 - o.p)),
-    ("L6", "softmax for σ", lambda o: o.w * (softmax(o.z) - o.y)),
+    ("L6", "softmax instead of σ", lambda o: o.w * (softmax(o.z) - o.y)),
     ("L6", "tanh(z) − y", lambda o: o.w * (np.tanh(o.z) - o.y)),
     ("L6", "only the term of y", lambda o: -o.w * o.y * (1 - o.p)),
     ("L6", "only the term of y, as −y/p", lambda o: -o.w * o.y / o.p),
@@ -129,7 +129,7 @@ SIGMOID = (
         lambda o: -o.w * (o.y / o.p + (1 - o.y) / (1 - o.p)),
     ),
     ("L6", "the target is missing from p − y", lambda o: o.w * o.p),
-    ("L6", "y and 1 − y exchanged", lambda o: o.w * (o.p - (1 - o.y))),
+    ("L6", "y and 1 − y swapped", lambda o: o.w * (o.p - (1 - o.y))),
     ("L6", "half the squared error", lambda o: o.w * o.e * o.p * (1 - o.p)),
     ("L6", "the squared error", lambda o: 2 * o.w * o.e * o.p * (1 - o.p)),
     *((mistake.replace("L5", "L6"), words, delta) for mistake, words, delta in PROBABILITIES),
@@ -147,7 +147,7 @@ ERRORS = (
     ("L8", "e clipped to ±1, kept inside", lambda o: o.w * np.where(abs(o.e) > 1, 0, o.e)),
     ("L8", "the norm of each error", lambda o: o.w * o.e / _norms(o.e)),
 )
-"""Errors in place of ∂L/∂ŷ, at the prediction, whatever the loss."""
+"""Wrong ∂L/∂ŷ at the prediction, for any loss."""
 
 SQUARED = (
     (
@@ -179,7 +179,7 @@ FAMILIES = {"softmax": SOFTMAX, "sigmoid": SIGMOID, "squared": SQUARED, "": ()}
 """Wrong δ at z of each family: the mistake, the variant, and `(output) -> δ`."""
 
 OTHER_LOSSES = {"softmax": "L5", "sigmoid": "L6", "squared": "L8", "": "L8"}
-"""The mistake of another loss than that of each family."""
+"""The mistake of using the wrong loss, by family."""
 
 
 def _cross_entropy_delta(o):
@@ -189,7 +189,7 @@ def _cross_entropy_delta(o):
 
 
 def beginnings(graph: Graph) -> Iterator[Beginning]:
-    """The wrong beginnings that do not depend on the gradient in question."""
+    """The wrong beginnings that do not depend on the gradient under test."""
     truths = {i: graph.deltas[i] for i in (graph.end, graph.z)}
     with np.errstate(all="ignore"):
         for beginning in _all(graph):
@@ -229,7 +229,7 @@ def _derivatives_of_error(graph: Graph, o: Output) -> Iterator[Beginning]:
 
 
 def _targets(graph: Graph) -> Iterator[tuple[Key, np.ndarray]]:
-    """Other targets in place of the true ones."""
+    """Wrong targets."""
     target = graph.target
     if not isinstance(target, np.ndarray) or target.ndim == 0:
         return
@@ -259,19 +259,19 @@ def _targets(graph: Graph) -> Iterator[tuple[Key, np.ndarray]]:
 
 
 def _of_examples(graph: Graph) -> Iterator[tuple[Key, np.ndarray]]:
-    """A factor for each row of δ: one example alone, or missing."""
+    """A factor for each row of δ: only one example, or one missing."""
     delta = graph.deltas[graph.z]
     n = len(delta)
     shape = (n,) + (1,) * (delta.ndim - 1)
     for i in range(n) if 1 < n <= EXAMPLES else ():
         only = np.arange(n).reshape(shape) == i
-        yield Key("D5", f"only example {i} is in it"), 1.0 * only
+        yield Key("D5", f"only example {i} is included"), 1.0 * only
         if n > 2:
             yield Key("D5", f"example {i} is missing"), 1.0 * ~only
             yield Key("D9", f"example {i} counts twice"), 1.0 + only
             if 1 < i < n - 1:
                 before = np.arange(n).reshape(shape) < i
-                yield Key("D5", f"only the first {i} examples are in it"), 1.0 * before
+                yield Key("D5", f"only the first {i} examples are included"), 1.0 * before
                 yield Key("D5", f"the first {i} examples are missing"), 1.0 * ~before
     if graph.weights is not None and graph.weights.shape == (n,):
         with np.errstate(all="ignore"):
@@ -280,19 +280,19 @@ def _of_examples(graph: Graph) -> Iterator[tuple[Key, np.ndarray]]:
                 (1 / graph.weights).reshape(shape),
             )
             yield (
-                Key("D9", "the weights of the examples are there twice"),
+                Key("D9", "the weights of the examples are applied twice"),
                 graph.weights.reshape(shape),
             )
 
 
 def readings(graph: Graph, mine, match: float, base=None) -> Iterator[Beginning]:
-    """Wrong beginnings that are read from the gradient of the last linear layer.
+    """Wrong beginnings read from the gradient of the last linear layer.
 
     Args:
-        graph: of the network.
-        mine: the gradients in question.
+        graph: the graph of the network.
+        mine: the gradients under test.
         match: the relative error up to which two gradients are equal.
-        base: δ at z, whose rows or columns may have weights; by default the true one.
+        base: δ at z, whose rows or columns may be weighted; by default the true δ.
     """
     node = graph.nodes[graph.z]
     if node.linear is None or match > COARSE:
@@ -340,7 +340,7 @@ def _in_a_row(arrays) -> np.ndarray:
 
 
 def _fit_everywhere(graph: Graph, mine, deltas, match) -> np.ndarray | None:
-    """The coefficients with which these δ at z together give the gradients of all leaves."""
+    """The coefficients with which these δ at z combine to the gradients of all leaves."""
     if not all(_fits(m, leaf) for m, leaf in zip(mine, graph.params, strict=True)):
         return None
     shape = graph.deltas[graph.z].shape
@@ -350,7 +350,7 @@ def _fit_everywhere(graph: Graph, mine, deltas, match) -> np.ndarray | None:
 
 
 def _fit(columns, wanted, n_equations, match) -> np.ndarray | None:
-    """The coefficients with which these columns together give a gradient, if they do so closely."""
+    """The coefficients with which these columns combine to a gradient, if the fit is close."""
     if len(columns) + 2 > n_equations:
         return None
     matrix = np.stack(columns, axis=1)
@@ -364,7 +364,7 @@ def _fit(columns, wanted, n_equations, match) -> np.ndarray | None:
 
 
 def _scale(weights) -> float:
-    """The weight that most entries other than zero have; 1 if all of several differ."""
+    """The most common nonzero weight; 1 if all of several differ."""
     seen = weights[np.abs(weights) > 1e-6 * np.abs(weights).max()]
     counts = [np.sum(np.isclose(seen, w, rtol=1e-6)) for w in seen]
     most = int(np.argmax(counts))
@@ -372,7 +372,7 @@ def _scale(weights) -> float:
 
 
 def _key_of_rows(weights, near) -> Key | None:
-    """The mistake that gives each example such a weight."""
+    """The mistake that weights the examples like this."""
     relative = weights / _scale(weights)
     if np.allclose(relative, 1, atol=near):
         return None
@@ -380,18 +380,18 @@ def _key_of_rows(weights, near) -> Key | None:
     others = np.flatnonzero(~np.isclose(relative, 1, rtol=near) & (np.abs(relative) >= near))
     if missing.size and not others.size:
         if len(weights) - missing.size == 1:
-            return Key("D5", f"only example {int(np.argmax(np.abs(relative)))} is in it")
+            return Key("D5", f"only example {int(np.argmax(np.abs(relative)))} is included")
         kept = len(weights) - missing.size
         several = f"{missing.size} examples are missing, such as example {missing[0]}"
         words = f"example {missing[0]} is missing" if missing.size == 1 else several
-        return Key("D5", words if kept > 1 else f"only one of {len(weights)} examples is in it")
+        return Key("D5", words if kept > 1 else f"only one of {len(weights)} examples is included")
     shown = np.where(np.abs(relative) < near, 0, relative)[:8]
     told = ", ".join(f"{w:.3g}" for w in shown) + ", …" * (len(relative) > 8)
     return Key("D9", f"the examples have the weights {told}")
 
 
 def _of_prediction_and_target(graph: Graph, fit, near) -> Iterator[Beginning]:
-    """δ = α·p + β·y + γ with other numbers than 1, −1 and 0."""
+    """δ = α·p + β·y + γ with numbers other than 1, −1 and 0."""
     o = graph.output
     if o is None or o.family == "":
         return
@@ -428,12 +428,12 @@ def _key_of_parts(coefficients, o: Output, k: int, near: float) -> Key | None:
         if beta == 0:
             return Key(mistake, f"the target is missing from {p} − y")
         if abs(beta - 1) < near:
-            return Key(mistake, f"{p} + y stands in place of {p} − y")
-        return Key(mistake, f"{p} − {-beta:.4g}·y stands in place of {p} − y")
+            return Key(mistake, f"{p} + y instead of {p} − y")
+        return Key(mistake, f"{p} − {-beta:.4g}·y instead of {p} − y")
     smoothing = 1 + beta
     if abs(gamma + smoothing / k) < near and o.family == "softmax":
         return Key("L10", f"the labels are smoothed by {smoothing:.4g}")
     if abs(gamma + smoothing / 2) < near and o.family == "sigmoid":
         return Key("L10", f"the labels are smoothed by {smoothing:.4g}")
     told = f"{p} {-1 * beta:+.4g}·(−y) {gamma:+.4g}"
-    return Key(mistake, f"{told} stands in place of {p} − y")
+    return Key(mistake, f"{told} instead of {p} − y")

@@ -1,4 +1,4 @@
-"""Wrong ways back through one step of the forward pass."""
+"""Wrong backward steps."""
 
 from collections.abc import Callable, Iterator
 from math import erf
@@ -12,17 +12,17 @@ from jaxnn.gradcheck.diagnosis.keys import Key
 from jaxnn.gradcheck.diagnosis.nodes import Node, as_rows
 from jaxnn.gradcheck.diagnosis.norms import Normalisation, normalisation
 
-VISIBLE = 1e-8  # the relative difference from which a wrong step differs from the right one
+VISIBLE = 1e-8  # the relative difference above which a wrong step counts as different
 SLOPES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.3, 0.5)
 
 
 class Way(NamedTuple):
-    """A wrong way back through a step.
+    """A wrong backward of one step.
 
     Attributes:
         key: the mistake.
         dx: the gradients of the inputs.
-        dparams: those of the parameters; `None` where they are right.
+        dparams: the gradients of the parameters; `None` if they are right.
     """
 
     key: Key
@@ -37,7 +37,7 @@ _gelu_slope = np.vectorize(
 
 
 def _of_mask(node: Node, factor: np.ndarray) -> np.ndarray:
-    """A factor that only an activation with two slopes can have; NaN for others."""
+    """A factor for activations with two slopes; NaN for others."""
     return factor if node.is_mask else np.full_like(factor, np.nan)
 
 
@@ -67,7 +67,7 @@ FORMULAS: tuple[tuple[str, Callable], ...] = (
     ("exp({0}) for {0} ≤ 0 and 1 above", lambda v: np.where(v > 0, 1, np.exp(v))),
     ("σ({0})·(1 + {0}·(1 − σ({0})))", lambda v: sigmoid(v) * (1 + v * (1 - sigmoid(v)))),
 )
-"""Functions that stand in for f', as people write them, of z or of a = f(z)."""
+"""Functions of z or of a = f(z) that are often written instead of f'."""
 
 MIXED: tuple[tuple[str, str, Callable], ...] = (
     ("A3", "f'(z)²", lambda f: f.slope**2),
@@ -88,7 +88,7 @@ MIXED: tuple[tuple[str, str, Callable], ...] = (
         for slope in SLOPES
     ),
 )  # fmt: skip
-"""Combinations of z, f and f' that stand in for f'."""
+"""Combinations of z, f and f' that are used instead of f'."""
 
 OF_UPSTREAM: tuple[tuple[str, str, Callable], ...] = (
     ("A4", "1[dy > 0]", lambda f, dy: 1.0 * (dy > 0)),
@@ -99,15 +99,15 @@ OF_UPSTREAM: tuple[tuple[str, str, Callable], ...] = (
     ("A5", "1 − dy²", lambda f, dy: 1 - dy**2),
     ("A5", "σ'(dy)", lambda f, dy: sigmoid(dy) * (1 - sigmoid(dy))),
     ("A5", "1 − tanh²(dy)", lambda f, dy: 1 - np.tanh(dy) ** 2),
-    ("A5", "its formula in a, fed dy", lambda f, dy: slope_of_output(f, dy)),
+    ("A5", "its formula in a, applied to dy", lambda f, dy: slope_of_output(f, dy)),
     ("A5", "f'(dy)", lambda f, dy: dy + np.nan if f.is_mask else f.slope_at(dy)),
     ("A3", "dy, the upstream gradient twice", lambda f, dy: dy),
 )
-"""Functions of the upstream gradient that stand in for f'."""
+"""Functions of the upstream gradient that are used instead of f'."""
 
 
 def slope_of_output(node: Node, v: np.ndarray) -> np.ndarray:
-    """f' by its formula in a = f(z), for any a; NaN if there is no such formula."""
+    """f' by its formula in a = f(z), for any a; NaN if none is known."""
     formula = None if node.op is None else node.op.slope_of_output
     if formula is None:
         return np.full_like(v, np.nan)
@@ -116,7 +116,7 @@ def slope_of_output(node: Node, v: np.ndarray) -> np.ndarray:
 
 
 class WrongSteps:
-    """The wrong ways back through the steps of a network; what does not depend on dy is kept."""
+    """The wrong backward steps of a network; values that do not depend on dy are cached."""
 
     def __init__(self, graph: Graph):
         self.graph = graph
@@ -124,7 +124,7 @@ class WrongSteps:
         self._norms: dict[int, Normalisation | None] = {}
 
     def norm(self, i: int) -> Normalisation | None:
-        """What step i normalises, if it does."""
+        """The normalisation that step i computes, if any."""
         if i not in self._norms:
             self._norms[i] = normalisation(self.graph.nodes[i])
         return self._norms[i]
@@ -134,13 +134,13 @@ class WrongSteps:
         return bool(self.graph.nodes[i].leaves) and self.graph.nodes[i].linear is None
 
     def ways(self, i: int, dy: np.ndarray, scales=(), ids=()) -> Iterator[Way]:
-        """The wrong ways back through step i.
+        """The wrong backwards of step i.
 
         Args:
             i: the position of the step.
             dy: the gradient of its output.
             scales: constants that dy may have been multiplied by.
-            ids: of the mistakes to make; of all if there are none.
+            ids: the ids of the mistakes to make; all by default.
         """
         node = self.graph.nodes[i]
         right = node.dx(dy)
@@ -168,7 +168,7 @@ class WrongSteps:
                     yield Way(Key(mistake, words), (function(node, c * dy) * dy,))
 
     def factors(self, i: int) -> list[tuple[Key, np.ndarray]]:
-        """The wrong factors in place of f' at step i that do not depend on dy."""
+        """The wrong factors instead of f' at step i that do not depend on dy."""
         if i not in self._factors:
             with np.errstate(all="ignore"):
                 first, *others = self._factors_of(i, self.graph.nodes[i])
@@ -183,19 +183,19 @@ class WrongSteps:
         yield from _at_kinks(node)
         at_a = node.slope_at(a)
         for mistake in ("A2", "D6"):
-            yield Key(mistake, "f'(f(z)) stands in place of f'(z)"), at_a
-        yield Key("A2", "its formula in a = f(z) was fed z"), slope_of_output(node, z)
+            yield Key(mistake, "f'(f(z)) instead of f'(z)"), at_a
+        yield Key("A2", "its formula in a = f(z) was applied to z"), slope_of_output(node, z)
         for other in self._other_activations(i):
             yield Key("A2", "f' was evaluated at another layer's z"), node.slope_at(other.x[0])
         for name, formula in FORMULAS:
             at_z, at_a = formula(z), formula(a)
             own = any(np.allclose(v, node.slope, rtol=1e-9, atol=1e-12) for v in (at_z, at_a))
             for value, argument in ((at_z, "z"), (at_a, "f(z)")):
-                words = f"{name.format(argument)} stands in place of f'(z)"
+                words = f"{name.format(argument)} instead of f'(z)"
                 yield Key("A2" if own else "A3", words), value
         for mistake, words, function in MIXED:
             if not (words == "f'(z)²" and at_output and self._output_family() == "sigmoid"):
-                yield Key(mistake, f"{words} stands in place of f'(z)"), function(node)
+                yield Key(mistake, f"{words} instead of f'(z)"), function(node)
 
     def _output_family(self) -> str:
         return self.graph.output.family if self.graph.output else ""
@@ -213,16 +213,16 @@ class WrongSteps:
         yield Way(Key("C4"), (dy @ node.weight.T / self.graph.n,))
 
     def _matrices(self, i, node, dy, scales) -> Iterator[tuple[Key, np.ndarray]]:
-        """Matrices that stand in place of W."""
-        yield Key("D2", "dW stands in place of W"), as_rows(node.x[0]).T @ as_rows(dy)
-        yield Key("S6", "W stands in place of Wᵀ"), node.weight.T
+        """Matrices used instead of W."""
+        yield Key("D2", "dW instead of W"), as_rows(node.x[0]).T @ as_rows(dy)
+        yield Key("S6", "W instead of Wᵀ"), node.weight.T
         if self.graph.learning_rate:
             for step in self.updates(node, dy, scales):
                 weight = node.weight - self.graph.learning_rate * step
-                yield Key("D2", "W − η·dW stands in place of W"), weight
+                yield Key("D2", "W − η·dW instead of W"), weight
         for j, other in enumerate(self.graph.nodes):
             if j != i and other.linear is not None:
-                yield Key("S6", "the weights of another layer stand in place of W"), other.weight
+                yield Key("S6", "the weights of another layer instead of W"), other.weight
 
     def updates(self, node: Node, dy: np.ndarray, scales=()) -> Iterator[np.ndarray]:
         """Gradients of W that an update may have used already."""
@@ -255,7 +255,7 @@ class WrongSteps:
 
 
 def _at_kinks(node: Node) -> Iterator[tuple[Key, np.ndarray]]:
-    """Another derivative where z is exactly at a kink."""
+    """A different derivative where z is exactly at a kink."""
     slope, at = node.slope, np.isin(node.x[0], node.kinks)
     if slope is not None and at.any():
         for value in {0.0, 1.0, 0.5, float(slope.min() + slope.max()) / 2}:
@@ -276,7 +276,7 @@ def _is_softmax(node: Node) -> bool:
 
 
 def _without_time(node: Node) -> Iterator[tuple[Key, Callable]]:
-    """A layer over time whose state at each step counts as a constant."""
+    """A layer over time whose state at each step is treated as a constant."""
     layer = node.layer
     if layer is None or layer.position_wise or len(node.x) != 1 or node.y.ndim != 3:
         return
@@ -291,11 +291,11 @@ def _without_time(node: Node) -> Iterator[tuple[Key, Callable]]:
             outputs.append(y)
         return jax.numpy.concatenate(outputs)
 
-    yield Key("T1", "the state counts as a constant"), apply
+    yield Key("T1", "the state is treated as a constant"), apply
 
 
 def _flipped(node: Node):
-    """The parameters with each kernel turned by 180°."""
+    """The parameters with each kernel rotated by 180°."""
 
     def turned(leaf):
         return np.flip(leaf, tuple(range(leaf.ndim - 2))).copy() if leaf.ndim > 2 else leaf
@@ -308,7 +308,7 @@ def _has_floating_input(node: Node) -> bool:
 
 
 def _differs(dx, right) -> bool:
-    """Whether a way is visible and finite."""
+    """Whether a wrong gradient differs visibly and is finite."""
     off = whole = 0.0
     for d, r in zip(dx, right, strict=True):
         if d is not None and r is not None:

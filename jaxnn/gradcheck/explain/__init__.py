@@ -1,4 +1,4 @@
-"""The cause of a wrong gradient, named from the numbers alone."""
+"""Identify the cause of a wrong gradient from its numbers alone."""
 
 from jaxnn.gradcheck.explain.evidence import Evidence
 from jaxnn.gradcheck.explain.explanations import SAME, explain, explain_all, explain_gradient

@@ -1,4 +1,4 @@
-"""Sets of axes, and the distance of arrays, as all explanations use them."""
+"""Sets of axes and comparisons of arrays, shared by all explanations."""
 
 from collections.abc import Iterator
 from itertools import chain, combinations
@@ -12,7 +12,7 @@ def subsets(ndim: int) -> Iterator[tuple[int, ...]]:
 
 
 def on_axes(axes: tuple[int, ...]) -> str:
-    """Axes in words: "axis 0", "axes 0, 2 and 3"."""
+    """Axes as text: "axis 0", "axes 0, 2 and 3"."""
     if len(axes) == 1:
         return f"axis {axes[0]}"
     return f"axes {', '.join(map(str, axes[:-1]))} and {axes[-1]}"
@@ -25,7 +25,7 @@ def near(a, b, tolerance: float) -> bool:
 
 
 def broadcasts(shape: tuple[int, ...], onto: tuple[int, ...]) -> bool:
-    """Whether an array of a shape can be multiplied with one of another and keep its shape."""
+    """Whether multiplying by an array of one shape keeps the other shape."""
     try:
         return np.broadcast_shapes(shape, onto) == tuple(onto)
     except ValueError:

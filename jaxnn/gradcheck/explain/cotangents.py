@@ -1,7 +1,7 @@
-"""Mistakes made before or after the rest of a backward pass that is right.
+"""Mistakes at the start of an otherwise correct backward pass, or in the arrays that it uses.
 
-A backward is linear in the cotangent dy. A mistake at its beginning is a right backward of another
-dy, and a mistake in a forward value is a right backward at other arrays.
+A backward is linear in the cotangent dy, so a mistake at its beginning gives the true gradient for
+a different dy. A mistake in a forward value gives the true gradient at different arrays.
 """
 
 import time
@@ -23,7 +23,7 @@ EVERYWHERE = (-np.inf, np.inf)
 
 
 def of_unused_cotangents(leaf: str, evidence: Evidence) -> Iterator[Hypothesis]:
-    """The true gradients when a cotangent is not used, or is another output's."""
+    """The true gradients with a cotangent that is unused or belongs to another output."""
     for dy, words, mistake in _unused(evidence) if evidence.true_gradient else ():
         found = evidence.gradients_for(dy).get(leaf)
         if found is not None:
@@ -31,7 +31,7 @@ def of_unused_cotangents(leaf: str, evidence: Evidence) -> Iterator[Hypothesis]:
 
 
 def of_other_cotangents(leaf: str, evidence: Evidence) -> Iterator[Hypothesis]:
-    """The true gradients for a cotangent that a mistake has changed."""
+    """The true gradients for a cotangent changed by a mistake."""
     if evidence.true_gradient is None or not evidence.dy:
         return
     for dy, words, mistake in chain(
@@ -45,7 +45,7 @@ def of_other_cotangents(leaf: str, evidence: Evidence) -> Iterator[Hypothesis]:
 
 
 def at_other_arrays(comparison: Comparison, leaf: str, evidence: Evidence) -> Iterator[Hypothesis]:
-    """The true gradients at arrays that a mistake has changed."""
+    """The true gradients at arrays changed by a mistake."""
     if evidence.forward is None or leaf not in evidence.arrays:
         return
     start = time.monotonic()
@@ -87,10 +87,10 @@ def gradient_by_differences(leaf: str, evidence: Evidence, changes) -> np.ndarra
 
 
 def _unused(evidence) -> Iterator[Changed]:
-    """The cotangents when some or all of them are not used, or not as they should be."""
+    """The cotangents with some or all of them unused or misused."""
     dy = evidence.dy
     if any((part != 1).any() for part in dy):
-        yield tuple(map(np.ones_like, dy)), "is the one for dy = 1, as if dy were not used", ""
+        yield tuple(map(np.ones_like, dy)), "is the gradient for dy = 1, as if dy were not used", ""
     if len(dy) < 2:
         return
     for i, part in enumerate(dy):
@@ -98,21 +98,23 @@ def _unused(evidence) -> Iterator[Changed]:
         contribution = f"the contribution of output {i}"
         unused = f"lacks {contribution}: the cotangent of output {i} is not used"
         yield (*before, np.zeros_like(part), *after), unused, ""
-        of_one = f"is the one for a cotangent of 1 at output {i}, whose own is not used"
+        of_one = (
+            f"is the gradient for a cotangent of 1 at output {i}: the real cotangent is not used"
+        )
         yield (*before, np.ones_like(part), *after), of_one, ""
-        yield (*before, -part, *after), f"has {contribution} with the opposite sign", "C1"
-        yield (*before, 2 * part, *after), f"has {contribution} twice", ""
-        yield (*before, 0.5 * part, *after), f"has half of {contribution}", "C5"
+        yield (*before, -part, *after), f"includes {contribution} with the opposite sign", "C1"
+        yield (*before, 2 * part, *after), f"includes {contribution} twice", ""
+        yield (*before, 0.5 * part, *after), f"includes only half of {contribution}", "C5"
     for i, j in combinations(range(len(dy)), 2):
         if dy[i].shape == dy[j].shape:
             swapped = list(dy)
             swapped[i], swapped[j] = dy[j], dy[i]
-            words = f"has the cotangents of outputs {i} and {j} in each other's place"
+            words = f"has the cotangents of outputs {i} and {j} swapped"
             yield tuple(swapped), words, ""
 
 
 def _changed(evidence) -> Iterator[Changed]:
-    """The cotangents when the first one is changed by a function of itself or of the output."""
+    """The cotangents with the first replaced by a function of itself or of the output."""
     dy, rest = evidence.dy[0], evidence.dy[1:]
     if dy.size < 2 or not evidence.y or np.iscomplexobj(dy):
         return
@@ -120,26 +122,26 @@ def _changed(evidence) -> Iterator[Changed]:
     sign_of_dy = "the mask is taken from the sign of the incoming gradient"
     for part, words, mistake in (
         *_output_derivatives(dy, y, name),
-        (dy**2, "has dy squared in it", ""),
-        (np.abs(dy), "has the absolute value of dy in it", ""),
-        (np.sign(dy), "has only the sign of dy in it", "L8"),
-        (np.maximum(dy, 0), f"has only the positive entries of dy in it: {sign_of_dy}", "A4"),
-        (dy - dy.mean(), "has dy minus its mean in it", ""),
-        (np.full_like(dy, dy.mean()), "has the mean of dy in it for each entry of dy", ""),
-        (np.full_like(dy, dy.sum()), "has the sum of dy in it for each entry of dy", ""),
-        (dy * y, f"has the factor {name} at each entry of dy, which is too much", ""),
+        (dy**2, "uses dy squared instead of dy", ""),
+        (np.abs(dy), "uses the absolute value of dy", ""),
+        (np.sign(dy), "uses only the sign of dy", "L8"),
+        (np.maximum(dy, 0), f"uses only the positive entries of dy: {sign_of_dy}", "A4"),
+        (dy - dy.mean(), "uses dy minus its mean", ""),
+        (np.full_like(dy, dy.mean()), "uses the mean of dy for every entry of dy", ""),
+        (np.full_like(dy, dy.sum()), "uses the sum of dy for every entry of dy", ""),
+        (dy * y, f"has a superfluous factor {name} at each entry of dy", ""),
         (dy / y, f"lacks a factor {name} at each entry of dy", ""),
-        (y, f"has {name} in the place of dy", ""),
-        (dy + y, f"has {name} added to dy", ""),
+        (y, f"uses {name} instead of dy", ""),
+        (dy + y, f"uses dy + {name} instead of dy", ""),
     ):
         yield (part, *rest), words, mistake
     for axis in range(dy.ndim):
-        words = f"has dy minus its mean over axis {axis} in it"
+        words = f"uses dy minus its mean over axis {axis}"
         yield (dy - dy.mean(axis, keepdims=True), *rest), words, ""
 
 
 def _output_derivatives(dy, y, name) -> Iterator[tuple[np.ndarray, str, str]]:
-    """The cotangent when a derivative at the output, written in y, is wrong."""
+    """The cotangent with a wrong derivative at the output, written in terms of y."""
     functions = [
         f
         for f in ELEMENTWISE
@@ -147,29 +149,29 @@ def _output_derivatives(dy, y, name) -> Iterator[tuple[np.ndarray, str, str]]:
     ]
     for function in functions:
         slope = function.slope_of_output(y)
-        if not slope.all() or np.array_equal(slope, y):  # a factor y says nothing of exp
+        if not slope.all() or np.array_equal(slope, y):  # a factor y does not identify exp
             continue
         of, text = function.name, function.output_formula.replace("y", name)
         derivative = f"the derivative of the output's {of}"
         yield dy / slope, f"lacks the factor {text}, {derivative}", "A6"
-        yield dy * slope, f"has {text}, {derivative}, twice in it", "L2"
+        yield dy * slope, f"contains {text}, {derivative}, twice", "L2"
         if function.inverse is not None:
             z = function.inverse(y)
-            at_input = f"has {derivative}, {text}, used with the input, not with the output"
+            at_input = f"applies {derivative}, {text}, to the input instead of the output"
             yield dy * function.slope_of_output(z) / slope, at_input, "A2"
-            at_output = f"has {derivative} evaluated at the output, not at the input"
+            at_output = f"evaluates {derivative} at the output instead of the input"
             yield dy * function.slope(y) / slope, at_output, "A2"
-        yield dy * y / slope, f"has the value of {of} in the place of its derivative", "A3"
-        yield dy * (1 - slope) / slope, f"has 1 minus {derivative} in it", "A3"
+        yield dy * y / slope, f"uses the value of {of} instead of its derivative", "A3"
+        yield dy * (1 - slope) / slope, f"contains 1 minus {derivative}", "A3"
         for other in functions:
             if other is not function:
                 wrong = f"{other.output_formula.replace('y', name)}, the derivative of {other.name}"
-                words = f"has {wrong}, where that of {of}, {text}, belongs"
+                words = f"uses {wrong}, instead of that of {of}, {text}"
                 yield dy * other.slope_of_output(y) / slope, words, "A3"
 
 
 def _through_a_cell(evidence) -> Iterator[Changed]:
-    """The cotangents when the path h = o·tanh(c) between two outputs is wrong, as in an LSTM."""
+    """The cotangents with a wrong path h = o·tanh(c) between two outputs, as in an LSTM."""
     for i, j in permutations(range(len(evidence.y)), 2):
         h, c = evidence.y[i], evidence.y[j]
         if h.shape != c.shape or h.dtype.kind != "f":
@@ -179,22 +181,22 @@ def _through_a_cell(evidence) -> Iterator[Changed]:
         if not ((o > 0) & (o < 1)).all():
             continue
         dh, slope = evidence.dy[i], 1 - t**2
-        cell = f"the tanh between the cell state, output {j}, and output {i}"
+        cell = f"the tanh between the cell state (output {j}) and output {i}"
         for factor, words, mistake in (
-            (o, f"is computed as if the derivative of {cell}, were missing", "A1"),
+            (o, f"is computed without the derivative of {cell}", "A1"),
             (
                 o * (1 - t),
-                f"has 1 − tanh(c), without the square, as the derivative of {cell}",
+                f"uses 1 − tanh(c), without the square, as the derivative of {cell}",
                 "A3",
             ),
-            (o * t, f"has the value in the place of the derivative of {cell}", "A3"),
-            (o * (1 - c**2), f"has 1 − c² in the place of 1 − tanh(c)² for {cell}", "A2"),
-            (slope, f"lacks the factor o, the output gate, behind {cell}", ""),
-            (h * slope, f"has output {i} in the place of the output gate behind {cell}", ""),
+            (o * t, f"uses the value instead of the derivative of {cell}", "A3"),
+            (o * (1 - c**2), f"uses 1 − c² instead of 1 − tanh(c)² for {cell}", "A2"),
+            (slope, f"lacks the factor o, the output gate, after {cell}", ""),
+            (h * slope, f"uses output {i} instead of the output gate after {cell}", ""),
             (
                 0 * o,
-                f"lacks the path from output {i} through the cell state: nothing of its "
-                "cotangent reaches it",
+                f"lacks the path from output {i} through the cell state: its cotangent "
+                "does not reach it",
                 "",
             ),
         ):
@@ -204,7 +206,7 @@ def _through_a_cell(evidence) -> Iterator[Changed]:
 
 
 def _on_examples(evidence) -> Iterator[Changed]:
-    """The cotangents with some rows only."""
+    """The cotangents restricted to some rows."""
     first, rest = evidence.dy[0], evidence.dy[1:]
     for axis in range(min(first.ndim, 2)):
         n = first.shape[axis]
@@ -216,7 +218,7 @@ def _on_examples(evidence) -> Iterator[Changed]:
                 np.arange(n) == row, tuple(a for a in range(first.ndim) if a != axis)
             )
             where = f"index {row} of axis {axis} of {evidence.output_name}"
-            example = f"has only one example in it, {where}, where all should be summed"
+            example = f"includes only one example, {where}, instead of the sum over all"
             yield (first * chosen, *rest), example, "D5"
             yield (first * ~chosen, *rest), f"lacks one example, {where}", "D5"
 
@@ -230,16 +232,14 @@ def _reversed(leaf, evidence) -> Iterator[Hypothesis]:
         found = evidence.gradients_for(turned).get(leaf)
         if found is None:
             return
-        words = f"goes along axis {axis} in the order of the forward pass, not in reverse order"
+        words = f"runs along axis {axis} in the order of the forward pass, not in reverse order"
         if array is not None and array.shape == first.shape:
             yield Hypothesis(np.flip(found, axis), words, "", True)
-        yield Hypothesis(
-            found, f"has dy in it reversed along axis {axis}: its order is wrong", "", True
-        )
+        yield Hypothesis(found, f"uses dy reversed along axis {axis}: the order is wrong", "", True)
 
 
 def _changes(leaf, evidence) -> Iterator[tuple[Arrays, str, str]]:
-    """The arrays that a mistake may have changed, with the words for it."""
+    """Candidate replacements of the arrays, each with its description."""
     rates = [v for name, v in evidence.options.items() if LEARNING_RATE.fullmatch(name)]
     updated = {
         path: array - rate * evidence.given[path]
@@ -248,13 +248,17 @@ def _changes(leaf, evidence) -> Iterator[tuple[Arrays, str, str]]:
         if path != leaf and path in evidence.given and evidence.given[path].shape == array.shape
     }
     for path, array in updated.items():
-        words = f"is computed with {path} after its update (the new weights): that is too early"
+        words = (
+            f"is computed with {path} after its update (the new weights): the update is too early"
+        )
         yield {path: array}, words, "D2"
     if len(updated) > 1:
-        yield updated, "is computed with the parameters after their update: too early", "D2"
+        yield updated, "is computed with the parameters after their update: it is too early", "D2"
     for path, array in evidence.arrays.items():
         if array.ndim > 2:
-            words = f"is computed with {path} flipped along its last two axes: the kernel is turned"
+            words = (
+                f"is computed with {path} flipped along its last two axes: the kernel is rotated"
+            )
             yield {path: array[..., ::-1, ::-1]}, words, ""
     for path, array in evidence.arrays.items():
         if array.ndim == 2 and array.shape[0] == array.shape[1] and path != leaf:
@@ -264,7 +268,7 @@ def _changes(leaf, evidence) -> Iterator[tuple[Arrays, str, str]]:
             continue
         for other, value in evidence.arrays.items():
             if other != path and value.shape == array.shape:
-                yield {path: value}, f"is computed with {other} in the place of {path}", ""
+                yield {path: value}, f"is computed with {other} instead of {path}", ""
         yield {path: np.zeros_like(array)}, f"is computed as if {path} were zero", ""
         yield (
             {path: np.ones_like(array)},

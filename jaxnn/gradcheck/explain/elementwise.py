@@ -20,14 +20,14 @@ class Elementwise:
     """An element-wise function.
 
     Attributes:
-        name: as the field calls it.
+        name: its usual name.
         value: the function f.
         slope: its derivative f'.
-        formula: of the derivative, in x.
-        of_output: g with f'(x) = g(f(x)), if there is one.
-        output_formula: of g, in y.
-        inverse: of f, where it has one.
-        range: the open interval that holds the values.
+        formula: the derivative in terms of x.
+        of_output: g with f'(x) = g(f(x)), if it exists.
+        output_formula: g in terms of y.
+        inverse: the inverse of f, if it exists.
+        range: the open interval of its values.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Elementwise:
     range: tuple[float, float] = (-np.inf, np.inf)
 
     def slope_of_output(self, y: np.ndarray) -> np.ndarray:
-        """The derivative from the output, for a function that has such a formula."""
+        """The derivative computed from the output, for a function with such a formula."""
         assert self.of_output is not None
         return self.of_output(y)
 
@@ -50,9 +50,9 @@ class Elementwise:
 
 
 def of_elementwise(comparison: Comparison, leaf: str, evidence: Evidence) -> Iterator[Hypothesis]:
-    """The gradients that mistakes in an element-wise function give.
+    """The gradients produced by mistakes in an element-wise function.
 
-    The function is the whole forward pass, or its first step or a factor of it.
+    The function is the whole forward pass, its first step, or a factor of it.
     """
     x, truth = evidence.arrays.get(leaf), comparison.truth
     if x is None or x.shape != truth.shape or np.iscomplexobj(x) or not truth.any():
@@ -87,20 +87,18 @@ def _whole(comparison, leaf, evidence) -> Iterator[Hypothesis]:
         return
     slope = comparison.truth / dy
     name = function.name if function else "the function"
-    yield Hypothesis(
-        dy * 1.0, f"is dy unchanged, as if the derivative of {name} were missing", "A1"
-    )
-    yield Hypothesis(dy * y, f"is dy × the value of {name}, in the place of its derivative", "A3")
+    yield Hypothesis(dy * 1.0, f"is dy unchanged: the derivative of {name} is missing", "A1")
+    yield Hypothesis(dy * y, f"is dy × the value of {name}, instead of its derivative", "A3")
     if function:
         yield from _named_slopes(function, x, y, dy, slope)
-    squared = f"has the derivative of {name} twice (squared) in it"
+    squared = f"contains the derivative of {name} twice (squared)"
     yield Hypothesis(dy * slope**2, squared, "A3")
     complement = f"is dy × (1 minus the derivative of {name}): the complement of the derivative"
     yield Hypothesis(dy * (1 - slope), complement, "A3")
     yield Hypothesis(dy / slope, f"is dy divided by the derivative of {name}, not multiplied", "A3")
-    yield Hypothesis(slope, "is the one for dy = 1, as if dy were not used")
-    yield Hypothesis(dy**2 * slope, "has dy squared in it")
-    yield Hypothesis(np.abs(dy) * slope, "has the absolute value of dy in it")
+    yield Hypothesis(slope, "is the gradient for dy = 1, as if dy were not used")
+    yield Hypothesis(dy**2 * slope, "uses dy squared instead of dy")
+    yield Hypothesis(np.abs(dy) * slope, "uses the absolute value of dy")
     yield Hypothesis(dy + slope, f"is dy plus the derivative of {name}, not their product")
     masked = (
         "is zero where dy is negative: the mask is taken from the sign of the incoming gradient"
@@ -128,19 +126,21 @@ def _is_elementwise(comparison, leaf, evidence) -> bool:
 
 
 def _named_slopes(function, x, y, dy, slope) -> Iterator[Hypothesis]:
-    """The derivative of the wrong argument."""
+    """The derivative at the wrong argument."""
     name = function.name
     if function.of_output is not None:
-        wrong = f"{function.output_formula}, which is written in the output, is used with the input"
-        words = f"has the derivative of {name} of the wrong argument: {wrong}"
+        wrong = (
+            f"{function.output_formula}, written in terms of the output, is applied to the input"
+        )
+        words = f"evaluates the derivative of {name} at the wrong argument: {wrong}"
         yield Hypothesis(dy * function.of_output(x), words, "A2", True)
     if name in _PIECEWISE:
         return
-    at_output = f"has the derivative of {name} of the wrong argument, at the output: f'(f(x))"
+    at_output = f"evaluates the derivative of {name} at the wrong argument, the output: f'(f(x))"
     yield Hypothesis(dy * function.slope(y), at_output, "A2", True)
-    negative = f"has the derivative of {name} at −x in it: a minus is wrong inside the derivative"
+    negative = f"contains the derivative of {name} at −x: a minus inside the derivative is wrong"
     yield Hypothesis(dy * function.slope(-x), negative, "A2", True)
-    error = f"has the derivative of {name} of dy in it, not of the forward pass's input"
+    error = f"evaluates the derivative of {name} at dy, not at the input of the forward pass"
     yield Hypothesis(dy * function.slope(dy), error, "A5", True)
 
 
@@ -148,7 +148,7 @@ def _other_slopes(function, x, y, dy) -> Iterator[Hypothesis]:
     """The derivative of another function."""
     for other in ELEMENTWISE:
         if other.name != function.name:
-            words = f"has the derivative of {other.name}, but the function is {function.name}"
+            words = f"contains the derivative of {other.name}, but the function is {function.name}"
             yield Hypothesis(dy * other.slope(x), words, "A3", True)
             if other.of_output is not None:
                 yield Hypothesis(dy * other.of_output(y), words, "A3", True)
@@ -225,17 +225,17 @@ def _grouped(text) -> str:
 
 
 def _first_step(leaf, x, truth) -> Iterator[Hypothesis]:
-    """f(x) is the first step from x, so that the true gradient has the factor f'(x)."""
+    """Mistakes where f(x) is the first step from x, so the true gradient has the factor f'(x)."""
     for function in ELEMENTWISE:
         slope = function.slope(x)
         if function.name not in _STEPS or not np.isfinite(slope).all() or not slope.all():
             continue
         name, without = function.name, truth / slope
-        value = f"has {name}({leaf}) in the place of its derivative, {function.formula}"
+        value = f"contains {name}({leaf}) instead of its derivative, {function.formula}"
         yield Hypothesis(without * function.value(x), value.replace("x", leaf), "A3", True)
         words = f"lacks the factor {function.formula}, the derivative of {name} at {leaf}"
         yield Hypothesis(without, words.replace("(x", f"({leaf}"), "A1", True)
-        words = f"has the derivative of {name} at {leaf} twice in it"
+        words = f"contains the derivative of {name} at {leaf} twice"
         yield Hypothesis(truth * slope, words, "A3")
 
 
@@ -433,4 +433,4 @@ ELEMENTWISE = (
         "x/3 + ½ where |x| < 3",
     ),
 )
-"""The element-wise functions that are recognised, the commonest first."""
+"""The recognised element-wise functions, the most common first."""

@@ -1,4 +1,4 @@
-"""All that is known about a wrong gradient, and the comparison with a hypothesis."""
+"""The facts about a wrong gradient, and its comparison with hypotheses."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,18 +24,19 @@ class Evidence:
     """The arrays and functions from which the cause of a wrong gradient is deduced.
 
     Attributes:
-        sizes: the numbers that a wrong factor may stem from, by their meaning, such as
+        sizes: the sizes that may explain a wrong factor, by their meaning, such as
             `{"the size of axis 0 of x": 64}`.
         options: the numeric options by name, such as `{"p": 0.3}`.
         arrays: the floating-point arguments and parameters by path.
         others: all other arrays, such as labels, by path.
         truths: the true gradient of each entry of `arrays`.
-        given: the gradients given.
+        given: the gradients under test.
         dy: the cotangent of each output.
         y: the outputs.
-        forward: gives the outputs at other `arrays`; `None` if it cannot be called.
-        true_gradient: gives the true gradients for other cotangents; `None` if it cannot be called.
-        resolution: the relative rounding error of the gradients given.
+        forward: returns the outputs for other `arrays`; `None` if it cannot be called.
+        true_gradient: returns the true gradients for other cotangents; `None` if it cannot be
+            called.
+        resolution: the relative rounding error of the gradients under test.
     """
 
     sizes: dict[str, int] = field(default_factory=dict)
@@ -57,7 +58,7 @@ class Evidence:
 
     @property
     def is_one_array(self) -> bool:
-        """Whether the function gives one array of several real numbers."""
+        """Whether the function returns a single real array with several entries."""
         return (
             len(self.y) == len(self.dy) == 1
             and self.y[0].size > 1
@@ -86,14 +87,14 @@ class Evidence:
 
 
 class Hypothesis(NamedTuple):
-    """A gradient that a mistake would give.
+    """The gradient that a mistake would produce.
 
     Attributes:
         gradient: the numbers.
         words: the end of a sentence that begins with the gradient's name.
         mistake: the id of the mistake in `jaxnn.gradcheck.diagnosis.mistakes`, if it has one.
         scalable: whether a known constant may be wrong as well.
-        free: the constants that may be there without a remark.
+        free: the constants that may be present without being mentioned.
     """
 
     gradient: np.ndarray
@@ -104,7 +105,7 @@ class Hypothesis(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """The words for a wrong gradient and the id of the mistake."""
+    """The description of a wrong gradient, and the id of the mistake."""
 
     words: str
     mistake: str = ""
@@ -114,7 +115,7 @@ class Explanation(NamedTuple):
 
 
 class Comparison:
-    """A wrong gradient beside the true one."""
+    """A wrong gradient compared with the true one."""
 
     def __init__(self, mine, truth, evidence: Evidence):
         self.mine, self.truth = _wide(mine), _wide(truth)
@@ -127,7 +128,7 @@ class Comparison:
         self._off = np.linalg.norm(self.mine - self.truth) if same else np.inf
 
     def loosened(self) -> "Comparison":
-        """The same comparison with the tolerance for a guard, such as ε in log(p + ε)."""
+        """The same comparison with a tolerance that allows a guard, such as ε in log(p + ε)."""
         loose = copy(self)
         loose.tolerance = loose.most = max(self.tolerance, GUARDED_TOLERANCE)
         return loose
@@ -153,11 +154,11 @@ class Comparison:
 
     @property
     def precise(self) -> bool:
-        """Whether the numbers are good enough to tell many hypotheses apart."""
+        """Whether the numbers are accurate enough to tell many hypotheses apart."""
         return self.tolerance <= 1e-4
 
     def error(self, gradient) -> float:
-        """The relative distance of the gradient given from a hypothesis; ∞ if it does not fit."""
+        """The relative distance of a hypothesis from the gradient; ∞ if it does not fit."""
         gradient = np.asarray(gradient)
         if gradient.shape != self.mine.shape or not np.isfinite(gradient).all() or not self._norm:
             return np.inf
@@ -179,7 +180,7 @@ class Comparison:
         return bool(np.linalg.norm(a - b) <= self.tolerance * np.linalg.norm(b))
 
     def with_constant(self, hypothesis: Hypothesis) -> Explanation | None:
-        """The words of a hypothesis that fits but for a constant with a meaning."""
+        """The explanation by a hypothesis that fits up to a meaningful constant."""
         gradient = np.asarray(hypothesis.gradient)
         if gradient.shape != self.mine.shape or not np.isfinite(gradient).all():
             return None
@@ -197,19 +198,19 @@ class Comparison:
         return Explanation(f"{hypothesis.words}; {constant.besides}", hypothesis.mistake)
 
     def constant(self, c: float) -> Constant | None:
-        """The constant with a meaning that a factor is."""
+        """The meaningful constant that equals a factor, if any."""
         return value_of(c, self.constants, self.tolerance)
 
 
 def _numbers_of_entries(evidence, size) -> dict[str, int]:
-    """The numbers of entries of arrays, and of the output's for each of a gradient's entries."""
+    """The number of entries of each array, and of output entries per gradient entry."""
     entries = {
         f"the number of entries of {path}": array.size
         for path, array in evidence.arrays.items()
         if array.ndim > 1
     }
     if len(evidence.y) == 1 and size and evidence.y[0].size % size == 0:
-        each = "the number of entries of the output for each entry of it"
+        each = "the number of output entries for each of its entries"
         entries[each] = evidence.y[0].size // size
     return entries
 
@@ -220,7 +221,7 @@ def _wide(array) -> np.ndarray:
 
 
 def scalable(gradients: Arrays) -> Iterator[Hypothesis]:
-    """Hypotheses that may be wrong by a constant as well, from their words."""
+    """Hypotheses that may also be off by a constant, from their descriptions."""
     for words, gradient in gradients.items():
         yield Hypothesis(gradient, words, "", True)
 
@@ -230,8 +231,8 @@ def first_that_fits(
 ) -> Explanation | None:
     """The first hypothesis that explains a gradient.
 
-    One that fits as it is goes before one that needs a constant. With few correct digits several
-    may fit: then one that fits far better than an earlier one wins.
+    An exact fit takes precedence over one that needs a constant. With few correct digits several
+    may fit; then a far better fit replaces an earlier one.
 
     Args:
         comparison: the gradient and the truth.
@@ -251,7 +252,7 @@ def first_that_fits(
 
 
 def until(deadline: float, hypotheses: Iterable[Hypothesis]) -> Iterator[Hypothesis]:
-    """The hypotheses that are made before a deadline, without the warnings of overflow."""
+    """The hypotheses generated before a deadline, with overflow warnings silenced."""
     with np.errstate(all="ignore"):
         for hypothesis in hypotheses:
             yield hypothesis

@@ -33,7 +33,7 @@ def explain(mine: np.ndarray, truth: np.ndarray, sizes: dict[str, int]) -> str:
     Args:
         mine: the gradient.
         truth: the true one, of any shape.
-        sizes: the numbers that a wrong factor may stem from, by their meaning, such as
+        sizes: the sizes that may explain a wrong factor, by their meaning, such as
             `{"the size of axis 0 of x": 64}`.
 
     Returns:
@@ -81,13 +81,13 @@ def explain_gradient(leaf: str, evidence: Evidence) -> str:
         ...     y=(np.tanh(x),),
         ... )
         >>> explain_gradient("x", evidence)
-        'is dy unchanged, as if the derivative of tanh were missing (A1)'
+        'is dy unchanged: the derivative of tanh is missing (A1)'
     """
     return _explained(leaf, evidence, time.monotonic() + SECONDS)
 
 
 def _explained(leaf: str, evidence: Evidence, deadline: float) -> str:
-    """The same, with the hypotheses that can be tried before a deadline."""
+    """Like `explain_gradient`, with a deadline."""
     comparison = Comparison(evidence.given[leaf], evidence.truths[leaf], evidence)
     if not np.isfinite(comparison.mine).all() or not comparison.mine.size:
         return ""
@@ -101,7 +101,7 @@ def _explained(leaf: str, evidence: Evidence, deadline: float) -> str:
 
 
 def explain_all(wrong: Iterable[str], evidence: Evidence) -> dict[str, str]:
-    """Name the mistakes in several wrong gradients, with the relations between them.
+    """Name the mistakes in several wrong gradients, including relations between them.
 
     Args:
         wrong: the paths of their arguments.
@@ -115,7 +115,7 @@ def explain_all(wrong: Iterable[str], evidence: Evidence) -> dict[str, str]:
     for i, one in enumerate(wrong):
         for other in wrong[i + 1 :]:
             if _swapped(one, other, evidence):
-                words = f"swapped: d_{one} and d_{other} are in each other's place"
+                words = f"swapped: d_{one} and d_{other} are exchanged"
                 found[one] = f"holds the gradient of {other}, {words}"
                 found[other] = f"holds the gradient of {one}, {words}"
     others = [leaf for leaf in wrong if leaf not in found]

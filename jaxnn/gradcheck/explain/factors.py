@@ -92,7 +92,7 @@ def _is_telling(value) -> bool:
 
 def _of_sizes(numbers) -> Iterator[Constant]:
     missing = "the 1/N of a mean is missing"
-    often = "it is divided once too often, or a mean stands where a sum should"
+    often = "it is divided once too often, or a mean is used instead of a sum"
     for size, what in numbers.items():
         yield Constant(size, f", and {size} is {what}: {missing}", f"{missing} as well", "C2")
         yield Constant(
@@ -104,7 +104,7 @@ def _of_sizes(numbers) -> Iterator[Constant]:
 
 
 def _of_two() -> Iterator[Constant]:
-    half, two = "a ½ is missing, or a 2 is too much", "a 2 is missing, or a ½ is too much"
+    half, two = "a ½ is missing, or a 2 is superfluous", "a 2 is missing, or a ½ is superfluous"
     yield Constant(2.0, f": {half}", f"{half} as well", "C5")
     yield Constant(0.5, f": {two}", f"{two} as well", "C5")
 
@@ -123,8 +123,8 @@ def _of_options(settings) -> Iterator[Constant]:
 
 
 def _once_too_often_or_missing(value, name, number) -> Iterator[Constant]:
-    often = f"a factor {name} is too much, or a division by {name} is missing"
-    missing = f"the factor {name} is missing, or a division by it is too much"
+    often = f"a factor {name} is superfluous, or a division by {name} is missing"
+    missing = f"the factor {name} is missing, or a division by it is superfluous"
     yield Constant(value, f", and {number} is {name}: {often}", f"{often} as well", "C8")
     inverse = f", which is one over {name}: {missing}"
     yield Constant(1 / value, inverse, f"{missing} as well", "C8")
@@ -143,8 +143,8 @@ def _of_products(numbers, settings) -> Iterator[Constant]:
         yield _several(2 / n, f"2/{n}, and {n} is {what}")
         yield _several(1 / (2 * n), f"1/(2 × {n}), and {n} is {what}")
     for value in SMALL_NUMBERS:
-        yield Constant(value, "", f"it is also {value:.3g} × too large", "")
-        yield Constant(1 / value, "", f"it is also {1 / value:.3g} × too large", "")
+        yield Constant(value, "", f"it is also too large by the factor {value:.3g}", "")
+        yield Constant(1 / value, "", f"it is also too large by the factor {1 / value:.3g}", "")
     for i, (a, first) in enumerate(named):
         yield _several(a**0.5, f"the square root of {first}")
         yield _several(a**-0.5, f"one over the square root of {first}")
@@ -159,5 +159,5 @@ def _of_products(numbers, settings) -> Iterator[Constant]:
 
 def _several(value, words) -> Constant:
     return Constant(
-        float(value), f", which is {words}", f"it is also {value:.3g} × too large", "C8"
+        float(value), f", which is {words}", f"it is also too large by the factor {value:.3g}", "C8"
     )

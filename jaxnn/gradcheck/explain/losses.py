@@ -18,7 +18,7 @@ class Slip(NamedTuple):
 
     Attributes:
         slope: the derivative, without the weight of an entry.
-        words: the end of a sentence that begins with the gradient's name.
+        words: the rest of a sentence that begins with the gradient's name.
         mistake: the id of the mistake.
     """
 
@@ -42,7 +42,7 @@ class Loss(NamedTuple):
 
 
 def of_losses(leaf: str, evidence: Evidence) -> Iterator[Hypothesis]:
-    """The gradients that mistakes in a loss give, for the argument that is its prediction.
+    """The gradients produced by mistakes in a loss, with respect to its prediction.
 
     Args:
         leaf: the path of the prediction.
@@ -107,7 +107,7 @@ def _full(target, prediction) -> np.ndarray:
 
 
 def _weight(loss, moved, axis, leaf, evidence) -> np.ndarray | None:
-    """The weight of each entry's derivative, if the loss is the function in question."""
+    """The weight of each entry's derivative, if this loss is the function under test."""
     dy, y = evidence.dy[0], evidence.y[0]
     value, slope = loss.value(*moved), loss.slope(*moved)
     if not (np.isfinite(value).all() and np.isfinite(slope).all() and value.any() and slope.any()):
@@ -129,7 +129,7 @@ def _weight(loss, moved, axis, leaf, evidence) -> np.ndarray | None:
 
 
 def _reduced(value, y) -> np.ndarray | None:
-    """The losses summed over their last axes until they are as many as the outputs."""
+    """The losses, summed over trailing axes until their number matches the outputs."""
     while value.size > y.size and value.ndim:
         value = np.asarray(value.sum(-1))
     return value if value.size == y.size else None
@@ -163,8 +163,8 @@ def huber(delta: float) -> Loss:
         lambda p, t: np.where(small(p, t), 0.5 * (p - t) ** 2, delta * (abs(p - t) - 0.5 * delta)),
         lambda p, t: np.clip(p - t, -delta, delta),
         (
-            Slip(lambda p, t: p - t, "is the error, without the clipping of a large one", "L8"),
-            Slip(lambda p, t: np.sign(p - t), "has only the sign of the error", "L8"),
+            Slip(lambda p, t: p - t, "is the error, without clipping of large errors", "L8"),
+            Slip(lambda p, t: np.sign(p - t), "contains only the sign of the error", "L8"),
             Slip(
                 lambda p, t: np.where(small(p, t), p - t, np.sign(p - t)),
                 f"lacks the factor δ = {delta:g} where the error is large",
@@ -178,7 +178,7 @@ def huber(delta: float) -> Loss:
             Slip(lambda p, t: np.where(small(p, t), p - t, 0.0), "is zero at large errors", "L8"),
             Slip(
                 lambda p, t: np.where(small(p, t), delta * np.sign(p - t), p - t),
-                "has the two branches in each other's place",
+                "has the two branches swapped",
                 "L8",
             ),
         ),
@@ -186,7 +186,7 @@ def huber(delta: float) -> Loss:
 
 
 _NO_TARGET = "is the derivative without the target: {target} is never subtracted"
-_SUM = "has {target} added to the prediction, not subtracted: its sign is wrong"
+_SUM = "adds {target} to the prediction instead of subtracting it: the sign is wrong"
 
 POINTWISE = (
     Loss(
@@ -194,21 +194,21 @@ POINTWISE = (
         lambda p, t: 2 * (p - t),
         (
             Slip(
-                lambda p, t: (p - t) ** 2, "has the squared error in the place of the error", "L8"
+                lambda p, t: (p - t) ** 2, "contains the squared error instead of the error", "L8"
             ),
-            Slip(lambda p, t: np.sign(p - t), "has only the sign of the error", "L8"),
-            Slip(lambda p, t: np.abs(p - t), "has the absolute value of the error", "L8"),
+            Slip(lambda p, t: np.sign(p - t), "contains only the sign of the error", "L8"),
+            Slip(lambda p, t: np.abs(p - t), "contains the absolute value of the error", "L8"),
             Slip(lambda p, t: p, _NO_TARGET, "L8"),
-            Slip(lambda p, t: t, "has {target} in the place of the error", "L8"),
+            Slip(lambda p, t: t, "contains {target} instead of the error", "L8"),
             Slip(lambda p, t: p + t, _SUM, "L8"),
             Slip(
                 lambda p, t: (p - t) * p * (1 - p),
-                "has the derivative of a sigmoid in it as well, {prediction}·(1 − {prediction})",
+                "also contains the derivative of a sigmoid, {prediction}·(1 − {prediction})",
                 "L8",
             ),
             Slip(
                 lambda p, t: (p - t) * (1 - p**2),
-                "has the derivative of a tanh in it as well, 1 − {prediction}²",
+                "also contains the derivative of a tanh, 1 − {prediction}²",
                 "L8",
             ),
             Slip(
@@ -218,24 +218,26 @@ POINTWISE = (
             ),
             Slip(
                 lambda p, t: p - t.mean(0),
-                "has the mean of {target} in the place of each target: {target} is broadcast",
+                "uses the mean of {target} for every target: {target} is broadcast",
                 "L7",
             ),
             Slip(
                 lambda p, t: np.ones_like(p), "lacks the error: it is the same at each entry", "L8"
             ),
-            Slip(lambda p, t: (p - t) ** 3, "has the third power of the error in it", "L8"),
+            Slip(lambda p, t: (p - t) ** 3, "contains the third power of the error", "L8"),
         ),
     ),
     Loss(
         lambda p, t: np.abs(p - t),
         lambda p, t: np.sign(p - t),
         (
-            Slip(lambda p, t: p - t, "has the error in the place of its sign", "L8"),
+            Slip(lambda p, t: p - t, "contains the error instead of its sign", "L8"),
             Slip(
-                lambda p, t: np.abs(p - t), "has the absolute error in the place of its sign", "L8"
+                lambda p, t: np.abs(p - t), "contains the absolute error instead of its sign", "L8"
             ),
-            Slip(lambda p, t: np.sign(p), "has the sign of {prediction}, not of the error", "L8"),
+            Slip(
+                lambda p, t: np.sign(p), "contains the sign of {prediction}, not of the error", "L8"
+            ),
             Slip(lambda p, t: np.ones_like(p), "lacks the sign of the error", "L8"),
         ),
     ),
@@ -246,7 +248,7 @@ POINTWISE = (
             Slip(
                 lambda p, t: p - t,
                 "is the formula for the logits, {prediction} − {target}, used for probabilities: "
-                "the derivative of a sigmoid is in it",
+                "it includes the derivative of a sigmoid",
                 "A6",
             ),
             Slip(
@@ -259,7 +261,7 @@ POINTWISE = (
             ),
             Slip(
                 lambda p, t: -t / p - (1 - t) / (1 - p),
-                "has the wrong sign of the term (1 − {target})/(1 − {prediction})",
+                "has the wrong sign in the term (1 − {target})/(1 − {prediction})",
                 "L6",
             ),
             Slip(
@@ -270,10 +272,10 @@ POINTWISE = (
             ),
             Slip(lambda p, t: (p - t) / p, "lacks the factor 1/(1 − {prediction})", "L6"),
             Slip(lambda p, t: (p - t) / (1 - p), "lacks the factor 1/{prediction}", "L6"),
-            Slip(lambda p, t: -t * np.log(p), "holds the logarithm, not its derivative", "L6"),
+            Slip(lambda p, t: -t * np.log(p), "contains the logarithm, not its derivative", "L6"),
             Slip(
                 lambda p, t: -(t * np.log(p) + (1 - t) * np.log(1 - p)),
-                "holds the loss of each entry, not its derivative",
+                "is the loss of each entry, not its derivative",
                 "L6",
             ),
         ),
@@ -284,14 +286,14 @@ POINTWISE = (
         (
             Slip(
                 lambda z, t: (_sigmoid(z) - t) * _sigmoid_slope(z),
-                "has the derivative of the sigmoid twice in it: σ − {target} holds it already",
+                "contains the derivative of the sigmoid twice: σ − {target} already includes it",
                 "L2",
             ),
             Slip(lambda z, t: _sigmoid(z), _NO_TARGET, "L6"),
             Slip(
                 lambda z, t: z - t,
-                "lacks the sigmoid: it is {prediction} − {target}, with the logits for the "
-                "probabilities",
+                "lacks the sigmoid: it is {prediction} − {target}, with the logits instead of "
+                "the probabilities",
                 "L6",
             ),
             Slip(
@@ -303,7 +305,7 @@ POINTWISE = (
             Slip(lambda z, t: (1 - t) * _sigmoid(z), "has only one of the two terms", "L6"),
             Slip(
                 lambda z, t: -t * _sigmoid(-z) - (1 - t) * _sigmoid(z),
-                "has the wrong sign of the term with 1 − {target}",
+                "has the wrong sign in the term with 1 − {target}",
                 "L6",
             ),
             Slip(lambda z, t: _sigmoid(z) + t, _SUM, "L6"),
@@ -319,9 +321,9 @@ POINTWISE = (
                 "A1",
             ),
             Slip(lambda z, t: -1.0 * (t * z < 1), "lacks the factor {target}"),
-            Slip(lambda z, t: -t * (t * z > 1), "has the mask of the margin inverted", "A3"),
+            Slip(lambda z, t: -t * (t * z > 1), "has the mask at the margin inverted", "A3"),
             Slip(lambda z, t: -t * (t * z < 0), "has the margin at 0, not at 1", "A3"),
-            Slip(lambda z, t: -z * (t * z < 1), "has {prediction} in the place of {target}"),
+            Slip(lambda z, t: -z * (t * z < 1), "contains {prediction} instead of {target}"),
         ),
     ),
     Loss(
@@ -329,7 +331,9 @@ POINTWISE = (
         lambda z, t: -2 * t * np.maximum(0, 1 - t * z),
         (
             Slip(
-                lambda z, t: -t * (t * z < 1), "lacks the factor of the square's derivative", "L8"
+                lambda z, t: -t * (t * z < 1),
+                "lacks the factor from the derivative of the square",
+                "L8",
             ),
             Slip(
                 lambda z, t: -t * (1 - t * z), "lets the gradient through outside the margin", "A1"
@@ -343,8 +347,8 @@ POINTWISE = (
         lambda p, t: np.tanh(p - t),
         (
             Slip(lambda p, t: p - t, "is the error, without tanh", "L8"),
-            Slip(lambda p, t: 1 - np.tanh(p - t) ** 2, "has the second derivative", "L8"),
-            Slip(lambda p, t: np.sign(p - t), "has only the sign of the error", "L8"),
+            Slip(lambda p, t: 1 - np.tanh(p - t) ** 2, "is the second derivative", "L8"),
+            Slip(lambda p, t: np.sign(p - t), "contains only the sign of the error", "L8"),
         ),
     ),
     Loss(
@@ -380,25 +384,25 @@ OF_CLASSES = (
             ),
             Slip(
                 lambda z, t: _softmax(z) - 1,
-                "has 1 subtracted at each class, not only at the target's (the one-hot target)",
+                "subtracts 1 at every class, not only at the target's (the one-hot target)",
                 "L5",
             ),
             Slip(
                 lambda z, t: _softmax(z) + t,
-                "has the one-hot target added to softmax({prediction}), not subtracted: its sign "
-                "is wrong",
+                "adds the one-hot target to softmax({prediction}) instead of subtracting it: the "
+                "sign is wrong",
                 "L5",
             ),
             Slip(
                 lambda z, t: (_softmax(z) - t) * _softmax(z) * (1 - _softmax(z)),
-                "has the derivative of the output, p·(1 − p), in it as well: p − {target} is the "
-                "gradient at the logits already, so it is applied twice",
+                "also contains the derivative of the output, p·(1 − p): p − {target} is already "
+                "the gradient at the logits, so that derivative is applied twice",
                 "L2",
             ),
             Slip(
                 lambda z, t: _of_softmax(_softmax(z), _softmax(z) - t),
-                "has softmax's Jacobian in it twice: p − {target} is the gradient at the logits "
-                "already",
+                "contains softmax's Jacobian twice: p − {target} is already the gradient at the "
+                "logits",
                 "L2",
             ),
             Slip(
@@ -408,42 +412,42 @@ OF_CLASSES = (
             ),
             Slip(
                 lambda z, t: -t * (1 - _softmax(z)),
-                "has only the entry of the target: the diagonal of softmax's Jacobian",
+                "is nonzero only at the target: it uses only the diagonal of softmax's Jacobian",
                 "L1",
             ),
-            Slip(lambda z, t: _softmax(_softmax(z)) - t, "has softmax applied twice", "L3"),
+            Slip(lambda z, t: _softmax(_softmax(z)) - t, "applies softmax twice", "L3"),
             Slip(
                 lambda z, t: _of_softmax(_softmax(z), _softmax(_softmax(z)) - t),
-                "has softmax applied twice",
+                "applies softmax twice",
                 "L3",
             ),
             Slip(
                 lambda z, t: z - t,
-                "lacks softmax: it is {prediction} − {target}, with the logits for probabilities",
+                "lacks softmax: it is {prediction} − {target}, logits instead of probabilities",
                 "L5",
             ),
             Slip(
                 lambda z, t: np.exp(z) - t,
-                "has exp({prediction}) in the place of softmax: it is not normalised",
+                "uses exp({prediction}) instead of softmax: it is not normalised",
                 "L5",
             ),
-            Slip(lambda z, t: _sigmoid(z) - t, "has a sigmoid in the place of softmax", "L5"),
+            Slip(lambda z, t: _sigmoid(z) - t, "uses a sigmoid instead of softmax", "L5"),
             Slip(
                 lambda z, t: _softmax(z, 0) - t,
-                "has softmax along another axis than the classes'",
+                "applies softmax along an axis other than that of the classes",
                 "L5",
             ),
             Slip(
                 lambda z, t: np.log(_softmax(z)) - t,
-                "has the logarithm of softmax in the place of softmax",
+                "contains the logarithm of softmax instead of softmax",
                 "L5",
             ),
             Slip(
                 lambda z, t: np.where(t != 0, 0, _softmax(z)),
-                "is zero at the target's class: there p − 1 belongs (the one-hot target)",
+                "is zero at the target's class, where it should be p − 1 (the one-hot target)",
                 "L5",
             ),
-            Slip(lambda z, t: -t, "lacks softmax({prediction}): only the target is in it", "L5"),
+            Slip(lambda z, t: -t, "lacks softmax({prediction}): it contains only the target", "L5"),
         ),
     ),
     Loss(
@@ -458,17 +462,17 @@ OF_CLASSES = (
             Slip(
                 lambda p, t: p - t,
                 "is the formula for the logits, {prediction} − {target}, used for probabilities: "
-                "softmax's derivative is in it",
+                "it includes softmax's derivative",
                 "L2",
             ),
             Slip(lambda p, t: -t * p, "is multiplied by {prediction}, not divided by it", "L5"),
             Slip(lambda p, t: -1 / p, "lacks the one-hot target: it is −1/{prediction}", "L5"),
-            Slip(lambda p, t: -t * np.log(p), "holds the loss, not its derivative", "L5"),
-            Slip(lambda p, t: -np.log(p), "holds −log({prediction}), not its derivative", "L5"),
+            Slip(lambda p, t: -t * np.log(p), "is the loss, not its derivative", "L5"),
+            Slip(lambda p, t: -np.log(p), "is −log({prediction}), not its derivative", "L5"),
             Slip(
                 lambda p, t: (p - t) / (p * (1 - p)),
-                "is the derivative of the binary cross-entropy: a term with 1 − {target} is too "
-                "much",
+                "is the derivative of the binary cross-entropy: the term with 1 − {target} does "
+                "not belong here",
                 "L6",
             ),
             Slip(lambda p, t: -t / p**2, "is divided by {prediction} twice", "L5"),
@@ -480,13 +484,13 @@ OF_CLASSES = (
         (
             Slip(
                 lambda p, t: np.exp(p) - t,
-                "is the formula for the logits, with the derivative of log-softmax in it, used for "
-                "log-probabilities",
+                "is the formula for the logits, which includes the derivative of log-softmax, used "
+                "for log-probabilities",
                 "L2",
             ),
             Slip(
                 lambda p, t: -t / p,
-                "is divided by {prediction}, which is a logarithm already",
+                "is divided by {prediction}, which is already a logarithm",
                 "L5",
             ),
             Slip(lambda p, t: -np.ones_like(t), "lacks the one-hot target", "L5"),

@@ -29,8 +29,8 @@ class _Steps:
     """The steps of a backward pass, each of which a mistake may change.
 
     Attributes:
-        slopes: of each hidden activation, from its input, its output and the gradient behind it.
-        inputs: the arrays by which each layer's weight gradient is computed.
+        slopes: the derivative of each hidden activation, from input, output and incoming gradient.
+        inputs: the arrays from which each layer's weight gradient is computed.
         delta: the gradient at the output of the last linear layer.
     """
 
@@ -41,7 +41,7 @@ class _Steps:
 
 @dataclass(frozen=True)
 class _Network:
-    """A chain of linear layers in rows; arrays of other conventions are transposed first."""
+    """A chain of linear layers in the row convention; other arrays are transposed."""
 
     layers: tuple[_Layer, ...]
     arrays: Arrays
@@ -62,7 +62,7 @@ class _Network:
         return inputs, outputs
 
     def backward(self, steps: _Steps, outputs) -> Arrays:
-        """The gradients of all parameters and of the input, as their owner keeps them."""
+        """The gradients of all parameters and of the input, in the layout of the arguments."""
         delta, gradients = steps.delta, {}
         for i in reversed(range(len(self.layers))):
             layer = self.layers[i]
@@ -86,7 +86,7 @@ class _Output(NamedTuple):
 
 
 def of_networks(comparison: Comparison, leaf: str, evidence: Evidence) -> Iterator[Hypothesis]:
-    """The gradients that mistakes in a chain of linear layers and activations give.
+    """The gradients produced by mistakes in a chain of linear layers and activations.
 
     Args:
         comparison: the gradient and the truth.
@@ -127,7 +127,7 @@ def _right(network, inputs, delta) -> _Steps:
 
 
 def _mistakes(network, right, output, deltas, outputs):
-    """The wrong steps, with the words and the id of the mistake."""
+    """The wrong steps, each with the description and the id of the mistake."""
     places = range(len(right.slopes))
     for slope, words, mistake in _wrong_slopes(network.hidden):
         for i in places:
@@ -146,33 +146,33 @@ def _mistakes(network, right, output, deltas, outputs):
 def _wrong_slopes(f: Elementwise):
     """Wrong derivatives of the hidden activation."""
     activation = f"the activation derivative, that of {f.name},"
-    yield lambda z, a, d: np.ones_like(z), f"is computed as if {activation} were missing", "A1"
+    yield lambda z, a, d: np.ones_like(z), f"is computed without {activation}", "A1"
     if f.name != "ReLU":
         yield (
             lambda z, a, d: f.slope(a),
-            f"has {activation} of the wrong argument, its output,",
+            f"evaluates {activation} at the wrong argument, its output,",
             "A2",
         )
     if f.of_output is not None:
         of_output = f.of_output
-        written = f"written in the output, {f.output_formula}, is used with the input"
+        written = f"in terms of the output, {f.output_formula}, is applied to the input"
         yield (
             lambda z, a, d: of_output(z),
-            f"has {activation} of the wrong argument: that {written}",
+            f"evaluates {activation} at the wrong argument: the formula {written}",
             "A2",
         )
-    yield lambda z, a, d: a, f"has the value of {f.name} in the place of its derivative", "A3"
-    yield lambda z, a, d: f.slope(z) ** 2, f"has {activation} twice in it", "A3"
-    yield lambda z, a, d: 1 - f.slope(z), f"has 1 minus {activation} (its complement)", "A3"
+    yield lambda z, a, d: a, f"uses the value of {f.name} instead of its derivative", "A3"
+    yield lambda z, a, d: f.slope(z) ** 2, f"contains {activation} twice", "A3"
+    yield lambda z, a, d: 1 - f.slope(z), f"contains 1 minus {activation} (its complement)", "A3"
     yield (
         lambda z, a, d: (d > 0) * 1.0,
-        f"has a mask from the sign of the incoming gradient in the place of {activation}",
+        f"uses a mask from the sign of the incoming gradient instead of {activation}",
         "A4",
     )
     for other in ELEMENTWISE:
         if other.name == f.name or other.name not in (*COMMON, "silu (swish)"):
             continue
-        words = f"has the derivative of another activation, {other.name}, not that of {f.name},"
+        words = f"uses the derivative of another activation, {other.name}, not that of {f.name},"
         yield lambda z, a, d, g=other: g.slope(z), words, "A3"
         if other.of_output is not None:
             yield lambda z, a, d, g=other: g.of_output(a), words, "A3"
@@ -208,7 +208,7 @@ def _inputs(evidence) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _chains(width, arrays) -> Iterator[tuple[str, ...]]:
-    """The orders of matrices in which their shapes fit; biases and one target may be left."""
+    """The orders in which the shapes of the matrices fit; biases and one target may remain."""
 
     def extended(order, width):
         rest = [path for path in arrays if path not in order]
@@ -242,7 +242,7 @@ def _with_biases(order, arrays, all_arrays, input_path):
 
 
 def _outward(evidence, turned, columns):
-    """The arrangement of a gradient as its owner keeps the argument."""
+    """The function that arranges a gradient in the layout of its argument."""
     shapes = {path: array.shape for path, array in (evidence.arrays | evidence.others).items()}
 
     def outward(path, gradient):
@@ -256,7 +256,7 @@ def _outward(evidence, turned, columns):
 
 
 def _deltas(network, z, evidence):
-    """Each reading of the output, with the right delta first and then the wrong ones."""
+    """Each interpretation of the output: the right delta first, then the wrong ones."""
     y = evidence.y[0]
     columns = z.shape == y.shape[::-1] and z.shape != y.shape
     for output in _OUTPUTS:
@@ -285,9 +285,9 @@ def _at_output(output, p, slope, slips):
     right = output.jacobian(p, slope)
     deltas = [("", right, "")]
     if output.name:
-        missing = f"is computed as if the derivative of the output's {output.name} were missing"
+        missing = f"is computed without the derivative of the output's {output.name}"
         deltas.append((missing, slope, "A6"))
-        twice = f"has the derivative of the output's {output.name} twice in it"
+        twice = f"contains the derivative of the output's {output.name} twice"
         deltas.append((twice, output.jacobian(p, right), "L2"))
     for words, wrong, mistake in slips:
         deltas.append((words, output.jacobian(p, wrong), mistake))

@@ -47,7 +47,7 @@ class _Normalisation:
 
 
 def of_normalisation(comparison: Comparison, leaf: str, evidence: Evidence) -> Iterator[Hypothesis]:
-    """The gradients that mistakes in a normalisation give, for its input and its gain.
+    """The gradients of the input and the gain produced by mistakes in a normalisation.
 
     Args:
         comparison: the gradient and the truth.
@@ -110,19 +110,19 @@ def _slips_of_input(layer, dy) -> dict[str, np.ndarray]:
     g, statistics = dy * layer.gamma, STATISTICS[layer.kind]
     deviation = "standard deviation" if layer.kind == "mean" else statistics
     gain, constant = layer.gain or "the gain", "constants" if layer.kind == "mean" else "a constant"
-    slips = {f"takes the {statistics} for {constant}": g / layer.scale}
+    slips = {f"treats the {statistics} as {constant}": g / layer.scale}
     if layer.kind == "mean":
         slips |= _slips_with_mean(layer, g)
-    term = "the term of x̂, which is the variance's," if layer.kind == "mean" else "the term of x̂"
+    term = "the x̂ term (from the variance)" if layer.kind == "mean" else "the x̂ term"
     slips |= {
-        f"has the wrong sign of {term} in it (C1)": layer.gradient(g, along=-1),
-        f"has twice {term} in it (C5)": layer.gradient(g, along=2),
-        f"has half of {term} in it (C5)": layer.gradient(g, along=0.5),
-        "has a sum in the place of the mean of dy·γ·x̂ (C2)": layer.gradient(g, along=layer.size),
-        f"lacks the factor {gain}, and takes the {statistics} for {constant}": dy / layer.scale,
+        f"has the wrong sign in {term} (C1)": layer.gradient(g, along=-1),
+        f"contains {term} twice (C5)": layer.gradient(g, along=2),
+        f"contains only half of {term} (C5)": layer.gradient(g, along=0.5),
+        "uses a sum instead of the mean of dy·γ·x̂ (C2)": layer.gradient(g, along=layer.size),
+        f"lacks the factor {gain}, and treats the {statistics} as {constant}": dy / layer.scale,
         f"lacks the factor {gain}": layer.gradient(dy),
-        f"has the factor {gain} outside the means": layer.gamma * layer.gradient(dy),
-        f"has the factor {gain} twice": layer.gradient(g * layer.gamma),
+        f"applies the factor {gain} outside the means": layer.gamma * layer.gradient(dy),
+        f"contains the factor {gain} twice": layer.gradient(g * layer.gamma),
         f"is not divided by the {deviation}": layer.gradient(g, scale=1.0),
         f"is divided by the {deviation} twice": layer.gradient(g, scale=layer.scale**2),
         f"is multiplied by the {deviation}, not divided": layer.gradient(g, scale=1 / layer.scale),
@@ -132,7 +132,7 @@ def _slips_of_input(layer, dy) -> dict[str, np.ndarray]:
     for other in subsets(dy.ndim):
         if other != layer.axes:
             over = f"{on_axes(other)}, but x is normalised over {on_axes(layer.axes)}"
-            slips[f"has means over {over} (S3)"] = layer.gradient(g, axes=other)
+            slips[f"takes means over {over} (S3)"] = layer.gradient(g, axes=other)
     return slips
 
 
@@ -144,34 +144,34 @@ def _slips_with_mean(layer, g) -> dict[str, np.ndarray]:
         return array.mean(layer.axes, keepdims=True)
 
     return {
-        "takes the variance for a constant: its term is missing": layer.gradient(g, along=0),
-        "takes the mean for a constant: its term is missing": layer.gradient(g, centre=0),
-        "has the wrong sign of the mean's term (C1)": layer.gradient(g, centre=-1),
-        f"has a variance over {n - 1} numbers in its term, not over {n}": layer.gradient(
+        "treats the variance as a constant: its term is missing": layer.gradient(g, along=0),
+        "treats the mean as a constant: its term is missing": layer.gradient(g, centre=0),
+        "has the wrong sign in the term of the mean (C1)": layer.gradient(g, centre=-1),
+        f"uses a variance over {n - 1} numbers in its term, not over {n}": layer.gradient(
             g, along=n / max(n - 1, 1)
         ),
-        "has a sum in the place of the mean of dy·γ (C2)": layer.gradient(g, centre=n),
-        "has sums in the place of means (C2)": layer.gradient(g, centre=n, along=n),
-        "has x in the place of the normalised x̂": (g - mean(g) - x * mean(g * x)) / layer.scale,
-        "has x in one place of the normalised x̂": (g - mean(g) - layer.hat * mean(g * x))
+        "uses a sum instead of the mean of dy·γ (C2)": layer.gradient(g, centre=n),
+        "uses sums instead of means (C2)": layer.gradient(g, centre=n, along=n),
+        "uses x instead of the normalised x̂": (g - mean(g) - x * mean(g * x)) / layer.scale,
+        "uses x once instead of the normalised x̂": (g - mean(g) - layer.hat * mean(g * x))
         / layer.scale,
-        "has x as a factor in the place of x̂": (g - mean(g) - x * mean(g * layer.hat))
-        / layer.scale,
-        "lacks the factor x̂ of the variance's term": (g - mean(g) - mean(g * layer.hat))
+        "uses x as a factor instead of x̂": (g - mean(g) - x * mean(g * layer.hat)) / layer.scale,
+        "lacks the factor x̂ in the term of the variance": (g - mean(g) - mean(g * layer.hat))
         / layer.scale,
     }
 
 
 def _slips_of_gain(layer, dy) -> dict[str, np.ndarray]:
-    """What is summed to the gradient of γ in place of dy·x̂."""
+    """Arrays whose sum is taken as the gradient of γ instead of that of dy·x̂."""
     hat = layer.hat
     return {
         "lacks the normalised x̂: it is Σdy, the gradient of the offset (beta)": dy,
-        "has x in the place of the normalised x̂": dy * layer.x,
-        "has x − μ in the place of the normalised x̂: it is not divided by the standard "
-        "deviation": dy * hat * layer.scale,
-        "has the output in the place of the normalised x̂": dy * (layer.gamma * hat + layer.beta),
-        f"has the factor {layer.gain} as well": dy * layer.gamma * hat,
+        "uses x instead of the normalised x̂": dy * layer.x,
+        "uses x − μ instead of the normalised x̂: it is not divided by the standard deviation": dy
+        * hat
+        * layer.scale,
+        "uses the output instead of the normalised x̂": dy * (layer.gamma * hat + layer.beta),
+        f"also contains the factor {layer.gain}": dy * layer.gamma * hat,
         "is divided by the standard deviation twice": dy * hat / layer.scale,
         "is the sum of the normalised x̂, without dy": hat,
     }

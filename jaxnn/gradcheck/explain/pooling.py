@@ -12,7 +12,7 @@ SAME = 1e-6
 
 
 def of_pooling(leaf: str, evidence: Evidence) -> Iterator[Hypothesis]:
-    """The gradients that mistakes in a maximum or a mean over windows or over an axis give.
+    """The gradients produced by mistakes in a maximum or a mean over windows or over an axis.
 
     Args:
         leaf: the path of the argument.
@@ -43,7 +43,7 @@ def _of_maxima(x, dy, factors) -> Iterator[Hypothesis]:
     largest = x == _spread(windows.max(-1), factors)
     smallest = x == _spread(windows.min(-1), factors)
     for gradient, words, mistake in (
-        (spread / size, "is spread evenly, as by an average, not given to the maximum", ""),
+        (spread / size, "is spread evenly, as for an average, not routed to the maximum", ""),
         (spread, "is dy at every entry, not only at the maximum: the mask is missing", "A1"),
         (
             np.where(largest, 0, spread),
@@ -51,7 +51,7 @@ def _of_maxima(x, dy, factors) -> Iterator[Hypothesis]:
             "A3",
         ),
         (largest * 1.0, "is the mask of the maxima, without dy", ""),
-        (np.where(smallest, spread, 0), "is given to the minimum, not to the maximum", "A3"),
+        (np.where(smallest, spread, 0), "is routed to the minimum, not to the maximum", "A3"),
         (largest * x * spread, "is multiplied by the maximum as well", "A3"),
     ):
         yield Hypothesis(gradient, words, mistake)
@@ -61,18 +61,18 @@ def _of_maxima(x, dy, factors) -> Iterator[Hypothesis]:
 def _of_means(x, dy, factors) -> Iterator[Hypothesis]:
     spread = _spread(dy, factors)
     largest = x == _spread(_windows(x, factors).max(-1), factors)
-    to_largest = "is given to the maximum of each window, as in max pooling, not spread evenly"
+    to_largest = "is routed to the maximum of each window, as in max pooling, not spread evenly"
     yield Hypothesis(np.where(largest, spread, 0), to_largest)
     yield from _to_one_place(spread, factors)
 
 
 def _to_one_place(spread, factors) -> Iterator[Hypothesis]:
-    """The gradient given to one place of each window, whatever the values are."""
+    """The gradient routed to a fixed position in each window, regardless of the values."""
     places = [np.arange(n) % f for n, f in zip(spread.shape, factors, strict=True)]
     grid = np.meshgrid(*places, indexing="ij")
     for name, offsets in (("first", [0] * len(factors)), ("last", [f - 1 for f in factors])):
         chosen = np.all([g == offset for g, offset in zip(grid, offsets, strict=True)], axis=0)
-        words = f"is given to the {name} entry of each window"
+        words = f"is routed to the {name} entry of each window"
         yield Hypothesis(np.where(chosen, spread, 0), words, "", True)
 
 
@@ -85,7 +85,7 @@ def _windows(x, factors) -> np.ndarray:
 
 
 def _spread(y, factors) -> np.ndarray:
-    """One entry for each window, at all entries of the window."""
+    """One value per window, repeated over all entries of the window."""
     for axis, factor in enumerate(factors):
         y = y.repeat(factor, axis)
     return y

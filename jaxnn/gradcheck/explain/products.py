@@ -38,7 +38,7 @@ def _named(leaf, evidence) -> Arrays:
 
 
 def _matrix_products(comparison, named) -> Iterator[Hypothesis]:
-    """A product of two matrices where the true gradient is another one."""
+    """Products of two matrices other than the true gradient."""
     found = list(_pairs(comparison.truth.shape, named))
     right = next((words for words, product in found if _alike(comparison, product)), None)
     if right is None and comparison.truth.shape == comparison.mine.shape:
@@ -114,14 +114,16 @@ def _sums(comparison, named) -> Iterator[Hypothesis]:
 
 
 def _of_one(array, right, shape) -> Iterator[Hypothesis]:
-    """One term where a sum belongs, or the largest one."""
+    """A single term, or the largest one, instead of the sum."""
     words, axes = right
     if len(axes) != 1 or not array.shape[axes[0]]:
         return
     last = array.shape[axes[0]] - 1
     for index, example in ((0, "the first example"), (last, "the last example")):
         one = array.take(index, axes[0])
-        said = f"has only {example}, {words} at index {index} of axis {axes[0]}: it is not summed"
+        said = (
+            f"contains only {example}, {words} at index {index} of axis {axes[0]}: it is not summed"
+        )
         if one.size == np.prod(shape, dtype=int):
             yield Hypothesis(one.reshape(shape), said, "D5", True)
         without = array.sum(axes[0]) - one

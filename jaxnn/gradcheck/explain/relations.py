@@ -10,7 +10,7 @@ from jaxnn.gradcheck.explain.axes import broadcasts, on_axes, subsets
 from jaxnn.gradcheck.explain.evidence import Comparison, Evidence, Explanation, Hypothesis
 
 MOST_SHIFTS = 16
-MOST_CASES = 3  # as many factors as that stem from the cases of a function such as leaky ReLU
+MOST_CASES = 3  # up to this many factors may be the cases of a function such as leaky ReLU
 Words = Explanation
 
 
@@ -32,15 +32,17 @@ def of_another_shape(comparison: Comparison) -> Words | None:
             return _reshaped(mine, truth)
         factor = np.vdot(truth, mine).real / np.vdot(truth, truth).real if truth.any() else 0.0
         if alike(mine.ravel(), factor * truth.ravel()) and (found := comparison.constant(factor)):
-            return Words(f"has another shape and is {factor:.3g} × the true gradient{found.remark}")
+            return Words(
+                f"has the wrong shape and is {factor:.3g} × the true gradient{found.remark}"
+            )
     if mine.size == 1 and alike(mine.ravel()[0], truth.sum()):
         return Words("is summed over everything", "S3")
     for axis in range(truth.ndim):
         for keepdims in (False, True):
             if alike(mine, truth.sum(axis, keepdims=keepdims)):
-                return Words(f"is summed over axis {axis} of the argument too", "S3")
+                return Words(f"is also summed over axis {axis} of the argument", "S3")
             if alike(mine, truth.mean(axis, keepdims=keepdims)):
-                return Words(f"is averaged over axis {axis} of the argument too", "S3")
+                return Words(f"is also averaged over axis {axis} of the argument", "S3")
     return None
 
 
@@ -48,7 +50,7 @@ def scaled(comparison: Comparison) -> Words | None:
     """Explain a constant multiple of the true gradient, and a gradient of zeros."""
     mine, truth = comparison.mine, comparison.truth
     if not mine.any():
-        return Words("is zero everywhere: it was never computed, or the way to it is cut", "Z1")
+        return Words("is zero everywhere: it was never computed, or the path to it is cut", "Z1")
     c = np.vdot(truth, mine) / np.vdot(truth, truth)
     if truth.size > 1 and not comparison.fits(c * truth):
         return None
@@ -58,7 +60,8 @@ def scaled(comparison: Comparison) -> Words | None:
     constant = comparison.constant(factor)
     if constant is not None and constant.value == -1:
         return Words(
-            "is the true gradient with the opposite sign: a difference is the wrong way round", "C1"
+            "is the true gradient with the opposite sign: a difference is the wrong way round",
+            "C1",
         )
     if truth.size == 1 and (constant is None or comparison.tolerance > 1e-3):
         return None
@@ -68,7 +71,7 @@ def scaled(comparison: Comparison) -> Words | None:
 
 
 def where_zero(comparison: Comparison, evidence: Evidence) -> Iterator[Hypothesis]:
-    """The cotangent, handed on where the true gradient is zero everywhere."""
+    """The cotangent, passed on although the true gradient is zero everywhere."""
     for i, dy in enumerate(evidence.dy):
         name = _cotangent(evidence, i)
         yield Hypothesis(dy, f"is {name} although the true gradient is zero everywhere")
@@ -84,7 +87,7 @@ def transposed(comparison: Comparison) -> Iterator[Hypothesis]:
 
 
 def nearly_scaled(comparison: Comparison) -> Words | None:
-    """Explain a constant multiple that a guard, such as ε in log(p + ε), disturbs a little."""
+    """Explain a constant multiple slightly perturbed by a guard, such as ε in log(p + ε)."""
     if comparison.mine.size < 3:
         return None
     found = scaled(comparison.loosened())
@@ -102,7 +105,7 @@ def rearranged(comparison: Comparison) -> Iterator[Hypothesis]:
             yield Hypothesis(truth.transpose(axes), words, "S1", True)
     for axes in subsets(truth.ndim):
         along = on_axes(axes)
-        words = f"is the true gradient reversed along {along}: the order there is the wrong way"
+        words = f"is the true gradient reversed along {along}: the order there is wrong"
         yield Hypothesis(np.flip(truth, axes), words, "", True)
     for axis, size in enumerate(truth.shape):
         for shift in range(1, min(size, MOST_SHIFTS)):
@@ -145,10 +148,10 @@ def of_other_arrays(comparison: Comparison, leaf: str, evidence: Evidence) -> It
     for other, truth in evidence.truths.items():
         if other == leaf:
             continue
-        words = f"holds the gradient of {other}: that is another argument's"
+        words = f"holds the gradient of {other}, another argument"
         yield Hypothesis(truth, words, "", True)
         if truth.ndim == 2:
-            words = f"holds the transposed gradient of {other}: that is another argument's"
+            words = f"holds the transposed gradient of {other}, another argument"
             yield Hypothesis(truth.T, words, "", True)
     truth = comparison.truth
     for other, array in evidence.truths.items():
@@ -159,13 +162,13 @@ def of_other_arrays(comparison: Comparison, leaf: str, evidence: Evidence) -> It
 
 
 def without_a_gradient(evidence: Evidence) -> Iterator[Hypothesis]:
-    """A cotangent, an output or an argument in the place of a gradient."""
+    """A cotangent, an output or an argument instead of a gradient."""
     for i, dy in enumerate(evidence.dy):
         yield Hypothesis(dy, f"is {_cotangent(evidence, i)} unchanged", "", True)
     for i, y in enumerate(evidence.y):
-        yield Hypothesis(y, f"is {_output(evidence, i)} itself, which is no gradient", "", True)
+        yield Hypothesis(y, f"is {_output(evidence, i)} itself, which is not a gradient", "", True)
     for other, array in evidence.arrays.items():
-        yield Hypothesis(array, f"is {other} itself, which is no gradient", "", True)
+        yield Hypothesis(array, f"is {other} itself, which is not a gradient", "", True)
 
 
 def plus_a_multiple(comparison: Comparison, leaf: str, evidence: Evidence) -> Words | None:
@@ -221,8 +224,8 @@ def masked(comparison: Comparison, leaf: str, evidence: Evidence) -> Iterator[Hy
         )
         yield Hypothesis(
             scale * np.where(allowed, 0, dy),
-            "is not zero exactly where the true gradient is: the mask is inverted (the wrong way "
-            "round)",
+            "is nonzero exactly where the true gradient is zero: the mask is inverted (the wrong "
+            "way round)",
             "A3",
         )
         yield Hypothesis(
@@ -242,7 +245,7 @@ def masked(comparison: Comparison, leaf: str, evidence: Evidence) -> Iterator[Hy
         for mask, words in ((array > 0, "positive"), (array < 0, "negative")):
             yield Hypothesis(
                 np.where(mask, truth, 0),
-                f"is right where {leaf} is {words} and zero elsewhere: a mask too many",
+                f"is right where {leaf} is {words} and zero elsewhere: there is one mask too many",
             )
 
 
@@ -261,7 +264,7 @@ def partly_masked(comparison: Comparison, evidence: Evidence) -> Words | None:
         return Words(
             f"lets the gradient through at {extra.sum()} of {extra.size} entries where the true "
             f"one is zero, the first at index {_first(extra)}, and is right at all others: the "
-            "mask stops too little"
+            "mask lets too much through"
         )
     if lacking.any() and not extra.any():
         return Words(
@@ -272,9 +275,9 @@ def partly_masked(comparison: Comparison, evidence: Evidence) -> Words | None:
         _is_masked(evidence, array, comparison.tolerance) for array in (mine, truth)
     ):
         return Words(
-            f"has another mask than the true gradient: {extra.sum()} entries should be zero and "
-            f"are not, and {lacking.sum()} are zero and should not be, as if the mask were drawn "
-            "anew"
+            f"has a different mask from the true gradient: {extra.sum()} entries should be zero "
+            f"and are not, and {lacking.sum()} are zero and should not be, as if the mask were "
+            "drawn anew"
         )
     return None
 
@@ -286,13 +289,13 @@ def times_an_array(comparison: Comparison, leaf: str, evidence: Evidence) -> Ite
     telling = _distinct_ratios(comparison) > MOST_CASES
     for name, factor in factors.items():
         once = f"is the true gradient × {name}"
-        yield Hypothesis(truth * factor, f"{once}: that factor is too much", "", telling)
+        yield Hypothesis(truth * factor, f"{once}: that factor is superfluous", "", telling)
     for name, factor in factors.items():
         lacks = f"lacks the factor {name}: it is the true gradient divided by it"
         yield Hypothesis(truth / factor, lacks, "", telling)
     for (one, a), (two, b) in permutations(factors.items(), 2):
         if telling and len(factors) <= 40:
-            words = f"has the factor {one} where {two} belongs"
+            words = f"has the factor {one} instead of {two}"
             yield Hypothesis(truth * a / b, words, "", True)
 
 
@@ -312,7 +315,7 @@ def clipped(comparison: Comparison) -> Words | None:
 
 
 def by_rows(comparison: Comparison) -> Words | None:
-    """Explain a true gradient with another factor in each row or column."""
+    """Explain a true gradient with a different factor in each row or column."""
     mine, truth = comparison.mine, comparison.truth
     if not comparison.precise:
         return None
@@ -325,13 +328,13 @@ def by_rows(comparison: Comparison) -> Words | None:
         if comparison.fits(truth * np.expand_dims(c, others)):
             some = ", ".join(f"{factor:.3g}" for factor in c[:3]) + (", …" if c.size > 3 else "")
             return Words(
-                f"is the true gradient with another factor at each index of axis {axis}: {some}"
+                f"is the true gradient with a different factor at each index of axis {axis}: {some}"
             )
     return None
 
 
 def fallback(comparison: Comparison) -> str:
-    """Describe a wrong gradient of which no cause is known."""
+    """Describe a wrong gradient whose cause is unknown."""
     mine, truth = comparison.mine, comparison.truth
     scale = max(np.abs(truth).max(initial=0), np.abs(mine).max(initial=0))
     wrong = np.abs(mine - truth) > comparison.tolerance * scale
@@ -349,19 +352,21 @@ def fallback(comparison: Comparison) -> str:
         size = np.linalg.norm(mine) / np.linalg.norm(truth)
         off = f"is off by {np.linalg.norm(mine - truth) / np.linalg.norm(truth):.1e} of its norm"
         return off if abs(size - 1) < 0.05 else f"{off} and {size:.3g} × as large as the true one"
-    return f"points elsewhere: the cosine with the true gradient is {cosine:.2f}"
+    return f"points in another direction: its cosine with the true gradient is {cosine:.2f}"
 
 
 def _unsummed(mine, axes) -> Words:
     listed = on_axes(axes)
     if all(mine.shape[axis] == 1 for axis in axes):
-        return Words(f"has the right numbers, but keeps {listed}, which was summed", "S4")
-    return Words(f"is not summed over {listed}: every entry there shares one argument", "S2")
+        return Words(f"has the right numbers, but keeps {listed} after the sum (keepdims)", "S4")
+    return Words(
+        f"is not summed over {listed}: all entries there share one value of the argument", "S2"
+    )
 
 
 def _reshaped(mine, truth) -> Words:
     if mine.ndim < truth.ndim:
-        return Words("has the right numbers, but not the axes of size 1 that the argument keeps")
+        return Words("has the right numbers, but lacks the argument's axes of size 1")
     return Words("has the right numbers in another shape")
 
 
@@ -380,7 +385,8 @@ def _mixed(truth, axis) -> Iterator[Hypothesis]:
     size = truth.shape[axis]
     mean = np.broadcast_to(truth.mean(axis, keepdims=True), truth.shape)
     yield Hypothesis(
-        truth - mean, f"is the true gradient minus its mean over axis {axis}, which is too much"
+        truth - mean,
+        f"is the true gradient minus its mean over axis {axis}, which does not belong here",
     )
     yield Hypothesis(
         mean, f"is the mean of the true gradient over axis {axis}, spread over it", "S3"
@@ -403,7 +409,7 @@ def _mixed(truth, axis) -> Iterator[Hypothesis]:
 
 
 def _distinct_ratios(comparison) -> int:
-    """How many different factors there are between a gradient and the true one."""
+    """The number of distinct ratios between a gradient and the true one."""
     kept = comparison.truth != 0
     ratios = comparison.mine[kept] / comparison.truth[kept]
     return len(np.unique(np.round(ratios / np.abs(ratios).max(initial=0), 4)))
@@ -452,11 +458,11 @@ def _factors(leaf, evidence, shape) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _penalty(c, words, leaf, evidence) -> Words:
-    """The words on a multiple of the parameter itself."""
+    """Describe a difference that is a multiple of the parameter itself."""
     differs = f"differs from the true gradient by {c:.4g} × {words}"
     if words != leaf:
-        sign = "subtracted, or that of the loss is missing" if c < 0 else "added"
-        return Words(f"{differs}: a term as of an L1 penalty is {sign}", "R1")
+        sign = "subtracted, or the one in the loss is missing" if c < 0 else "added"
+        return Words(f"{differs}: an L1 penalty term is {sign}", "R1")
     meaning = _meaning_of_decay(c, leaf, evidence)
     for name, value in evidence.options.items():
         for multiple, number in ((1, ""), (2, "2 × "), (0.5, "½ × ")):
@@ -469,17 +475,17 @@ def _penalty(c, words, leaf, evidence) -> Words:
 
 def _meaning_of_decay(c, leaf, evidence) -> str:
     true = _decay(leaf, evidence)
-    term = "the term of the L2 penalty (weight decay)"
+    term = "the L2 penalty term (weight decay)"
     if true is None and any(y.size > 1 for y in evidence.y):
-        return "a multiple of the parameter, as of weight decay, is in it"
+        return "it contains a multiple of the parameter, as weight decay does"
     if true is None:
         return f"{term} is missing, or a part of it" if c < 0 else f"{term} is too large"
     if true == 0:
-        return "a term of an L2 penalty (weight decay) is added, and the loss has none"
+        return "its L2 penalty term (weight decay) does not match the loss"
     meanings = {
         -1.0: f"{term} is missing",
         -0.5: f"half of {term} is missing, such as the 2 of (W²)' = 2·W",
-        1.0: f"{term} is twice too large: it is added twice, or a ½ is missing",
+        1.0: f"{term} is twice as large as it should be: it is added twice, or a ½ is missing",
         -2.0: f"{term} has the wrong sign",
     }
     for ratio, meaning in meanings.items():
@@ -489,7 +495,7 @@ def _meaning_of_decay(c, leaf, evidence) -> str:
 
 
 def _decay(leaf, evidence) -> float | None:
-    """λ where the loss has the term ½·λ·‖W‖², seen with all other arrays at zero."""
+    """λ where the loss has the term ½·λ·‖W‖², measured with all other arrays set to zero."""
     weights = evidence.arrays[leaf]
     zeros = {path: np.zeros_like(array) for path, array in evidence.arrays.items()}
     losses = [evidence.outputs_at(zeros | {leaf: s * weights}) for s in (0.0, 1.0, 2.0)]
@@ -507,7 +513,7 @@ def _added(c, words) -> Words:
 
 
 def _multiple(comparison, difference, array) -> float | None:
-    """c where the difference is c times an array, for enough entries to tell."""
+    """c if the difference is c times an array, judged on enough entries to tell."""
     square = np.vdot(array, array).real
     if not square or comparison.tolerance ** (np.count_nonzero(array) - 1) > 1e-5:
         return None
@@ -531,7 +537,7 @@ def _times(scale) -> str:
 
 
 def _indices(chosen) -> str:
-    """The positions at which a mask is true, in short."""
+    """The positions at which a mask is true, abbreviated."""
     found = np.flatnonzero(chosen)
     if found.size == 1:
         return f"index {found[0]}"

@@ -11,7 +11,7 @@ RECOGNISED = 1e-4
 
 
 def of_softmax(comparison: Comparison, leaf: str, evidence: Evidence) -> Iterator[Hypothesis]:
-    """The gradients that mistakes in softmax and log-softmax give.
+    """The gradients produced by mistakes in softmax and log-softmax.
 
     Args:
         comparison: the gradient and the truth.
@@ -43,16 +43,16 @@ def _slips_of_softmax(x, p, dy, axis) -> dict[str, np.ndarray]:
     jacobian = "softmax's Jacobian"
     total = (dy * p).sum(axis, keepdims=True)
     return {
-        f"has only the diagonal of {jacobian} in it, dy·p·(1 − p) (L1)": dy * p * (1 - p),
+        f"contains only the diagonal of {jacobian}, dy·p·(1 − p) (L1)": dy * p * (1 - p),
         f"lacks the term −p·Σ(dy·p) of {jacobian}: only dy·p is there (L1)": dy * p,
-        "is dy unchanged, as if the derivative of softmax were missing (A1)": dy * 1.0,
-        f"has {jacobian} in it twice (L2)": _softmax(p, _softmax(p, dy, axis), axis),
+        "is dy unchanged: the derivative of softmax is missing (A1)": dy * 1.0,
+        f"contains {jacobian} twice (L2)": _softmax(p, _softmax(p, dy, axis), axis),
         f"lacks the factor p of {jacobian}": dy - total,
         f"lacks the factor p in the second term of {jacobian}": dy * p - total,
-        f"has the wrong sign of the second term of {jacobian}": dy * p + p * total,
-        "has Σdy in the place of Σ(dy·p)": p * (dy - dy.sum(axis, keepdims=True)),
-        "has the mean of dy in the place of Σ(dy·p)": p * (dy - dy.mean(axis, keepdims=True)),
-        "has the mean of dy·p in the place of its sum (C3)": p * (dy - total / x.shape[axis]),
+        f"has the wrong sign in the second term of {jacobian}": dy * p + p * total,
+        "uses Σdy instead of Σ(dy·p)": p * (dy - dy.sum(axis, keepdims=True)),
+        "uses the mean of dy instead of Σ(dy·p)": p * (dy - dy.mean(axis, keepdims=True)),
+        "uses the mean of dy·p instead of its sum (C3)": p * (dy - total / x.shape[axis]),
         **{
             f"is summed over {on_axes(other)}, but softmax runs along axis {axis} (S3)": _softmax(
                 p, dy, other
@@ -60,8 +60,8 @@ def _slips_of_softmax(x, p, dy, axis) -> dict[str, np.ndarray]:
             for other in subsets(x.ndim)
             if other != (axis,)
         },
-        f"has the input in the place of the output p in {jacobian} (A2)": _softmax(x, dy, axis),
-        f"has only the diagonal of {jacobian} in it, and dy is not used (L1)": p * (1 - p),
+        f"uses the input instead of the output p in {jacobian} (A2)": _softmax(x, dy, axis),
+        f"contains only the diagonal of {jacobian}, and dy is not used (L1)": p * (1 - p),
     }
 
 
@@ -69,15 +69,15 @@ def _slips_of_log_softmax(y, dy, axis) -> dict[str, np.ndarray]:
     p, total = np.exp(y), dy.sum(axis, keepdims=True)
     return {
         "is dy unchanged: the term −p·Σdy of log-softmax's derivative is missing (A1)": dy * 1.0,
-        "has −p in the place of −p·Σdy": dy - p,
-        "lacks the factor p at Σdy": dy - total,
-        "has only the diagonal of the Jacobian in it, dy·(1 − p) (L1)": dy * (1 - p),
-        "has the wrong sign of the term p·Σdy": dy + p * total,
-        "has log p in the place of p (A2)": dy - y * total,
-        "has Σ(dy·p) in the place of Σdy": dy - p * (dy * p).sum(axis, keepdims=True),
-        "has the mean of dy in the place of Σdy (C3)": dy - p * dy.mean(axis, keepdims=True),
+        "uses −p instead of −p·Σdy": dy - p,
+        "lacks the factor p in the term p·Σdy": dy - total,
+        "contains only the diagonal of the Jacobian, dy·(1 − p) (L1)": dy * (1 - p),
+        "has the wrong sign in the term p·Σdy": dy + p * total,
+        "uses log p instead of p (A2)": dy - y * total,
+        "uses Σ(dy·p) instead of Σdy": dy - p * (dy * p).sum(axis, keepdims=True),
+        "uses the mean of dy instead of Σdy (C3)": dy - p * dy.mean(axis, keepdims=True),
         "is the derivative of softmax, not of log-softmax (A3)": _softmax(p, dy, axis),
-        "has the derivative of softmax in it as well (L2)": _softmax(p, dy - p * total, axis),
+        "also contains the derivative of softmax (L2)": _softmax(p, dy - p * total, axis),
         **{
             f"is summed over {on_axes(other)}, but log-softmax runs along axis {axis} (S3)": (
                 dy - p * dy.sum(other, keepdims=True)

@@ -1,1 +1,1 @@
-"""Files as found: what they define, what in them can be checked, and at which arguments."""
+"""User files: their definitions, the targets to check in them, and arguments for these."""

@@ -1,4 +1,4 @@
-"""Arguments that are known, by `examples()` or by annotations."""
+"""Arguments given by `examples()` or by annotations."""
 
 import inspect
 from typing import Any
@@ -15,10 +15,10 @@ DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int8",
 def arguments(
     target: Target, examples: dict[str, Any], seed: int
 ) -> tuple[tuple, dict[str, Any]] | None:
-    """The arguments and options to check a target with, or `None` if none are known.
+    """The arguments and options for a target, or `None` if none are known.
 
-    They come from the examples or, failing that, from jaxtyping's annotations, with another
-    size for each axis.
+    They come from the examples or, failing that, from jaxtyping's annotations, with a different
+    size for each axis name.
     """
     given = next((examples[key] for key in target.keys if key in examples), None)
     if given is None:
@@ -33,7 +33,7 @@ def arguments(
 
 
 def _from_annotations(target, seed) -> tuple | None:
-    """Random arrays as the annotations of the arguments say, or `None` if one says nothing."""
+    """Random arrays that match the annotations, or `None` if an argument has no usable one."""
     if target.made is not None and any(
         parameter.default is parameter.empty
         for parameter in inspect.signature(target.made).parameters.values()
@@ -41,7 +41,7 @@ def _from_annotations(target, seed) -> tuple | None:
         return None
     try:
         parameters = inspect.signature(target.called, eval_str=True).parameters.values()
-    except Exception:  # annotations may say anything
+    except Exception:  # an annotation may be anything
         return None
     random, made = np.random.default_rng(seed), []
     sizes: dict[str | int, int] = {}

@@ -1,4 +1,4 @@
-"""The statements of a script that define something, run without those that use it."""
+"""Run the definitions of a script without the statements that use them."""
 
 import __future__
 
@@ -14,9 +14,9 @@ from typing import Any
 
 from jaxnn.gradcheck.report import in_one_line
 
-SECONDS = 2.0  # of processor time for one statement
+SECONDS = 2.0  # of CPU time for one statement
 ALL_SECONDS = 6.0  # and for all statements
-LONGEST_RANGE = 1000  # of a loop that fills a table
+LONGEST_RANGE = 1000  # the longest loop that may fill a table
 
 _MAGIC = re.compile(r"^[ \t]*(?:[%!].*|.*\?)$", re.MULTILINE)
 _USES = re.compile(
@@ -37,14 +37,14 @@ Assignment = ast.Assign | ast.AnnAssign | ast.AugAssign
 
 
 class OutOfTime(BaseException):
-    """No `Exception`, so that the statement that takes too long does not catch it."""
+    """Not an `Exception`, so the slow statement does not catch it."""
 
 
 def parse(source: str, filename: str) -> ast.Module:
     """The syntax tree of a script, or of a notebook saved as one.
 
     Raises:
-        SyntaxError: it is neither.
+        SyntaxError: the source is neither.
     """
     try:
         return ast.parse(source, filename)
@@ -53,22 +53,22 @@ def parse(source: str, filename: str) -> ast.Module:
 
 
 def run_definitions(source: str, filename: str, namespace: dict[str, Any]) -> list[str]:
-    """Run the imports, definitions and cheap assignments of a script, without its work.
+    """Run the imports, definitions and cheap assignments of a script, but not its work.
 
-    Loops, calls for their effect and the results of the script's own functions are left out,
-    unless a definition needs them: a registration, a seed, a table that a function reads. A
-    statement that raises, or that takes too long, is left out as well.
+    Loops, calls for their side effects and results of the script's own functions are skipped,
+    unless a definition depends on them: a registration, a seed, a table that a function reads.
+    Statements that raise or take too long are skipped too.
 
     Args:
-        source: of the script.
-        filename: of the script, for tracebacks.
-        namespace: in which to run it, such as the attributes of a module.
+        source: the source of the script.
+        filename: its name, for tracebacks.
+        namespace: the namespace to run it in, such as the attributes of a module.
 
     Returns:
-        A remark on each import or definition that was left out because it raised.
+        A remark on each import or definition that was skipped because it raised.
 
     Raises:
-        SyntaxError: it is no Python.
+        SyntaxError: the source is not valid Python.
     """
     tree = parse(source, filename)
     flags = _future_flags(tree)
@@ -109,7 +109,7 @@ class _Selection:
         self._add_what_is_needed_indirectly(tree)
 
     def statements(self, body: Sequence[ast.stmt]) -> list[ast.stmt]:
-        """Those of a body that define something, compound ones reduced to their definitions."""
+        """The defining statements of a body; compound ones are reduced to their definitions."""
         return [kept for statement in body if (kept := self._reduced(statement)) is not None]
 
     def _reduced(self, statement: ast.stmt) -> ast.stmt | None:
@@ -134,7 +134,7 @@ class _Selection:
         return None
 
     def _compound(self, statement, *parts) -> ast.stmt | None:
-        """A compound statement with its bodies reduced, or `None` if nothing is left."""
+        """A compound statement with its bodies reduced, or `None` if nothing remains."""
         bodies = {part: self.statements(getattr(statement, part)) for part in parts}
         if not any(bodies.values()):
             return None
@@ -149,7 +149,7 @@ class _Selection:
         return ast.fix_missing_locations(reduced)
 
     def _defines(self, statement) -> bool:
-        """Whether an assignment is cheap, needed by a definition, or makes something to check."""
+        """Whether an assignment is cheap, needed by a definition, or creates something to check."""
         called = _called(statement.value)
         if not called:
             return statement.value is not None
@@ -158,11 +158,11 @@ class _Selection:
         return bool(_stored(statement) & self.needed) or self._makes_something(statement.value)
 
     def _makes_something(self, value) -> bool:
-        """Whether a call makes a function, an op, a layer or an object of one's class."""
+        """Whether a call creates a function, an op, a layer or an object of the script's class."""
         return isinstance(value, ast.Call) and not self.factories.isdisjoint(_path(value.func))
 
     def _registers(self, statement) -> bool:
-        """Whether a call for its effect belongs to a definition, such as `f.defvjp(fwd, bwd)`."""
+        """Whether a call with a side effect completes a definition, as `f.defvjp(fwd, bwd)`."""
         call = statement.value
         if not isinstance(call, ast.Call) or any(map(_USES.fullmatch, _called(call))):
             return False
@@ -171,7 +171,7 @@ class _Selection:
         return of_a_function or any(map(_REGISTERS.fullmatch, path[-1:]))
 
     def _fills_a_table(self, loop) -> bool:
-        """Whether a loop is short and only registers or stores what a definition needs."""
+        """Whether a loop is short and only registers or stores values for a definition."""
         if _path(getattr(loop.iter, "func", None)) == ["range"] and not _is_short(loop.iter):
             return False
         if loop.orelse or len(self.statements(loop.body)) != len(loop.body):
@@ -180,7 +180,7 @@ class _Selection:
         return bool(stores & self.needed) or any(isinstance(s, ast.Expr) for s in loop.body)
 
     def _add_what_is_needed_indirectly(self, tree) -> None:
-        """Names from which needed values are computed count as needed."""
+        """Mark the names from which needed values are computed as needed too."""
         count = -1
         while count < len(self.needed):
             count = len(self.needed)
@@ -190,14 +190,14 @@ class _Selection:
 
 
 class _Clock:
-    """Limits of processor time, where the platform has a timer that leaves others alone."""
+    """Limits of CPU time, on platforms with a timer that does not disturb other code."""
 
     def __init__(self):
         self.left = ALL_SECONDS
 
     @contextlib.contextmanager
     def limit(self) -> Iterator[None]:
-        """Raise `OutOfTime` in a statement that takes too long."""
+        """Raise `OutOfTime` in a statement that runs for too long."""
         if threading.current_thread() is not threading.main_thread() or not hasattr(
             signal, "SIGVTALRM"
         ):
@@ -221,7 +221,7 @@ def _ring(*_) -> None:
 
 
 def _without_magics(source: str) -> str:
-    """The source with the commands of notebooks, such as `%matplotlib inline`, blanked."""
+    """The source with notebook commands, such as `%matplotlib inline`, blanked."""
     return _MAGIC.sub("", source)
 
 
@@ -236,7 +236,7 @@ def _future_flags(tree) -> int:
 
 
 def _makes(definition) -> bool:
-    """Whether a call of it makes something: it is a class, or a function that defines another."""
+    """Whether calling it creates a target: it is a class, or a function that defines another."""
     inner = ast.FunctionDef | ast.Lambda | ast.ClassDef
     return isinstance(definition, ast.ClassDef) or any(
         isinstance(node, inner) for child in definition.body for node in ast.walk(child)
@@ -274,7 +274,7 @@ def _loaded(node) -> set[str]:
 
 
 def _stored(statement) -> set[str]:
-    """The names that a statement binds, or whose contents it changes."""
+    """The names that a statement binds, or whose contents it modifies."""
     targets = getattr(statement, "targets", None) or [getattr(statement, "target", statement)]
     return {
         inner.id
@@ -286,7 +286,7 @@ def _stored(statement) -> set[str]:
 
 
 def _called(node) -> set[str]:
-    """The last names of the functions that an expression calls at once, not in a lambda."""
+    """The last names of the functions that an expression calls directly, not inside a lambda."""
     if node is None or isinstance(node, ast.Lambda):
         return set()
     names = set(_path(node.func)[-1:] or [""]) if isinstance(node, ast.Call) else set()
@@ -308,7 +308,7 @@ def _imports(statement) -> bool:
 
 
 def _is_short(call) -> bool:
-    """Whether a call of `range` has only small numbers for arguments."""
+    """Whether a call of `range` has only small numbers as arguments."""
     return all(
         isinstance(arg, ast.Constant) and isinstance(arg.value, int) and arg.value <= LONGEST_RANGE
         for arg in call.args

@@ -1,4 +1,4 @@
-"""What a file defines that can be checked."""
+"""The targets in a file: definitions that can be checked."""
 
 import ast
 import inspect
@@ -48,14 +48,14 @@ _GRADIENT = re.compile(r"d[A-Z_]\w*|d[a-z]\d*|(?i:\w*grad\w*|nabla\w*|delta\w*|d
 
 
 class Target(NamedTuple):
-    """Something in a file that can be checked.
+    """A definition in a file that can be checked.
 
     Attributes:
         name: its name in the report.
         keys: the names under which `examples()` may give its arguments.
         check: `(*args, seed, **options) -> Report`.
         called: the function whose parameters are its arguments.
-        made: the class of which the first argument may be an object, or `None`.
+        made: the class whose instance may be the first argument, or `None`.
         in_jax: whether it works on JAX arrays.
         is_loss: whether it returns a loss with its gradients.
     """
@@ -70,11 +70,11 @@ class Target(NamedTuple):
 
 
 def targets(file: File) -> list[Target]:
-    """Everything in a file that can be checked: what it defines, then what it imports.
+    """The targets in a file: first its own definitions, then its imports.
 
     These are ops, layers, functions with a custom rule, classes with a forward and a backward,
-    functions with a backward of a kindred name, functions that return a loss with its gradients,
-    and those functions that `examples()` names.
+    functions with a backward of a related name, functions that return a loss and its gradients,
+    and functions that `examples()` names.
     """
     things = {name: thing for name, thing in vars(file.module).items() if not name.startswith("__")}
     functions = {
@@ -100,7 +100,7 @@ def targets(file: File) -> list[Target]:
 
 
 def _single(file, name, thing) -> Target | None:
-    """The target that a thing is by itself."""
+    """The target formed by a single object, if any."""
     if isinstance(thing, Layer):
         return Target(name, (name,), partial(_check_layer, thing), thing.apply, in_jax=True)
     rule = _with_rule(thing)
@@ -112,7 +112,7 @@ def _single(file, name, thing) -> Target | None:
 
 
 def _class(name, cls) -> Target | None:
-    """The target that a class is, if neither its forward nor its backward is abstract."""
+    """The target formed by a class, if neither its forward nor its backward is abstract."""
     forward, backward = (
         next((method for method in methods if _has(cls, method)), None)
         for methods in (FORWARD_METHODS, BACKWARD_METHODS)
@@ -135,7 +135,7 @@ def _class(name, cls) -> Target | None:
 
 
 def is_abstract(function: Callable) -> bool:
-    """Whether the body of a function only says that there is none."""
+    """Whether the body of a function is only a placeholder."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
@@ -153,7 +153,7 @@ def is_abstract(function: Callable) -> bool:
 
 
 def _pairs(functions, rules, things) -> Iterator[tuple[str, Target]]:
-    """Functions with a backward of a kindred name, each with the name of the first of the two."""
+    """Functions with a backward of a related name, each with the name of the first of the two."""
     order = list(functions)
     found = []
     for name, backward in functions.items():
@@ -172,7 +172,7 @@ def _pairs(functions, rules, things) -> Iterator[tuple[str, Target]]:
 
 
 def _pair(name, keys, functions, forward, backward, things) -> Target:
-    """The target that two functions are: by `check` if a definition stands beside them."""
+    """The target formed by two functions, for `check` if the file also has their definition."""
     stem = _bare(forward)
     whole = things.get(stem) if forward.endswith("_fwd") else None
     definition = things.get(f"{stem}_definition", whole)
@@ -184,7 +184,7 @@ def _pair(name, keys, functions, forward, backward, things) -> Target:
 
 
 def _forward_of(name, functions) -> str | None:
-    """The name of the function whose backward a function is by its name, if there is one."""
+    """The name of the function whose backward this function is, judging by its name, if any."""
     swapped = re.sub("backwards?", "forward", re.sub("Backward", "Forward", name))
     candidates = [swapped, re.sub("bwd", "fwd", name), re.sub("back_?prop", "feedforward", name)]
     for stem in _stems(name):
@@ -198,7 +198,7 @@ def _forward_of(name, functions) -> str | None:
 
 
 def _stems(name) -> list[str]:
-    """The names of which a name may be that of the backward."""
+    """The names of functions whose backward may have this name."""
     stems: list[str] = []
     for pattern in (_ENDING, _BEGINNING):
         match = pattern.fullmatch(name)
@@ -214,7 +214,7 @@ def _is_backward(name) -> bool:
 
 
 def _bare(forward) -> str:
-    """The name of a forward without the word."""
+    """The name of a forward without the word "forward"."""
     bare = re.sub(r"_?(forward(_pass|_prop(agation)?)?|fwd|fprop)(?=_|$)", "", forward)
     return re.sub(r"^forward_|^_", "", bare)
 
@@ -225,13 +225,13 @@ def _rule_named(stems, things) -> bool:
 
 
 def _rules(thing) -> Iterator[Any]:
-    """The functions that are the rule of a function with a custom rule."""
+    """The functions that form the rule of a function with a custom rule."""
     rule = _with_rule(thing)
     yield from (getattr(rule, part, None) for part in ("fun", "fwd", "bwd") if rule is not None)
 
 
 def _with_rule(thing) -> Any:
-    """The op, or the function with a custom rule, that a thing is or that a wrapper holds."""
+    """The op or function with a custom rule, unwrapped if necessary."""
     while thing is not None and not inspect.isclass(thing):
         if isinstance(thing, Op | jax.custom_vjp) or type(thing).__name__ == "filter_custom_vjp":
             return thing
@@ -251,12 +251,12 @@ def _uses_jax(function) -> bool:
 
 
 def _signature_of(rule) -> Callable:
-    """The function whose parameters are those of a function with a custom rule."""
+    """The function that has the signature of a function with a custom rule."""
     return next((f for name in ("fun", "fn") if (f := getattr(rule, name, None))), rule)
 
 
 def _returns_gradients(function) -> bool:
-    """Whether a function returns gradients before or after a loss, by their names."""
+    """Whether a function returns gradients before or after a loss, judging by names."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
@@ -280,17 +280,17 @@ def _own_nodes(function) -> Iterator[ast.AST]:
 
 
 def _names_a_loss(node) -> bool:
-    """Whether an expression is a variable that is called as a loss is."""
+    """Whether an expression is a variable with the name of a loss."""
     return isinstance(node, ast.Name) and _LOSS.fullmatch(node.id) is not None
 
 
 def _names_a_gradient(node) -> bool:
-    """Whether an expression reads a variable that is called as a gradient is."""
+    """Whether an expression reads a variable with the name of a gradient."""
     return any(isinstance(n, ast.Name) and _GRADIENT.fullmatch(n.id) for n in ast.walk(node))
 
 
 def _has(cls, method) -> bool:
-    """Whether a class defines a method, rather than being callable as every class is."""
+    """Whether a class defines a method; `__call__` counts only if the class itself defines it."""
     return any(inspect.isroutine(vars(base).get(method)) for base in cls.__mro__[:-1])
 
 
@@ -299,27 +299,27 @@ def _is_static(cls, method) -> bool:
 
 
 def _without_context(function) -> Callable:
-    """A function without its first parameter if that is a context in which to save."""
+    """A function without its first parameter, if that is a context object."""
     first = next(iter(inspect.signature(function).parameters), "")
     return partial(function, None) if CONTEXT.fullmatch(first) else function
 
 
 def _check_layer(layer, *args, seed, **options) -> Report:
-    """A layer at `params, x`, or at `x` alone with its initial parameters."""
+    """Check a layer at `params, x`, or at `x` alone with its initial parameters."""
     if len(args) == 1:
         args = (layer.init(jax.random.key(seed)), *args)
     return check(layer, *args, seed=seed, **options)
 
 
 def _check_object(cls, *args, seed, **options) -> Report:
-    """The object of a class given as the first argument, or one made without arguments."""
+    """Check the object given as the first argument, or one constructed without arguments."""
     if not args or not isinstance(args[0], cls):
         args = (cls(), *args)
     return check_numpy(args[0], None, *args[1:], seed=seed, **options)
 
 
 def _check_numpy(forward, backward, *args, seed, **options) -> Report:
-    """Functions, each with those of the options that it takes."""
+    """Check functions, each with the options that it accepts."""
     known = inspect.signature(check_numpy).parameters
     mine = {name: value for name, value in options.items() if name in known or "loss" in options}
     theirs = {name: value for name, value in options.items() if name not in mine}

@@ -1,4 +1,4 @@
-"""Arguments for code that comes without any, by trying the usual shapes until it runs."""
+"""Guessed arguments: the usual shapes, tried until the code runs."""
 
 import ast
 import contextlib
@@ -24,7 +24,7 @@ from jaxnn.gradcheck.numpy.naming import LABELS
 from jaxnn.gradcheck.report import RANKS, Report
 from jaxnn.layer import Layer
 
-SEARCH_SECONDS = 3.0  # for finding arguments with which a target runs
+SEARCH_SECONDS = 3.0  # to find arguments with which a target runs
 CHECK_SECONDS = 10.0  # after which no further arguments are tried
 MOST_CHECKED = 6
 SIZES = {"N": 7, "I": 5, "O": 6, "H": 4, "G": 16, "T": 3, "V": 9}
@@ -34,13 +34,13 @@ _INNER = ("H", "T", "C", "F")  # the sizes between the layers of a network with 
 
 
 class Guess(NamedTuple):
-    """Arguments that may suit.
+    """Arguments that may fit.
 
     Attributes:
         args: the arguments.
-        statement: what they are, such as "x (7, 5), w (5, 6)".
-        has_labels: whether labels are among them, which come in several kinds.
-        has_axes: whether no weight or bias is a number.
+        statement: their description, such as "x (7, 5), w (5, 6)".
+        has_labels: whether they include labels, of which there are several kinds.
+        has_axes: whether every weight and bias is an array with axes, not a number.
     """
 
     args: tuple
@@ -50,10 +50,10 @@ class Guess(NamedTuple):
 
 
 class Convention(NamedTuple):
-    """The shapes that people give to arrays of each role, by the names of `SIZES`.
+    """The usual shapes of the arrays of each role, in terms of the names in `SIZES`.
 
-    Where `tokens` names a size, the input holds integers below it. A loss with weights has labels
-    of the shape `output`; by default that of the input, with "O" for "I".
+    If `tokens` names a size, the input consists of integers below it. A loss with weights has
+    labels of the shape `output`; by default that of the input, with "O" instead of "I".
     """
 
     input: str
@@ -145,11 +145,11 @@ _DICT = re.compile(r"\w*(params?|parameters|config|settings|opts?|options|hparam
 
 
 class _Unknown(Exception):
-    """An argument of which nothing is known."""
+    """An argument about which nothing is known."""
 
 
 class _Plan(NamedTuple):
-    """One way to make arguments: shapes, kinds of values, and the call of a constructor."""
+    """One way to construct arguments: shapes, kinds of values, and a constructor call."""
 
     convention: Convention
     values: str
@@ -159,19 +159,19 @@ class _Plan(NamedTuple):
 
 
 def check_at_guesses(target: Target, file: File, seed: int) -> Report | None:
-    """A check of a target at guessed arguments, which the report states.
+    """Check a target at guessed arguments, which the report states.
 
-    Where the code does not run at the first ones, others are tried; so they are where it is wrong
-    because the shapes differ, or for labels of one kind. If it is right at some of them, it counts
-    as right, and a note says where it is not.
+    If the code does not run with the first guess, others are tried. They are also tried if it is
+    wrong because shapes differ, or for one kind of labels. If it is right for some of them, it
+    counts as right, and a note states where it is wrong.
 
     Args:
-        target: what to check.
-        file: where it is.
-        seed: of the random numbers.
+        target: the target to check.
+        file: its file.
+        seed: the random seed.
 
     Returns:
-        The report, or `None` if no arguments were found.
+        The report, or `None` if no suitable arguments were found.
     """
     best: Report | None = None
     wrong_at: list[str] = []
@@ -196,7 +196,7 @@ def check_at_guesses(target: Target, file: File, seed: int) -> Report | None:
 
 
 def _with_a_loss(target, file, guess, seed) -> tuple[Report, Guess] | None:
-    """A check with a loss of the same file, or of the object, and labels for it."""
+    """Check with a loss from the same file or object, and with labels for it."""
     tried = []
     output = next(iter(jax.tree.leaves(_quietly(_forward(target), *copy.deepcopy(guess.args)))))
     for name, loss in _losses(target, file, guess):
@@ -213,7 +213,7 @@ def _with_a_loss(target, file, guess, seed) -> tuple[Report, Guess] | None:
 
 
 def _losses(target, file, guess) -> Iterator[tuple[str, Any]]:
-    """The methods of the object, and the functions of the file, that are called as losses are."""
+    """The methods of the object and the functions of the file with the name of a loss."""
     holders = [guess.args[0]] if target.made is not None else []
     for holder in (*holders, file.module):
         for name in dir(holder):
@@ -222,7 +222,7 @@ def _losses(target, file, guess) -> Iterator[tuple[str, Any]]:
 
 
 def _labels_for(shape, kinds, seed) -> Iterator[np.ndarray]:
-    """Labels of some kinds for an output of some shape."""
+    """Labels of the given kinds for an output of this shape."""
     random_numbers = np.random.default_rng(seed)
     for kind in kinds:
         if kind == "real":
@@ -237,13 +237,13 @@ def _labels_for(shape, kinds, seed) -> Iterator[np.ndarray]:
 
 
 def _for_checks(target, file, seed) -> Iterator[Guess]:
-    """A few guesses with different sizes, then one with equal sizes, where more code runs."""
+    """A few guesses with different sizes, then one with equal sizes, with which more code runs."""
     yield from itertools.islice(guesses(target, file, seed), MOST_CHECKED)
     yield from itertools.islice(guesses(target, file, seed, square=True), 1)
 
 
 def _may_settle(report, guess) -> bool:
-    """Whether code that is wrong at one guess may be right by design at another.
+    """Whether code that is wrong at one guess may be meant for another.
 
     A single example settles nothing: it hides every factor of 1/N.
     """
@@ -253,12 +253,12 @@ def _may_settle(report, guess) -> bool:
 
 
 def guesses(target: Target, file: File, seed: int, square: bool = False) -> Iterator[Guess]:
-    """Arguments with which the forward of a target gives finite numbers, likeliest first.
+    """Arguments at which the forward of a target returns finite numbers, likeliest first.
 
     Args:
-        target: whose arguments to guess.
-        file: where it is; it may call the constructor of the target.
-        seed: of the random numbers.
+        target: the target.
+        file: its file, which may contain calls of its constructor.
+        seed: the random seed.
         square: whether layers have as many outputs as inputs.
     """
     spent = 0.0
@@ -279,7 +279,7 @@ def guesses(target: Target, file: File, seed: int, square: bool = False) -> Iter
 
 
 def _candidates(target, file, seed, square) -> Iterator[Iterator[Guess]]:
-    """Arguments in the order of likelihood; each group has other values of the same shapes."""
+    """Groups of arguments, likeliest first; a group has different values of the same shapes."""
     layer = getattr(target.called, "__self__", None)
     if isinstance(layer, Layer):
         yield _inputs_of_layer(layer, seed)
@@ -302,14 +302,14 @@ def _candidates(target, file, seed, square) -> Iterator[Iterator[Guess]]:
 
 
 def _made(target, names, source, labels, plans, seed) -> Iterator[Guess]:
-    """The arguments by plans, without those that cannot be made."""
+    """The arguments constructed from plans, without those that cannot be constructed."""
     for plan in plans:
         with contextlib.suppress(_Unknown):
             yield _Maker(plan, source, labels, seed).guess(target, names)
 
 
 class _Maker:
-    """Makes the arguments of one plan."""
+    """Constructs the arguments of one plan."""
 
     def __init__(self, plan, source, labels, seed):
         self.plan, self.source, self.labels = plan, source, labels
@@ -319,7 +319,7 @@ class _Maker:
         self.gates: set[str] = set()
 
     def guess(self, target, names) -> Guess:
-        """The arguments, after the object if the target is a class."""
+        """The arguments, preceded by the object if the target is a class."""
         known = [*names, *(_required(target.made) if target.made is not None else [])]
         self.numbered = sorted({_number(name) for name in [*known, *_keys(self.source)]})
         self.gates = {"v"} if {"x", "w"} <= {*map(str.lower, names)} else set()
@@ -376,7 +376,7 @@ class _Maker:
         return self._array(name, role or "input")
 
     def _dict(self, name) -> dict[str, Any]:
-        """Parameters or settings by the names with which the source reads them."""
+        """A dict of parameters or settings, with the keys that the source reads."""
         keys = _keys(self.source, name)
         if not keys:
             raise _Unknown
@@ -400,7 +400,7 @@ class _Maker:
         return value / value.sum(-1, keepdims=True) if self.plan.values == "simplex" else value
 
     def _shape(self, letters, number=0) -> tuple[int, ...]:
-        """The shape by its letters; numbered weights lie one after the other."""
+        """The shape for its letters; numbered weights form a chain of layers."""
         count = len(self.numbered) - (0 in self.numbered and len(self.numbered) > 1)
         widths = ["I", *_INNER[: count - 1], "O"] if 1 < count <= len(_INNER) + 1 else ["I", "O"]
         layer = max(self.numbered.index(number) - (0 in self.numbered and count > 1), 0)
@@ -410,7 +410,7 @@ class _Maker:
         return tuple(1 if letter == "1" else self.sizes[letter] for letter in letters)
 
     def _labels(self) -> np.ndarray:
-        """Labels of the kind of the plan, one for each example."""
+        """Labels of the plan's kind, one for each example."""
         letters = self.plan.convention.input
         if self.weighted:
             output = self.plan.convention.output
@@ -432,7 +432,7 @@ class _Maker:
 
 
 def _inputs_of_layer(layer, seed) -> Iterator[Guess]:
-    """Inputs of a jaxnn layer, by the sizes of its parameters."""
+    """Inputs of a jaxnn layer, inferred from the sizes of its parameters."""
     params = jax.tree.leaves(layer.init(jax.random.key(seed)))
     sizes = dict.fromkeys([size for leaf in params for size in leaf.shape] or [SIZES["I"]])
     for shape in [*((7, size) for size in sizes), *((7, 3, size) for size in sizes)]:
@@ -441,7 +441,7 @@ def _inputs_of_layer(layer, seed) -> Iterator[Guess]:
 
 
 def _constructors(cls, file) -> Iterator[tuple[tuple, dict]]:
-    """Arguments of a constructor: none, so that names tell, then those of the file's calls."""
+    """Arguments of a constructor: none, to be guessed by name, then those of calls in the file."""
     yield (), {}
     for node in ast.walk(file.tree):
         if isinstance(node, ast.Call) and getattr(node.func, "id", None) == cls.__name__:
@@ -454,7 +454,7 @@ def _constructors(cls, file) -> Iterator[tuple[tuple, dict]]:
 
 
 def _evaluated(node, values) -> Any:
-    """The value of a plain expression: literals, names, and objects made of these."""
+    """The value of a simple expression: literals, names, and objects constructed from these."""
     match node:
         case ast.Name() if node.id in values:
             return values[node.id]
@@ -471,7 +471,7 @@ def _evaluated(node, values) -> Any:
 
 
 def _small(value) -> Any:
-    """A value with large sizes replaced by small ones, the same for the same."""
+    """A value with large sizes replaced by small ones, consistently."""
     if isinstance(value, list):
         return [_small(part) for part in value]
     if isinstance(value, int) and value > 12:
@@ -480,7 +480,7 @@ def _small(value) -> Any:
 
 
 def _runs(target, args) -> bool:
-    """Whether the forward of a target runs at some arguments and gives finite numbers."""
+    """Whether the forward of a target runs at these arguments and returns finite numbers."""
     try:
         result = _quietly(_forward(target), *copy.deepcopy(args))
     except (Exception, SystemExit):
@@ -518,7 +518,7 @@ def _role(name) -> str | None:
 
 
 def _is_label(name, names, is_loss) -> bool:
-    """Whether an argument holds labels: it is called so, beside a prediction or in a loss."""
+    """Whether an argument holds labels: it has such a name, next to a prediction or in a loss."""
     if not LABELS.fullmatch(name) or len(names) < 2:
         return False
     beside = any(_PREDICTION.fullmatch(other) for other in names if other != name)
@@ -526,21 +526,21 @@ def _is_label(name, names, is_loss) -> bool:
 
 
 def _label_kinds(source) -> tuple[str, ...]:
-    """The kinds of labels in the order of likelihood, by the source of the loss."""
+    """The kinds of labels, likeliest first, judging by the source of the loss."""
     if re.search(r"\blog\w*\(|\bexp\(|softmax", source):
         return ("one-hot", "integers", "one-hot columns", "binary")
     return ("real", "integers") if re.search(r"arange|range|eye\(", source) else ("real",)
 
 
 def _value_kinds(names, source) -> tuple[str, ...]:
-    """The kinds of inputs in the order of likelihood: a logarithm needs probabilities."""
+    """The kinds of inputs, likeliest first: a logarithm requires probabilities."""
     if any(map(_PREDICTION.fullmatch, names)) and re.search(r"\blog\w*\(", source):
         return ("positive", "simplex", "normal")
     return ("normal", "positive", "simplex")
 
 
 def _keys(source, name=r"\w+") -> list[str]:
-    """The keys with which a source reads a dict of this name, in the order of the source."""
+    """The keys that a source reads from a dict of this name, in source order."""
     pattern = rf"\b{name}\s*(?:\[|\.get\(|\.setdefault\()\s*['\"](\w+)['\"]"
     return list(dict.fromkeys(re.findall(pattern, source)))
 
@@ -573,7 +573,7 @@ def _integers(value) -> list[int]:
 
 
 def _described(value) -> str:
-    """An argument in the statement of the guess."""
+    """The description of an argument in the statement of a guess."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_described(part)}" for key, part in value.items()) + "}"
     if isinstance(value, np.ndarray):
@@ -584,7 +584,7 @@ def _described(value) -> str:
 
 
 def _kind(array) -> str:
-    """What the shape of labels does not tell."""
+    """The kind of labels, which the shape does not show."""
     if array.dtype.kind in "iu":
         return " of integers"
     if not np.isin(array, (0, 1)).all() or not array.ndim:
@@ -594,7 +594,7 @@ def _kind(array) -> str:
 
 
 def _in_jax(value) -> Any:
-    """A value as JAX code gets it: float32 and int32."""
+    """A value as passed to JAX code: float32 and int32."""
     if not isinstance(value, np.ndarray):
         return value
     return jnp.asarray(value, jnp.float32 if value.dtype.kind == "f" else jnp.int32)

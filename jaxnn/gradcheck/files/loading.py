@@ -1,4 +1,4 @@
-"""A file as a module, loaded without its training, with the files beside it."""
+"""Load a file and its neighbours as modules, without their training."""
 
 import ast
 import contextlib
@@ -35,11 +35,10 @@ class File:
     """A file as a module.
 
     Attributes:
-        module: what it defines.
+        module: the module with its definitions.
         tree: its syntax tree.
-        examples: the arguments by name that its function `examples()` returns, or that of the
-            other file.
-        remarks: sentences on imports and definitions that were left out because they raised.
+        examples: the arguments by name, returned by `examples()` of this or the other file.
+        remarks: sentences on imports and definitions that were skipped because they raised.
     """
 
     module: ModuleType
@@ -58,14 +57,14 @@ class File:
 
 @contextlib.contextmanager
 def loaded(path: Path, examples: Path | None = None) -> Iterator[File]:
-    """A file as a module, importable by its own name as long as the context lasts.
+    """A file as a module, importable by its own name while the context lasts.
 
     Args:
-        path: of the file.
-        examples: a file whose function `examples()` gives the arguments; by default the file's own.
+        path: the path of the file.
+        examples: a file whose `examples()` returns the arguments; by default the same file.
 
     Raises:
-        Unusable: there is no such file, it is no Python, or `examples()` fails.
+        Unusable: the file does not exist or is not valid Python, or `examples()` fails.
     """
     for wanted in (path, examples):
         if wanted is not None and not wanted.is_file():
@@ -89,7 +88,7 @@ def loaded(path: Path, examples: Path | None = None) -> Iterator[File]:
 
 
 def _module(path, name) -> ModuleType:
-    """The file as a module of this name, or of another if something else has it already."""
+    """The file as a module of this name, or of a different one if the name is taken."""
     known = sys.modules.get(name)
     if known is not None and _is_the_file(known, path):
         return known
@@ -102,7 +101,7 @@ def _module(path, name) -> ModuleType:
 
 
 def _whole(path) -> ModuleType:
-    """A file as a module, with everything that it does."""
+    """A file as a module, executed in full."""
     name = path.stem if path.stem not in sys.modules else f"examples_{path.stem}"
     try:
         return _execute(name, path, SourceFileLoader(name, str(path.resolve())))
@@ -112,7 +111,7 @@ def _whole(path) -> ModuleType:
 
 def _execute(name, path, loader) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path.resolve(), loader=loader)
-    assert spec is not None  # the loader is given
+    assert spec is not None  # because a loader is passed
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     loader.exec_module(module)
@@ -128,7 +127,7 @@ def _examples(module) -> dict[str, Any]:
     except (Exception, SystemExit) as error:
         raise Unusable(f"examples() raised {in_one_line(error)}") from error
     if not isinstance(given, dict):
-        raise Unusable(f"examples() must return a dict by name, not {type(given).__name__}")
+        raise Unusable(f"examples() must return a dict keyed by name, not {type(given).__name__}")
     return given
 
 
@@ -143,11 +142,11 @@ class _Definitions(SourceFileLoader):
         source = self.get_data(self.path).decode("utf-8", "replace")
         omitted = run_definitions(source, self.path, vars(module))
         if omitted:
-            self.remarks.append(f"{Path(self.path).name}: left out: {'; '.join(omitted)}")
+            self.remarks.append(f"{Path(self.path).name}: skipped: {'; '.join(omitted)}")
 
 
 class _Finder(MetaPathFinder):
-    """Finds the modules beside the checked file, and loads them without their training."""
+    """Finds the modules next to the checked file, and loads them without their training."""
 
     def __init__(self, folders, remarks):
         self.folders, self.remarks = folders, remarks
@@ -173,7 +172,7 @@ def _finder() -> _Finder:
 
 @contextlib.contextmanager
 def _surroundings(path, folders, remarks) -> Iterator[None]:
-    """The interpreter as a script finds it when it starts; what changes is put back at the end."""
+    """The interpreter state at the start of a script, restored afterwards."""
     modules, timeout = set(sys.modules), socket.getdefaulttimeout()
     kept = {name: getattr(sys, name) for name in ("argv", "meta_path", "path", "stdin")}
     first, *others = map(str, folders)
@@ -195,7 +194,7 @@ def _surroundings(path, folders, remarks) -> Iterator[None]:
 
 
 def _package(path, tree) -> list[str]:
-    """The names of the packages that a file is in, by `__init__.py` or its relative imports."""
+    """The names of the packages that contain a file, by `__init__.py` or its relative imports."""
     folders = path.resolve().parents
     depth = max(
         (node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)), default=0
@@ -211,7 +210,7 @@ def _is_the_file(module, path) -> bool:
 
 
 def _is_own(path) -> bool:
-    """Whether a file is neither installed, nor of the standard library, nor jaxnn's."""
+    """Whether a file belongs neither to installed packages, nor to Python, nor to jaxnn."""
     return not (
         set(INSTALLED) & set(path.parts) or any(folder in path.parents for folder in LIBRARIES)
     )

@@ -1,1 +1,1 @@
-"""`check`, and the laws that it tries on a backward."""
+"""`check`, and the laws by which it judges a backward."""

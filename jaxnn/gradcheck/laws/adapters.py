@@ -1,4 +1,4 @@
-"""Whatever `check` was given, in the terms of an op: a definition, a forward and a backward."""
+"""Adapt any target of `check` to the form of an op: a definition, a forward and a backward."""
 
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -25,7 +25,7 @@ from jaxnn.op import Op
 
 
 def adapt(target, args, options: dict[str, Any], definition=None) -> tuple[Checked, tuple]:
-    """A target of `check` in the terms of an op, and its arguments as arrays.
+    """A target of `check` in the form of an op, and its arguments as arrays.
 
     Raises:
         TypeError: the target cannot be checked, or an argument is not an array.
@@ -55,7 +55,7 @@ def adapt(target, args, options: dict[str, Any], definition=None) -> tuple[Check
     if len(args) != len(checked.arguments):
         raise TypeError(
             f"{checked.name} takes {len(checked.arguments)} argument(s), "
-            f"({', '.join(checked.arguments)}), and {len(args)} were given"
+            f"({', '.join(checked.arguments)}), but {len(args)} were given"
         )
     if definition is not None and not isinstance(target, tuple):
         given = len(args) - sum(arg is None for arg in args) if isinstance(target, Op) else None
@@ -72,7 +72,7 @@ def adapt(target, args, options: dict[str, Any], definition=None) -> tuple[Check
 
 @lru_cache(maxsize=1024)
 def _bound_once(op, options):
-    """The op with its options in the terms of `check`: equal calls share their compilations."""
+    """The op with its options bound, in the form for `check`: equal calls share compilations."""
     op = op.bind(**dict(options))
 
     def by_halves(residuals, dy):
@@ -97,12 +97,12 @@ def _bound_once(op, options):
 
 
 def _examples(target, residuals, dy) -> Examples | None:
-    """What the gradient of each example must agree with; `None` where it is refused."""
+    """The pairs that per-example gradients must satisfy; `None` if these are not supported."""
     deltas, *_ = target.bwd_input(residuals, dy)
     for axis in (0, 1):
         try:
             forms = target.bwd_examples(residuals, deltas, axis)
-        except ValueError:  # the examples are along another axis, or depend on each other
+        except ValueError:  # the examples are along a different axis, or depend on each other
             continue
         whole = map_forms(lambda form: form.whole(), forms)
         n = jax.tree.leaves(whole)[0].shape[0] if jax.tree.leaves(whole) else 0
@@ -128,7 +128,7 @@ def _of_op(op, options) -> Checked:
 
 
 def _of_layer(layer, random, options) -> Checked:
-    """A layer; if it depends on a key or on the batch, its training form is its own definition."""
+    """A layer; if it depends on a key or on the batch, its training form is its definition."""
     if options:
         raise TypeError(f"a layer has no option {next(iter(options))!r}")
     of_key = (None,) if random else ()
@@ -187,5 +187,5 @@ def _stem(name: str) -> str:
 
 def _arrays(name, arg):
     if isinstance(arg, str):
-        raise TypeError(f"{name} must hold arrays, got str; options go by keyword")
+        raise TypeError(f"{name} must hold arrays, got str; pass options by keyword")
     return as_arrays(name, arg)

@@ -1,4 +1,4 @@
-"""`check`: a hand-written backward against autodiff of its definition."""
+"""`check`: compare a hand-written backward with autodiff of its definition."""
 
 from collections.abc import Collection
 
@@ -44,34 +44,34 @@ def check(
 
     The laws run in an order that localises a mistake: the functions run; structure; finite numbers;
     the value; the gradient; linearity in the cotangent; determinism; a cotangent on one entry;
-    plain calls; the two halves of the backward; the same with a weight for each example; `jax.vjp`
-    of the function itself; `vmap`; and, in float64 or on request, duality,
+    calls without `jit`; the two halves of the backward; the halves with a weight for each example;
+    `jax.vjp` of the function itself; `vmap`; and, in float64 or on request, duality,
     ⟨dy, J·ẋ⟩ = ⟨Jᵀ·dy, ẋ⟩. The true gradient is `jax.vjp` of the definition, traced as it is and
-    evaluated in float64, or finite differences where JAX has no derivative. In float32 and below, a
-    gradient may err twice as much as autodiff in the same dtype, so there is no tolerance to
-    choose. A gradient that is zero and should be zero is reported as not tested.
+    evaluated in float64, or finite differences if JAX has no derivative. In float32 and below, the
+    error of a gradient may be twice that of autodiff in the same dtype, so there is no tolerance
+    to choose. A gradient that is zero and should be zero is reported as not tested.
 
     Args:
         target: an op; a `(fwd, bwd)` pair, with `fwd(*args) -> (y, residuals)` and
             `bwd(residuals, dy) -> gradients`; a `jax.custom_vjp` or `jax.custom_gradient` function,
-            whose primal function is the definition; a layer, with the arguments `params, x`, and a
-            key if it is random; or any other function, whose backward is then `jax.vjp` of it.
+            whose primal function is the definition; a layer, with the arguments `params, x` and, if
+            it is random, a key; or any other function, whose backward is then its `jax.vjp`.
         *args: arrays or pytrees of arrays; integers, booleans and PRNG keys have no gradient.
         definition: the function of `*args` that a pair implements. For any other target, the
-            function whose gradient the backward gives on purpose, such as `lambda x: x` for a
+            function whose gradient the backward is meant to return, such as `lambda x: x` for a
             straight-through estimator; the value is still compared with the target's own.
-        seed: of the random cotangents.
+        seed: the seed of the random cotangents.
         second_order: whether to compare the gradient of the gradient too.
-        laws: names of `LAWS`, the laws to try; by default all that apply.
+        laws: the names of the laws to try, from `LAWS`; by default all that apply.
         **options: options of the target.
 
     Returns:
         A `Report`: print it, ask `.ok`, or call `.raise_if_failed()`.
 
     Raises:
-        TypeError: the target cannot be checked, an argument is not an array, or seed, second_order
-            or laws is of a wrong type.
-        ValueError: there is no such law.
+        TypeError: the target cannot be checked, an argument is not an array, or `seed`,
+            `second_order` or `laws` has the wrong type.
+        ValueError: `laws` names an unknown law.
 
     Example:
         >>> def square_fwd(x):
@@ -122,12 +122,12 @@ def check(
 
 
 def _is_wrong(findings) -> bool:
-    """Whether a gradient is wrong, so that a change may make it right."""
+    """Whether a gradient is wrong, so that a search for a repair makes sense."""
     return any(finding.law == "gradient" for finding in findings)
 
 
 def _is_wanted(name, evaluation, laws, second_order) -> bool:
-    """Whether a law is asked for, or is among those tried by default and applies."""
+    """Whether a law was requested, or is a default law that applies."""
     if name == "second_order":
         return second_order and (laws is None or name in laws)
     if laws is not None:
@@ -142,7 +142,7 @@ def _is_wanted(name, evaluation, laws, second_order) -> bool:
 
 
 def _tried(law, evaluation) -> list[Finding]:
-    """The findings of a law; if the code under check raises only now, that is one."""
+    """The findings of a law; an exception of the code under check is one as well."""
     try:
         return law(evaluation)
     except Exception as error:
@@ -167,7 +167,7 @@ def _rows(evaluation, findings) -> list[Row]:
 
 
 def _errors(evaluation) -> dict[str, tuple[float, bool]]:
-    """For each gradient its error, and whether it or the true one is other than zero."""
+    """For each gradient, its error, and whether it or the true one is nonzero."""
     errors = {}
     for (path, leaf), mine, truth in zip(
         evaluation.variables,

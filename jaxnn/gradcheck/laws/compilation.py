@@ -9,11 +9,11 @@ HURRIED = {"xla_backend_optimization_level": 0}  # halves the time of a check of
 
 
 def jit(function: Callable, **options) -> Callable:
-    """`jax.jit` for programs that take longer to compile than to run: a CPU's hardly optimises.
+    """`jax.jit` for programs that take longer to compile than to run: few optimisations on CPU.
 
     Args:
-        function: what to compile.
-        **options: of `jax.jit`.
+        function: the function to compile.
+        **options: options of `jax.jit`.
     """
 
     @cache

@@ -43,11 +43,11 @@ class Evaluation:
     Attributes:
         checked: the function.
         args: its arguments.
-        seed: of the cotangents.
-        plain: whether plain calls are tried besides compiled ones.
-        size: of the cotangents.
-        notes: remarks of the laws, besides their findings.
-        missing: the paths of the variables for which the backward gives `None`.
+        seed: the seed of the cotangents.
+        plain: whether calls without `jit` are tried in addition to compiled ones.
+        size: the size of the cotangents.
+        notes: remarks of the laws, in addition to their findings.
+        missing: the paths of the variables for which the backward returns `None`.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Evaluation:
 
     @property
     def variables(self) -> list[tuple[str, jax.Array]]:
-        """Those of the leaves that have a gradient, but for those left out."""
+        """The leaves that have a gradient, without the excluded ones."""
         return [
             (path, leaf)
             for path, leaf in self.leaves
@@ -79,13 +79,13 @@ class Evaluation:
         ]
 
     def leave_out(self, paths: Iterable[str]) -> None:
-        """Compare the gradients of these leaves no more; the path of an argument is all of its."""
+        """Exclude leaves from further comparisons; an argument excludes all of its leaves."""
         paths = set(paths)
         self._left_out |= {p for p, _ in self.leaves if p in paths or p.split("[")[0] in paths}
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """The sizes of the arguments' axes by their meaning; those of plain arrays come first."""
+        """The sizes of the arguments' axes by their meaning, those of plain arrays first."""
         plain_first = sorted(self.leaves, key=lambda named: "[" in named[0])
         return {
             f"the size of axis {axis} of {path}": size
@@ -100,7 +100,7 @@ class Evaluation:
 
     @cached_property
     def resolution(self) -> float:
-        """The distance from 1 to the next number, in the coarsest dtype of the computation."""
+        """The machine epsilon of the coarsest dtype in the computation."""
         return max(eps(self.dtype), self.definition.resolution if self.traceable else 0.0)
 
     @cached_property
@@ -110,7 +110,7 @@ class Evaluation:
             jax.eval_shape(self.checked.definition, *self.args)
         except jax.errors.JAXTypeError:
             return False
-        except Exception:  # the law that the functions run tells of it
+        except Exception:  # the law `runs` reports it
             return True
         return True
 
@@ -121,7 +121,7 @@ class Evaluation:
 
     @cached_property
     def primal(self) -> Program:
-        """The function that has the value, as a program."""
+        """The function that defines the value, as a program."""
         if self.checked.primal is None:
             return self.definition
         return self._program(self.checked.primal, self.args)
@@ -147,7 +147,7 @@ class Evaluation:
         return jax.tree.map(np.shape, y)
 
     def forward(self):
-        """The result of `fwd` in a plain call, or with its shapes and dtypes if none is tried."""
+        """The result of `fwd` without `jit`, or only its shapes and dtypes if that is not tried."""
         if self.plain:
             return self.checked.fwd(*self.args)
         found = []
@@ -161,7 +161,7 @@ class Evaluation:
 
     @cached_property
     def call(self):
-        """Value and gradients, of plain calls or, if none is tried, of compiled ones."""
+        """Value and gradients without `jit` or, if that is not tried, compiled."""
         if not self.plain:
             return compiled(self.checked, self.args, self.dy)
         y, residuals = self.checked.fwd(*self.args)
@@ -174,7 +174,7 @@ class Evaluation:
         return self.cotangent(y, self.seed)
 
     def cotangent(self, y, seed):
-        """A random cotangent of `y`, of the kind of array that the function works with."""
+        """A random cotangent of `y`, of the array type that the function uses."""
         array = jnp.asarray if self.traceable else np.asarray
 
         def of_leaf(leaf, numbers):
@@ -189,7 +189,7 @@ class Evaluation:
         return self.of_variables(self._once(self.backward, dy))
 
     def backward(self, dy):
-        """What `bwd` returns, compiled if JAX can trace it."""
+        """The result of `bwd`, compiled if JAX can trace it."""
         if self.compiles:
             return compiled(self.checked, self.args, dy)[1]
         return as_jax_reads(_forward_and_backward(self.checked, self.args, dy), self.args)
@@ -202,12 +202,12 @@ class Evaluation:
         try:
             compiled(self.checked, self.args, self.dy)
         except Exception:
-            self.notes.append("jax.jit cannot trace the backward: it runs without")
+            self.notes.append("jax.jit cannot trace the backward, so it runs uncompiled")
             return False
         return True
 
     def of_variables(self, grads) -> list:
-        """The entries of the tuple returned by `bwd` that belong to variables."""
+        """The entries of the result of `bwd` that belong to variables."""
         entries = []
         for name, arg, grad in zip(self.checked.arguments, self.args, grads, strict=True):
             given = dict(named_leaves(name, filled(grad, arg)))
@@ -225,7 +225,7 @@ class Evaluation:
         return self._of_compared(true)
 
     def rival(self, dy) -> Values | None:
-        """Values and gradients by autodiff in the function's own dtypes, if JAX has them."""
+        """Values and gradients by autodiff in the function's own dtypes, if it applies."""
         return self._of_compared(self._once(self._rival, dy))
 
     def rival_errors(self, dy) -> list[float] | None:
@@ -237,7 +237,7 @@ class Evaluation:
         return self.truth(dy).grads
 
     def given_gradient(self, dy) -> list[np.ndarray]:
-        """The gradients of the variables by the backward, computed in float64 where that can be."""
+        """The gradients of the variables by the backward, computed in float64 if possible."""
         if self.given is not None:
             try:
                 leaves = [*self.wide_leaves, *jax.tree.leaves(cast(self.floating(dy), np.float64))]
@@ -254,7 +254,7 @@ class Evaluation:
         return oracle.one_sided_slopes(self.definition, self.wide_leaves, dys, which, places, step)
 
     def most_places(self, dy, which: int, evaluations: int) -> int:
-        """At how many entries of a leaf there is time for some evaluations of the definition."""
+        """The number of entries of a leaf whose evaluations fit in the time limit."""
         dys = jax.tree.leaves(cast(dy, np.float64))
         return oracle.most_places(self.definition, self.wide_leaves, dys, which, evaluations)
 
@@ -294,7 +294,7 @@ class Evaluation:
         """A function of a cotangent, computed once for each."""
         key = (function.__name__, *map(id, jax.tree.leaves(dy)))
         if key not in self._known:
-            self._known[key] = function(dy), dy  # which keeps its ids
+            self._known[key] = function(dy), dy  # dy is kept alive, so its id stays valid
         return self._known[key][0]
 
     def _rival(self, dy) -> Values | None:
@@ -336,7 +336,7 @@ class Evaluation:
         return Truth([*map(np.asarray, value(*leaves))], found, [error] * len(found))
 
     def _of_compared(self, found):
-        """The same without the gradients of the leaves that are left out."""
+        """The same values without the gradients of the excluded leaves."""
         if found is None or not self._left_out:
             return found
         all_paths = [path for path, leaf in self.leaves if is_differentiable(leaf)]
@@ -351,15 +351,15 @@ class Evaluation:
         return [d for d in jax.tree.leaves(dy) if is_differentiable(d)]
 
     def filled(self, floating):
-        """A whole cotangent, of its floating-point leaves."""
+        """The whole cotangent with these floating-point leaves."""
         given = iter(floating)
         return jax.tree.map(lambda d: next(given) if is_differentiable(d) else d, self.dy)
 
 
 def filled(grad, arg):
-    """A gradient with zeros in place of each `None` and each symbolic zero, as JAX reads them.
+    """A gradient with zeros for each `None` and each symbolic zero, as JAX reads them.
 
-    If it is not of the argument's structure, it comes back as it is.
+    If its structure differs from the argument's, it is returned unchanged.
     """
 
     def zeros(leaf):
@@ -380,7 +380,7 @@ def filled(grad, arg):
 
 
 def as_jax_reads(grads, args):
-    """What a backward returns, as JAX reads it: a list is a tuple, and `None` is zero."""
+    """The result of a backward as JAX reads it: a list counts as a tuple, and `None` as zero."""
     if not isinstance(grads, tuple | list) or len(grads) != len(args):
         return grads
     return tuple(map(filled, grads, args))
@@ -405,7 +405,7 @@ def compiled(checked: Checked, args: tuple, dy):
 
 
 def in_variables(function, args):
-    """A function of the arguments as one of the list of the variables, and that list."""
+    """Turn a function of the arguments into one of the list of variables, and return both."""
     leaves, tree = jax.tree.flatten(args)
 
     def of_list(variables):

@@ -1,4 +1,4 @@
-"""What is known about wrong gradients of a JAX function: to name the mistake and find its line."""
+"""The facts about wrong gradients of a JAX function, to name the mistake and find its line."""
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,14 @@ from jaxnn.gradcheck.laws.evaluation import EXACT, Evaluation
 from jaxnn.gradcheck.laws.program import x64_is_on
 from jaxnn.gradcheck.repair import Trial, find_repairs
 
-EXACTLY = 1e-9  # the rounding of the author's steps in float64
-ROUNDED = 30.0  # units of rounding that eager steps in low precision may be off
-SMALL = 1 / 64  # of a dy that no clipping changes
+EXACTLY = 1e-9  # relative rounding error of the author's steps in float64
+ROUNDED = 30.0  # units in the last place by which eager steps in low precision may differ
+SMALL = 1 / 64  # the size of a dy too small to be clipped
 SECONDS = 6.0
 
 
 def explanations(evaluation: Evaluation) -> dict[str, str]:
-    """What is wrong with each wrong gradient, by path; "" where nothing is known."""
+    """The explanation of each wrong gradient, by path; "" if none is known."""
     known = _evidence(evaluation)
     wrong = [
         path
@@ -29,7 +29,7 @@ def explanations(evaluation: Evaluation) -> dict[str, str]:
 
 
 def repairs(evaluation: Evaluation) -> list[str]:
-    """The lines of the mistakes, each with the change that makes the gradient right."""
+    """The wrong lines, each with the change that corrects the gradient."""
     functions = evaluation.checked.repairable
     if not functions or not evaluation.traceable:
         return []
@@ -74,7 +74,7 @@ def _evidence(evaluation) -> Evidence:
 
 
 def _trial(evaluation) -> Trial:
-    """The forward and backward as the search for a repair runs them: step by step."""
+    """The forward and backward in the form that the repair search runs: step by step."""
     paths = [path for path, _ in evaluation.variables]
     truths = dict(zip(paths, evaluation.truth(evaluation.dy).grads, strict=True))
     truths = {path: true for path, true in truths.items() if np.isfinite(true).all() and true.any()}
@@ -106,7 +106,7 @@ def _trial(evaluation) -> Trial:
 
 
 def _runs_in_float64(run, evaluation) -> bool:
-    """Whether the author's own steps run in float64, and give what they give in the program."""
+    """Whether the author's own steps run in float64, with the same results as in the program."""
     try:
         _, grads = run()
         given = dict(
@@ -122,7 +122,7 @@ def _runs_in_float64(run, evaluation) -> bool:
 
 
 def _elsewhere(evaluation) -> Evaluation:
-    """The same function with a small dy, at arguments of the same signs far from those given."""
+    """The same function with a small dy, at distant arguments of the same signs."""
     moved = []
     for leaf in jax.tree.leaves(evaluation.args):
         if is_differentiable(leaf):

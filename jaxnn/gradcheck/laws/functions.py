@@ -1,4 +1,4 @@
-"""Functions of JAX as people write them, in the terms of an op."""
+"""Adapt JAX functions to the form of an op."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ def of_custom_vjp(function, args: tuple, options: dict[str, Any]) -> tuple[Check
     """A `jax.custom_vjp` function, and the arguments that have a gradient.
 
     Raises:
-        TypeError: it has no rules, or its signature does not fit the arguments.
+        TypeError: it has no rule, or its signature does not fit the arguments.
     """
     author = _author_of_gradient(function.fun) or function.fun
     name = name_of(author)
@@ -54,13 +54,15 @@ def of_custom_vjp(function, args: tuple, options: dict[str, Any]) -> tuple[Check
 
 
 def of_callable(function: Callable, args: tuple, options: dict[str, Any]) -> tuple[Checked, tuple]:
-    """Any function, whose backward is `jax.vjp` of it; and its arguments that hold arrays.
+    """Any function, with its `jax.vjp` as the backward, and its arguments that hold arrays.
 
-    What is not an array (an option, a string, a function in a pytree) is a constant. So are numbers
-    of Python beside arrays, and all but the first argument of `equinox.filter_custom_vjp`.
+    Anything but an array (an option, a string, a function in a pytree) is a constant. So are Python
+    numbers next to arrays, and all but the first argument of `equinox.filter_custom_vjp`.
     """
     names = names_of(function, args, options)
-    rules = [getattr(function, rule, None) for rule in ("fn_bwd", "fn_fwd")]  # as equinox has them
+    rules = [
+        getattr(function, rule, None) for rule in ("fn_bwd", "fn_fwd")
+    ]  # the attributes of equinox
     differentiated = args[:1] if all(rules) else args
     leaves, tree = jax.tree.flatten(args)
     first = [*map(_is_array, jax.tree.leaves(differentiated))]
@@ -92,7 +94,7 @@ def of_callable(function: Callable, args: tuple, options: dict[str, Any]) -> tup
 
 
 def by_definition(function: Callable) -> Callable:
-    """The function with every op in it run by its definition, for autodiff to differentiate."""
+    """The function with every op in it replaced by its definition, for autodiff."""
 
     def definition(*args):
         with definitions():
@@ -102,7 +104,7 @@ def by_definition(function: Callable) -> Callable:
 
 
 def names_of(function: Callable, args: Sequence, options: dict[str, Any]) -> tuple[str, ...]:
-    """The names that a function has for positional arguments, such as `x` and `arrays[0]`.
+    """The names of a function's positional arguments, such as `x` and `arrays[0]`.
 
     Raises:
         TypeError: its signature does not fit them.
@@ -129,7 +131,7 @@ def name_of(function) -> str:
 
 
 def accepted(function: Callable, options: dict[str, Any]) -> dict[str, Any]:
-    """Those of the options that a function takes: a backward may have no use for one."""
+    """The options that a function accepts: a backward need not accept all of them."""
     signature = _signature(function)
     if signature is None or any(
         p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.parameters.values()
@@ -139,14 +141,14 @@ def accepted(function: Callable, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def statement(target: str, options: dict[str, Any], **more: str) -> str:
-    """The arguments of a call of `check`, as one writes them."""
+    """The source text for the arguments of a call of `check`."""
     settings = [f"{name}={text}" for name, text in more.items()]
     settings += [f"{name}={value!r}" for name, value in options.items()]
     return ", ".join([target, "*args", *settings])
 
 
 def plain(function):
-    """What `functools.partial` and `jax.jit` wrap."""
+    """The function inside `functools.partial` and `jax.jit`."""
     while isinstance(function, partial | jax.stages.Wrapped):
         function = (
             function.func
@@ -157,7 +159,7 @@ def plain(function):
 
 
 def _written(author, function, args) -> tuple[Callable, ...]:
-    """The functions of a `jax.custom_vjp` or a `jax.custom_gradient` that its author wrote."""
+    """The author's functions in a `jax.custom_vjp` or a `jax.custom_gradient`."""
     if author is function.fun:
         return plain(function.bwd), plain(function.fwd)
     try:
@@ -167,7 +169,7 @@ def _written(author, function, args) -> tuple[Callable, ...]:
 
 
 def _author_of_gradient(function) -> Callable | None:
-    """The function that `jax.custom_gradient` decorated, if it made this one."""
+    """The function decorated by `jax.custom_gradient`, if this one was."""
     if getattr(function, "__module__", "") != jax.custom_gradient.__module__:
         return None
     closure = getattr(function, "__closure__", None) or ()
@@ -175,7 +177,7 @@ def _author_of_gradient(function) -> Callable | None:
 
 
 def _positional(function, name, args, options) -> tuple:
-    """All positional arguments, those given by keyword and the defaults among them."""
+    """All positional arguments, including defaults and those passed by keyword."""
     signature = _signature(function)
     if signature is None:
         return args

@@ -1,4 +1,4 @@
-"""Gradients that are not the function's on purpose, and how to declare them."""
+"""Gradients that deliberately differ from the function's, and how to declare them."""
 
 import jax
 import numpy as np
@@ -10,17 +10,17 @@ GUARDED = 1e-4  # the error of a division by n + 1e-6, say
 
 
 def intention(evaluation: Evaluation, i: int, mine: np.ndarray, truth: np.ndarray) -> str:
-    """What a gradient does that people do on purpose, or "" if it is nothing of the kind.
+    """Describe a gradient that may be wrong on purpose; "" for any other.
 
-    Recognised are a gradient where the function is flat (straight-through estimators and
-    surrogates), a multiple of dy for a function that passes its argument on (reversal and scaling),
+    These are recognised: a gradient where the function is flat (straight-through estimators and
+    surrogates), a multiple of dy for a function that returns its argument (reversal and scaling),
     clipping, and a value that does not depend on dy.
 
     Args:
         evaluation: the function at its arguments.
-        i: which of its variables.
-        mine: the gradient given, of the shape of its argument.
-        truth: the true one.
+        i: the position of the variable.
+        mine: the gradient under test, of the shape of its argument.
+        truth: the true gradient.
 
     Returns:
         The end of a sentence that begins with the gradient's name, with the way to declare it.
@@ -31,9 +31,9 @@ def intention(evaluation: Evaluation, i: int, mine: np.ndarray, truth: np.ndarra
         return ""
     if _is_constant(evaluation, i, mine):
         return (
-            "does not depend on dy: a value is passed as a gradient. If that is on purpose, as for "
-            "a scale that is updated through its gradient, no definition= can declare it, because "
-            "a gradient is linear in dy"
+            "does not depend on dy: it is a value passed as a gradient. If that is on purpose, as "
+            "for a scale that is updated through its gradient, no definition= can declare it, "
+            "because a gradient is linear in dy"
         )
     if clipped := _clipped(evaluation, i, mine, truth):
         return (
@@ -47,8 +47,9 @@ def intention(evaluation: Evaluation, i: int, mine: np.ndarray, truth: np.ndarra
     dy, y = wide(dys[0]), wide(jax.tree.leaves(evaluation.call[0])[0])
     if not truth.any() and _same(mine, dy):
         return (
-            "is dy, although the function is flat here and its gradient zero. If this is a "
-            "straight-through estimator on purpose, give the function whose gradient you mean: "
+            "is dy, although the function is flat here and its gradient is zero. If this is on "
+            "purpose, as in a straight-through estimator, declare the function whose gradient you "
+            "mean: "
             f"{_declared(evaluation, path, path)}"
         )
     if not truth.any():
@@ -57,27 +58,27 @@ def intention(evaluation: Evaluation, i: int, mine: np.ndarray, truth: np.ndarra
     if _same(y, wide(leaf)) and _same(mine, factor * dy):
         what = "reversed" if factor < 0 else "scaled"
         return (
-            f"is {factor:.4g} × dy, and the function gives its argument unchanged. If the gradient "
-            f"is {what} on purpose, give the function whose gradient you mean: "
+            f"is {factor:.4g} × dy, and the function returns its argument unchanged. If the "
+            f"gradient is {what} on purpose, declare the function whose gradient you mean: "
             f"{_declared(evaluation, path, f'{factor:.4g} * {path}')}"
         )
     return ""
 
 
 def _surrogate(evaluation, truth) -> str:
-    """The remark on a gradient that is not zero where the true one is."""
+    """The remark on a gradient that is nonzero where the true one is zero."""
     if truth.any():
         return ""
     return (
-        "is not zero, although the function is flat here and its gradient zero. If this gradient "
-        "stands in for the true one on purpose, give the function whose gradient you mean by "
+        "is nonzero, although the function is flat here and its gradient is zero. If this gradient "
+        "stands in for the true one on purpose, declare the function whose gradient you mean with "
         "definition="
     )
 
 
 def _declared(evaluation, path, expression) -> str:
     if not path.isidentifier():
-        return "by definition="
+        return "with definition="
     return f"definition=lambda {', '.join(evaluation.checked.arguments)}: {expression}"
 
 
@@ -88,7 +89,7 @@ def _is_constant(evaluation, i, mine) -> bool:
 
 
 def _clipped(evaluation, i, mine, truth) -> str:
-    """To what the true gradient is clipped, if it is: its entries or its norm."""
+    """A description of the limit, if the true gradient is clipped by entry or by norm."""
     if limits := _limits(mine, truth):
         return limits
     factor = float(np.vdot(truth, mine).real / (np.vdot(truth, truth).real or 1.0))
@@ -109,7 +110,7 @@ def _limits(mine, truth) -> str:
     if 0 in (low, high) or not _same(np.clip(truth, low, high), mine):
         return ""
     below, above = changed & (truth < low), changed & (truth > high)
-    if max(below.sum(), above.sum()) < 2:  # a single entry may be anything
+    if max(below.sum(), above.sum()) < 2:  # a single entry shows nothing
         return ""
     if below.any() and above.any():
         return f"[{low:.4g}, {high:.4g}]"

@@ -1,4 +1,4 @@
-"""A program of JAX in float64: the operations and the random draws of its author, widened."""
+"""Run a JAX program in float64, with the operations and random draws of its author."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ CALLS = {  # the parameter that holds the function that is called
 ROUNDINGS = {"reduce_precision"}
 PRINTS = {"debug_callback", "debug_print"}
 CALLBACKS = frozenset({"pure_callback", "io_callback"})
-BITS = frozenset(  # their results depend on the number of bits
+BITS = frozenset(  # operations whose results depend on the number of bits
     {"bitcast_convert_type", "nextafter", "random_gamma", "rng_uniform"}
 )
 
@@ -35,18 +35,18 @@ def wide_dtype(dtype) -> Any:
 class Interpreter:
     """Evaluates programs with every floating-point number in float64.
 
-    Integers, and with them the bits of random numbers, are those of the program. What cannot run in
-    float64 (a callback, a kernel) runs in its own dtype between two conversions. The rules of
-    `jax.custom_jvp` hold, in float64 too; those of `jax.custom_vjp` are omitted, so that autodiff
-    differentiates the function itself.
+    Integers, and with them the bits of random numbers, are those of the program. Operations that
+    cannot run in float64 (a callback, a kernel) run in their own dtype between two conversions. The
+    rules of `jax.custom_jvp` apply in float64 too; those of `jax.custom_vjp` are omitted, so
+    autodiff differentiates the function itself.
 
     Args:
         x64: whether the program was traced with `jax_enable_x64`.
         own: names of primitives that run in their own dtypes.
-        rules: whether the rules of `jax.custom_jvp` hold.
+        rules: whether the rules of `jax.custom_jvp` apply.
 
     Attributes:
-        narrowed: names of other primitives that had to run in their own dtypes.
+        narrowed: names of further primitives that had to run in their own dtypes.
     """
 
     def __init__(self, x64: bool, own: frozenset[str] = frozenset(), rules: bool = True):
@@ -142,7 +142,7 @@ class Interpreter:
 
 
 def _pushed(function: Callable, inexact: Sequence[bool]) -> Callable:
-    """`(primals, tangents of those that have one) -> values and tangents`, as a flat list."""
+    """`(primals, tangents of the inexact ones) -> values and tangents`, as a flat list."""
 
     def pushed(primals, tangents):
         given = iter(tangents)

@@ -1,4 +1,4 @@
-"""Whether a gradient or a value is near enough to the truth."""
+"""Judge whether a gradient or a value is close enough to the truth."""
 
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +30,7 @@ NOISE_TRIALS = 4
 
 _UNDER = {
     "gradient": "",
-    "one_entry": "for a cotangent on one entry alone ",
+    "one_entry": "for a cotangent on a single entry ",
     "eager": "without jit ",
     "export": "under jax.vjp of the function itself ",
 }
@@ -39,8 +39,8 @@ _UNDER = {
 def judge_gradients(law: str, evaluation: Evaluation, dy, mine: list) -> list[Finding]:
     """Compare each gradient with float64; autodiff in the same dtype sets the tolerance.
 
-    Errors are relative to the gradient for the evaluation's whole cotangent, of which `dy` may be a
-    part.
+    Errors are relative to the gradient for the evaluation's whole cotangent; `dy` may be a part of
+    that.
     """
     wholes, true = evaluation.truth(evaluation.dy).grads, evaluation.truth(dy)
     findings = []
@@ -87,16 +87,16 @@ def judge_value(evaluation: Evaluation, source: str, y) -> list[Finding]:
 
 
 def terms(evaluation: Evaluation, leaf) -> float:
-    """About how many terms are summed for an entry of a leaf: the largest array over its size."""
+    """About how many terms are summed into an entry of a leaf: the largest array over its size."""
     largest = max(a.size for _, a in evaluation.leaves)
     return max(largest / max(np.size(leaf), 1), 1.0)
 
 
 def slack(evaluation: Evaluation, path: str, units: int) -> float:
-    """The error between two ways to compute one gradient that rounding may cause.
+    """The difference that rounding may cause between two ways to compute a gradient.
 
-    Some units in the last place, times the square root of the number of summed terms; and the error
-    of autodiff in the same dtype, which tells how the function amplifies rounding.
+    It is some units in the last place, times the square root of the number of summed terms, plus
+    the error of autodiff in the same dtype, which shows how the function amplifies rounding.
     """
     i = [name for name, _ in evaluation.variables].index(path)
     leaf, rivals = evaluation.variables[i][1], evaluation.rival_errors(evaluation.dy)
@@ -116,9 +116,10 @@ def _tolerance(evaluation, dy, i) -> float:
 def _bound(evaluation, leaf, rival_error) -> float:
     """The error that rounding explains.
 
-    In float64, the precision of the truth itself: 1e-10 of its norm, or the error of finite
-    differences if autodiff does not apply. Below, twice the error of autodiff in the same dtype
-    plus 4 units in the last place, times the square root of the number of summed terms.
+    In float64, it is the precision of the truth itself: 1e-10 of its norm, or the error of finite
+    differences if autodiff does not apply. In lower precision, it is twice the error of autodiff in
+    the same dtype plus 4 units in the last place, times the square root of the number of summed
+    terms.
     """
     if not evaluation.traceable:
         return DIFFERENCES_TOLERANCE
@@ -131,22 +132,22 @@ def _bound(evaluation, leaf, rival_error) -> float:
 
 
 def _ceiling(evaluation, truth_error=0.0) -> float:
-    """The error beyond which it takes more than autodiff's own error to excuse a gradient."""
+    """The error above which autodiff's own error alone does not excuse a gradient."""
     return max(float(np.sqrt(evaluation.resolution)), DIFFERENCES_TOLERANCE + 2 * truth_error)
 
 
 def _doubtful(evaluation, leaf) -> float:
-    """The error up to which it takes the same steps in float64 to tell rounding from a mistake."""
+    """The error up to which only the same steps in float64 tell rounding from a mistake."""
     resolution = evaluation.resolution
     units = max(4 * resolution, min(64 * resolution, np.sqrt(resolution)))
     return float(units * np.sqrt(terms(evaluation, leaf)))
 
 
 def _is_noise(evaluation, mine, dtype, number_at: Callable[[list], np.ndarray]) -> bool:
-    """Whether a true number is only what cancellation leaves of zero, and mine is no larger.
+    """Whether a true number is only the rounding error of a zero, and `mine` is not larger.
 
-    It is if some units in the last place of the arguments change it by a tenth or more; a number in
-    a coarser dtype may then be off by as many of the units of that dtype.
+    It is if a few units in the last place of the arguments change it by a tenth or more; a number
+    in a coarser dtype may then be off by as many units of that dtype.
     """
     if not evaluation.traceable:
         return False
@@ -183,7 +184,7 @@ def _true_gradient_at(evaluation, dy, i, leaves) -> np.ndarray:
 
 
 def _is_rounding(evaluation, dy, i, compared, truth, whole) -> bool:
-    """Whether the backward, computed in float64, is right."""
+    """Whether the backward is right when computed in float64."""
     if evaluation.given is None:
         return False
     exact = masked(evaluation.given_gradient(dy)[i], compared)
@@ -204,7 +205,7 @@ def _true_value_at(evaluation, i, leaves) -> np.ndarray:
 
 
 def _explained_by_kinks(evaluation, dy, i, mine, truth, bound) -> bool:
-    """Whether the gradient is right but for entries at which the function is not smooth."""
+    """Whether the gradient is right except at entries where the function is not smooth."""
     path, _ = evaluation.variables[i]
     places = np.flatnonzero(differs(mine, truth, bound))
     if not evaluation.traceable or np.iscomplexobj(truth) or not places.size:
@@ -222,7 +223,7 @@ def _explained_by_kinks(evaluation, dy, i, mine, truth, bound) -> bool:
 
 
 def _batches(places, most):
-    """A few of the places, which show most mistakes, and then as many others as time allows."""
+    """A few of the places, which show most mistakes, then as many more as time allows."""
     order = np.random.default_rng(0).permutation(places)
     yield order[:FEW]
     if len(order) > FEW:

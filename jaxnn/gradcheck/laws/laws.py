@@ -1,7 +1,7 @@
-"""The laws that a backward obeys, each a function from an evaluation to its findings.
+"""The laws that a backward must obey, each a function from an evaluation to its findings.
 
-An evaluation is a function at one set of arguments. It caches every result, so that
-the laws together compile little more than one of them. A law returns an empty list if it holds.
+An evaluation is a function at one set of arguments. It caches every result, so
+all laws together compile little more than one of them. A law returns an empty list if it holds.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ from jaxnn.gradcheck.laws.judgement import judge_gradients, judge_value, slack, 
 from jaxnn.gradcheck.laws.naming import named
 from jaxnn.gradcheck.report import Finding, broken, broken_at, in_one_line
 
-LARGE = 1_000_000  # entries of an array, beyond which vmap is tried on two examples only
+LARGE = 1_000_000  # the array size above which vmap is tried on only two examples
 
 
 def runs(evaluation) -> list[Finding]:
@@ -46,9 +46,9 @@ def runs(evaluation) -> list[Finding]:
     except Exception as error:
         return [broken("runs", f"fwd raised {in_one_line(error)}")]
     if not isinstance(result, tuple) or len(result) != 2:
-        return [broken("runs", f"fwd must return (y, residuals) and returned {_kind(result)}")]
+        return [broken("runs", f"fwd must return (y, residuals), but it returned {_kind(result)}")]
     if not all(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(result[0])):
-        return [broken("runs", f"the y of fwd must be an array, not {_kind(result[0])}")]
+        return [broken("runs", f"the y returned by fwd must be an array, not {_kind(result[0])}")]
     for name, function in _definitions(evaluation.checked):
         try:
             shape = evaluation.shapes(function)
@@ -56,7 +56,7 @@ def runs(evaluation) -> list[Finding]:
             return [broken("runs", f"{name} raised {in_one_line(error)}")]
         if jax.tree.map(np.shape, result[0]) != shape:
             mine = jax.tree.map(np.shape, result[0])
-            message = f"fwd gives y of shape {mine} but {name} gives {shape}"
+            message = f"fwd returns y of shape {mine} but {name} returns {shape}"
             return [broken("runs", message)]
     try:
         grads = evaluation.call[1]
@@ -65,7 +65,7 @@ def runs(evaluation) -> list[Finding]:
     expected = len(evaluation.args)
     if not isinstance(grads, tuple | list) or len(grads) != expected:
         got = f"{len(grads)} entries" if isinstance(grads, tuple | list) else _kind(grads)
-        message = f"bwd must return a tuple of {expected}, one for each argument, and gave {got}"
+        message = f"bwd must return a tuple of {expected}, one for each argument, not {got}"
         return [broken("runs", message)]
     return []
 
@@ -73,7 +73,7 @@ def runs(evaluation) -> list[Finding]:
 def structure(evaluation) -> list[Finding]:
     """Each gradient has its argument's tree, shapes and dtypes, and is `None` for an integer.
 
-    `None` counts as zero, as it does for JAX. A gradient at fault is compared no further.
+    `None` counts as zero, as in JAX. A gradient with the wrong structure is not compared further.
     """
     findings = []
     for name, arg, raw in zip(
@@ -85,7 +85,7 @@ def structure(evaluation) -> list[Finding]:
 
 
 def _misfits(evaluation, name, arg, raw) -> list[Finding]:
-    """What is wrong with the structure of the gradient of one argument."""
+    """The faults in the structure of the gradient of one argument."""
     at, grad = partial(broken_at, "structure"), filled(raw, arg)
     if not any(map(is_differentiable, jax.tree.leaves(arg))):
         ignored = evaluation.checked.ignores_integers
@@ -131,7 +131,7 @@ def finite(evaluation) -> list[Finding]:
 
 
 def value(evaluation) -> list[Finding]:
-    """`fwd` gives the value of the definition."""
+    """`fwd` returns the value of the definition."""
     return judge_value(evaluation, "fwd", evaluation.call[0])
 
 
@@ -143,7 +143,7 @@ def gradient(evaluation) -> list[Finding]:
 
 
 def eager(evaluation) -> list[Finding]:
-    """Plain calls give the same gradient as compiled ones."""
+    """Calls without `jit` give the same gradient as compiled ones."""
     if not evaluation.traceable:
         return []
     return judge_gradients(
@@ -155,7 +155,7 @@ def eager(evaluation) -> list[Finding]:
 
 
 def export(evaluation) -> list[Finding]:
-    """The function that users hand to `jax.grad` has the definition's value and gradient."""
+    """The function that users pass to `jax.grad` has the value and gradient of the definition."""
     if evaluation.checked.exported is None:
         return []
     try:
@@ -170,7 +170,7 @@ def export(evaluation) -> list[Finding]:
 
 
 def one_entry(evaluation) -> list[Finding]:
-    """A cotangent on one entry alone gives the gradient of that entry."""
+    """A cotangent on a single entry gives the gradient of that entry."""
     leaves, tree = jax.tree.flatten(evaluation.dy)
     first = next((k for k, leaf in enumerate(leaves) if is_differentiable(leaf)), None)
     if first is None or leaves[first].size < 2:
@@ -229,7 +229,7 @@ def determinism(evaluation) -> list[Finding]:
 
 
 def vmap(evaluation) -> list[Finding]:
-    """`vmap` of the backward agrees with calls on one example after the other."""
+    """`vmap` of the backward agrees with calls on one example at a time."""
     if not evaluation.compiles:
         return []
     factors = [(1, 1), (0.5, -1), (0.25, 0.5)]
@@ -257,13 +257,13 @@ def vmap(evaluation) -> list[Finding]:
         compared = np.isfinite(expected)
         error = relative_or_absolute_error(masked(mapped[i], compared), masked(expected, compared))
         if not error <= slack(evaluation, path, 64):
-            message = f"under vmap is off by {error:.1e} from one call after the other"
+            message = f"under vmap is off by {error:.1e} from calls on one example at a time"
             findings.append(broken_at("vmap", path, message, error))
     return findings
 
 
 def halves(evaluation) -> list[Finding]:
-    """`bwd_input` and then `bwd_params` give the gradients that `bwd` gives, but for rounding."""
+    """`bwd_input` followed by `bwd_params` gives the gradients of `bwd`, up to rounding."""
     if evaluation.checked.halves is None:
         return []
     try:
@@ -278,21 +278,23 @@ def halves(evaluation) -> list[Finding]:
         evaluation.variables, shapes, mine, evaluation.gradients(evaluation.dy), strict=True
     ):
         if shape != np.shape(whole) or g.dtype != whole.dtype:
-            message = f"is {g.dtype}{list(shape)} by the two halves of the backward"
+            message = f"is {g.dtype}{list(shape)} from the two halves of the backward"
             findings.append(
-                broken_at("halves", path, f"{message} but {whole.dtype}{list(whole.shape)} by bwd")
+                broken_at(
+                    "halves", path, f"{message} but {whole.dtype}{list(whole.shape)} from bwd"
+                )
             )
             continue
         compared = np.isfinite(wide(whole))
         error = relative_or_absolute_error(*(np.where(compared, wide(a), 0) for a in (g, whole)))
         if not error <= slack(evaluation, path, 16):
-            message = f"by the two halves of the backward is off by {error:.1e} from that of bwd"
+            message = f"from the two halves of the backward is off by {error:.1e} from that of bwd"
             findings.append(broken_at("halves", path, message, error))
     return findings
 
 
 def examples(evaluation) -> list[Finding]:
-    """The weighted halves are the backward: a sum of each example's gradient, with its weight."""
+    """The weighted backward is the weighted sum of the gradients of the examples."""
     if evaluation.checked.examples is None:
         return []
     try:
@@ -304,8 +306,8 @@ def examples(evaluation) -> list[Finding]:
     if compared is None:
         return []
     sentences = {
-        "sum": "with the weight 1 for each example is off by {} from that without weights",
-        "weighted": "by bwd_params with weights is off by {} from the sum of bwd_examples",
+        "sum": "with weight 1 for each example is off by {} from that without weights",
+        "weighted": "from bwd_params with weights is off by {} from the sum of bwd_examples",
         "norms": "has squared norms that are off by {} from those of the gradients themselves",
     }
     findings = []
@@ -457,7 +459,7 @@ def _mapped(checked, args, dy):
 
 
 def _second(function, evaluation, probes):
-    """The gradient of ⟨probes, (value, gradient)⟩ with respect to the variables and dy."""
+    """The gradient of ⟨probes, (value, gradient)⟩ with respect to the variables and `dy`."""
     function, variables = in_variables(function, evaluation.args)
 
     def first(variables, dy):
@@ -470,7 +472,7 @@ def _second(function, evaluation, probes):
 
 
 def _multiple(leaf, factor):
-    """A multiple of a leaf that has a gradient, by NumPy, so that nothing is compiled."""
+    """A multiple of a leaf that has a gradient, computed by NumPy, so nothing is compiled."""
     return (factor * wide(leaf)).astype(leaf.dtype) if is_differentiable(leaf) else leaf
 
 
@@ -492,13 +494,13 @@ def _shape_hint(evaluation, path, grad) -> str:
 
 
 def _definitions(checked) -> list[tuple[str, Callable]]:
-    """The functions that must have the shapes of `fwd`, with what to call them."""
+    """The functions whose shapes `fwd` must match, with their names in messages."""
     own = [] if checked.primal is None else [("the function itself", checked.primal)]
     return [*own, ("the definition", checked.definition)]
 
 
 def _missing(name, raw, arg) -> set[str]:
-    """The paths of the variables for which there is `None`."""
+    """The paths of the variables whose gradient is `None`."""
     marked = jax.tree.map(
         lambda part, subtree: jax.tree.map(lambda _: part is None, subtree),
         raw,

@@ -15,9 +15,9 @@ def named(evaluation: Evaluation, i: int, mine: np.ndarray, truth: np.ndarray) -
 
     Args:
         evaluation: the function at its arguments.
-        i: which of its variables.
-        mine: the gradient given, of any shape.
-        truth: the true one.
+        i: the position of the variable.
+        mine: the gradient under test, of any shape.
+        truth: the true gradient.
     """
     path, _ = evaluation.variables[i]
     if path in evaluation.missing:
@@ -37,14 +37,14 @@ def named(evaluation: Evaluation, i: int, mine: np.ndarray, truth: np.ndarray) -
 
 
 def _explanations(evaluation) -> dict[str, str]:
-    """What is known of all wrong gradients together, found once for an evaluation."""
+    """The explanations of all wrong gradients, computed once for an evaluation."""
     if not hasattr(evaluation, "explained"):
         evaluation.explained = explanations(evaluation)
     return evaluation.explained
 
 
 def described(mine: np.ndarray, truth: np.ndarray, sizes: dict[str, int]) -> str:
-    """The same from the numbers alone."""
+    """Like `named`, from the numbers alone."""
     if not (np.iscomplexobj(mine) or np.iscomplexobj(truth)):
         return explain(mine, truth, sizes)
     if mine.shape == truth.shape and relative_or_absolute_error(mine.conj(), truth) <= EXACT:
@@ -82,7 +82,7 @@ def _is_unused(evaluation, i, position) -> bool:
 
 
 def _output(path) -> str:
-    """An output as one writes it: 1 in a tuple, the path elsewhere."""
+    """An output as text: its position in a tuple, otherwise its path."""
     if len(path) == 1 and isinstance(path[0], jax.tree_util.SequenceKey):
         return str(path[0].idx)
     return jax.tree_util.keystr(path)

@@ -1,4 +1,4 @@
-"""The truth that a backward is compared with, in float64: autodiff, or differences without it."""
+"""The reference for a backward, in float64: autodiff or, where it fails, finite differences."""
 
 import time
 from typing import NamedTuple
@@ -15,11 +15,11 @@ ONE_SIDED_STEP = 1e-6
 SECONDS = 2.0  # for the differences of one argument
 FEWEST = 32
 UNRELIABLE = 1e-2
-LOOP_ERROR = 5e-5  # of a function that iterates until it has converged to some threshold
+LOOP_ERROR = 5e-5  # of a function that iterates until convergence
 
 
 class Truth(NamedTuple):
-    """What is true of a function at some arguments, in float64.
+    """The true values and gradients of a function at some arguments, in float64.
 
     Attributes:
         y: the values, a list of leaves.
@@ -39,7 +39,7 @@ def truth(program: Program, leaves: list, dy: list, *, trusted: bool = True) -> 
         program: the program.
         leaves: its arguments, in float64.
         dy: the cotangents of its values, in float64.
-        trusted: whether the rules for derivatives within the program count. If not, autodiff has to
+        trusted: whether the derivative rules within the program are trusted. If not, autodiff must
             agree with differences at a few entries, unless the program stops gradients.
     """
     try:
@@ -48,7 +48,7 @@ def truth(program: Program, leaves: list, dy: list, *, trusted: bool = True) -> 
             return found
         if program.stops_gradients:
             return _by_autodiff(*program.wide_pulled_back_without_rules(leaves, dy))
-    except Exception:  # there is no reverse mode: a loop, a callback, a kernel, a missing rule
+    except Exception:  # no reverse mode: a loop, a callback, a kernel, a missing rule
         pass
     y = [*map(np.asarray, program.wide_value(leaves))]
     slopes = [_gradient(program, leaves, dy, which) for which in program.variables]
@@ -58,7 +58,7 @@ def truth(program: Program, leaves: list, dy: list, *, trusted: bool = True) -> 
     scale = _norm(y) * _norm(dy)
     for k, which in enumerate(program.variables):
         if _norm([grads[k]]) * max(_norm([leaves[which]]), 1.0) <= LOOP_ERROR * scale:
-            grads[k] = np.zeros_like(grads[k])  # the starting point of an iteration
+            grads[k] = np.zeros_like(grads[k])  # the initial value of an iteration
     return Truth(y, grads, [max(error, LOOP_ERROR) for error in errors])
 
 
@@ -72,8 +72,8 @@ def one_sided_slopes(
         leaves: its arguments, in float64.
         dy: the cotangents of its values.
         which: the position of an argument.
-        places: flat indices of entries of it.
-        step: the distance over which to measure them.
+        places: flat indices of entries of that argument.
+        step: the distance over which to measure the slopes.
     """
     steps = np.tile([-step, step], len(places))
     changes = program.wide_moved(leaves, dy, which, np.repeat(places, 2), steps)
@@ -81,7 +81,7 @@ def one_sided_slopes(
 
 
 def most_places(program: Program, leaves, dy, which: int, evaluations: int) -> int:
-    """At how many entries there is time to evaluate a program some number of times."""
+    """The number of entries whose evaluations fit in the time limit."""
     probe = np.zeros(1, int), np.full(1, ONE_SIDED_STEP)
     program.wide_moved(leaves, dy, which, *probe)
     start = time.perf_counter()
@@ -99,7 +99,7 @@ def _by_autodiff(y, grads) -> Truth:
 
 
 def _is_confirmed(program, leaves, dy, found) -> bool:
-    """Whether differences agree with a gradient at its largest entry and at a few others."""
+    """Whether differences agree with a gradient at its largest entry and a few others."""
     for which, grad in zip(program.variables, found.grads, strict=True):
         if not grad.size:
             continue

@@ -14,7 +14,7 @@ from jaxnn.gradcheck.laws.compilation import jit
 from jaxnn.gradcheck.laws.interpret import CALLBACKS, Interpreter
 
 SAME_VALUE = 1e-3
-DTYPES = {  # as JAX prints them
+DTYPES = {  # by their names in the printed form of JAX
     "bf16": jnp.bfloat16,
     "f16": jnp.float16,
     "f32": jnp.float32,
@@ -25,17 +25,17 @@ DTYPES = {  # as JAX prints them
 
 
 class Program:
-    """A function of a list of arrays, as a program of JAX.
+    """A function of a list of arrays, as a JAX program.
 
-    Arrays come and go as lists of leaves. The methods whose names begin with `wide` take and give
+    Arguments and results are lists of leaves. Methods whose names begin with `wide` take and return
     float64.
 
     Args:
         closed: the program in its own dtypes.
-        again: the function itself, to trace it in float64 if that must be.
+        again: the function itself, to trace it in float64 if necessary.
         any_dtype: whether the function is one formula for every dtype, as an op is by contract, so
-            that it is traced again in float64. Constants that depend on the dtype, such as the
-            smallest number, are then those of float64.
+            it is traced again in float64. Constants that depend on the dtype, such as the smallest
+            number, are then those of float64.
     """
 
     def __init__(self, closed: ClosedJaxpr, again: Callable[..., list], any_dtype: bool = False):
@@ -50,18 +50,18 @@ class Program:
 
     @cached_property
     def resolution(self) -> float:
-        """The distance from 1 to the next number in the coarsest dtype that occurs in it."""
+        """The machine epsilon of the coarsest dtype in the program."""
         found = set(re.findall(r":(bf16|f16|f32|f64|c64|c128)\[", self._text))
         return max((eps(DTYPES[name]) for name in found), default=0.0)
 
     @cached_property
     def iterates(self) -> bool:
-        """Whether it has a loop whose number of steps depends on the numbers."""
+        """Whether it has a loop whose number of steps depends on the data."""
         return " while[" in self._text
 
     @cached_property
     def stops_gradients(self) -> bool:
-        """Whether its author holds a part of it constant by `jax.lax.stop_gradient`."""
+        """Whether it contains `jax.lax.stop_gradient`."""
         return " stop_gradient " in self._text
 
     def value(self, leaves) -> list:
@@ -78,7 +78,7 @@ class Program:
             return self._wide_pulled_back(leaves, dy)
 
     def wide_pulled_back_without_rules(self, leaves, dy) -> tuple[list, list]:
-        """The same without the rules of `jax.custom_jvp` that occur in the program."""
+        """Like `wide_pulled_back`, without the rules of `jax.custom_jvp` in the program."""
         function = self._interpreted(rules=False)
         with jax.enable_x64(True):
             return _vjp(function, self.variables, leaves, dy)
@@ -100,7 +100,10 @@ class Program:
             steps: the steps, one for each of the places.
         """
         self._widest(leaves)
-        padding = (0, (1 << (len(places) - 1).bit_length()) - len(places))  # to compile few sizes
+        padding = (
+            0,
+            (1 << (len(places) - 1).bit_length()) - len(places),
+        )  # limits the number of compiled sizes
         with jax.enable_x64(True):
             moved = self._moved(leaves, dy, np.pad(places, padding), np.pad(steps, padding), which)
         return np.asarray(moved)[: len(places)]
@@ -120,7 +123,7 @@ class Program:
 
     @cached_property
     def _runs_again(self) -> bool:
-        """Whether the function itself is to be traced in float64, and can be."""
+        """Whether the function itself should be, and can be, traced in float64."""
         if not self._any_dtype:
             return False
         try:
@@ -146,11 +149,11 @@ class Program:
         return function
 
     def _widest(self, leaves):
-        """The function as it runs in the widest dtypes.
+        """The function in the widest dtypes in which it runs.
 
-        The function itself, if it is one formula for every dtype; else the program in float64, if
-        all of it runs so; else the function itself, traced in float64, if it runs and its value is
-        the same; else the program with those parts in their own dtypes.
+        This is the function itself, if it is one formula for every dtype; else the program in
+        float64, if all of it runs; else the function itself, traced in float64, if it runs and its
+        value is the same; else the program with the remaining parts in their own dtypes.
         """
         if self._chosen is None:
             self._chosen = self._choose(leaves)
@@ -169,7 +172,7 @@ class Program:
                     function = jax.jit(jaxpr_as_fun(program))
                     jax.block_until_ready(function(*leaves))
                     return function
-            except Exception:  # a callback, say, that gives float32 whatever it is given
+            except Exception:  # for example, a callback that always returns float32
                 pass
             narrow = jax.jit(self._interpreted(CALLBACKS))
             try:
@@ -196,7 +199,7 @@ def program_of(function: Callable, args: tuple, any_dtype: bool = False) -> Prog
         any_dtype: whether it is one formula for every dtype.
 
     Raises:
-        Exception: whatever the function raises while JAX traces it.
+        Exception: any exception of the function while JAX traces it.
     """
     leaves, tree = jax.tree.flatten(args)
 
@@ -208,7 +211,7 @@ def program_of(function: Callable, args: tuple, any_dtype: bool = False) -> Prog
 
 
 class _Traced:
-    """A traced function, equal to others of the same text and constants."""
+    """A traced function, equal to any other with the same text and constants."""
 
     def __init__(self, closed, function, any_dtype):
         self.closed, self.function, self.any_dtype = closed, function, any_dtype
@@ -227,14 +230,14 @@ def _shared(traced: _Traced) -> Program:
 
 
 def _content(const):
-    """What tells a constant from others."""
+    """A key that identifies the content of a constant."""
     if jax.dtypes.issubdtype(const.dtype, jax.dtypes.extended):
         const = jax.random.key_data(const)
     return np.asarray(const).tobytes()
 
 
 def _vjp(function, variables, leaves, dy):
-    """Values and gradients of a function of leaves that gives leaves."""
+    """Values and gradients of a function from leaves to leaves."""
 
     def of_variables(*moving):
         full = list(leaves)

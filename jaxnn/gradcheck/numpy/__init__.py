@@ -1,1 +1,1 @@
-"""`check_numpy`, and the laws that it tries on a backward written with NumPy."""
+"""`check_numpy`, and the laws by which it judges a backward written with NumPy."""

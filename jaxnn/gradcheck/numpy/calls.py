@@ -1,4 +1,4 @@
-"""How the backward is called: what each of its parameters stands for."""
+"""How to call the backward: the meaning of each of its parameters."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ MOST_PLANS = 5000
 
 
 class Unrunnable(Exception):
-    """The code cannot be run; the message says what would make it run."""
+    """The code cannot be run; the message says what is missing."""
 
 
 class Parameter(NamedTuple):
@@ -41,12 +41,12 @@ class Parameter(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What a parameter of the backward stands for.
+    """The meaning of a parameter of the backward.
 
     Attributes:
         kind: "dy", "argument", "named", "cache", "saved", "output", "left", "rate" or "context".
         which: the number of the output, of the saved array or of the argument, the name of a named
-            argument, or the path of an array that forward left in its object.
+            argument, or the path of an array that forward stored in its object.
     """
 
     kind: str
@@ -71,7 +71,7 @@ def parameters(function: Callable) -> list[Parameter]:
 
 
 def keywords(function: Callable) -> set[str]:
-    """The names of the arguments that a function takes by name, with "**" if it takes all."""
+    """The names of the arguments that a function takes by name, with "**" if it takes any."""
     try:
         taken = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -87,13 +87,13 @@ def cotangents_taken(backward: Callable, inputs) -> int:
 
 
 def calls(used) -> Iterator[Call]:
-    """The ways in which a backward may be called, the likeliest first.
+    """The possible calls of a backward, the likeliest first.
 
     Args:
         used: the copy of the code, after its forward.
 
     Raises:
-        Unrunnable: a parameter stands for labels that nobody gave.
+        Unrunnable: a parameter stands for labels that were not passed.
     """
     code = used.code
     taken = parameters(used.backward_function)
@@ -115,8 +115,8 @@ def calls(used) -> Iterator[Call]:
         clear = {name for name, choice in choices if choice[0][0] == 0}
         unclear = [p.name for p in taken if p.required and p.name not in clear]
         raise Unrunnable(
-            f"what is {' and '.join(unclear)} of its backward? It may take dy, the cache that "
-            "forward returns, and the arguments of forward by their names"
+            f"the meaning of {' and '.join(unclear)} in its backward is unclear: it may take "
+            "dy, the cache that forward returns, and the arguments of forward under their names"
         )
     plans.sort(key=lambda plan: plan[0])
     yield from (call for _, call in plans[:MOST_CALLS])
@@ -126,7 +126,7 @@ def values(call: Call, used, dy, rate: float) -> tuple[list, dict]:
     """The positional arguments and the options of a call.
 
     Args:
-        call: what each parameter stands for.
+        call: the meaning of each parameter.
         used: the copy of the code, after its forward.
         dy: the cotangents.
         rate: the learning rate.
@@ -172,7 +172,7 @@ def _is_cotangent(name, inputs) -> bool:
 
 
 def _choices(used, parameter, taken) -> list[tuple[float, Source]]:
-    """What a parameter may stand for, with costs: 0 where its name says so."""
+    """The possible meanings of a parameter, with costs: 0 if its name says so."""
     code, cache, outputs = used.code, used.cache, len(used.results)
     name, inputs = parameter.name, code.names
     derivative = bool(DERIVATIVE.fullmatch(code.backward_name))
@@ -223,7 +223,7 @@ def _others(code, upstream, cache, derivative) -> list[tuple[float, Source]]:
 
 
 def _predictions(used) -> list[tuple[float, Source]]:
-    """What a loss may have differentiated at: its arguments, and the outputs that it left."""
+    """The arrays at which a loss may be differentiated: its arguments, and its stored outputs."""
     if not any(LABELS.fullmatch(name) for name in used.code.names):
         return []
     left = [(2.5 + 0.01 * i, Source("left", path)) for i, path in enumerate(used.left)]
@@ -235,7 +235,7 @@ def _inputs(code, cost) -> list[tuple[float, Source]]:
 
 
 def _is_consistent(call: Call) -> bool:
-    """Whether no two parameters stand for one thing, and the saved arrays are in their order."""
+    """Whether no two parameters have the same meaning, and the saved arrays are in order."""
     if len(set(call.values())) < len(call):
         return False
     for kind in ("saved", "dy"):
@@ -247,7 +247,7 @@ def _is_consistent(call: Call) -> bool:
 
 
 def _require_labels(code, parameter, taken) -> None:
-    """Refuse a parameter that is called as labels are, of a forward that has none."""
+    """Refuse a parameter with the name of labels if the forward takes no labels."""
     name = parameter.name
     known = name in code.named or name.lower() in (n.lower() for n in code.names)
     if not parameter.required or known or not LABELS.fullmatch(name):
@@ -256,16 +256,16 @@ def _require_labels(code, parameter, taken) -> None:
     if OUTPUT.fullmatch(name) and not _is_method_of_labels(code, beside):
         return
     raise Unrunnable(
-        f"its backward takes the labels {name}, but its forward does not compute a loss: say "
-        f"which loss it is the gradient of, loss=…, and give the labels by name, {name}=…"
+        f"its backward takes the labels {name}, but its forward does not compute a loss: pass "
+        f"the loss that it differentiates as loss=…, and the labels by name, {name}=…"
     )
 
 
 def _is_method_of_labels(code, beside) -> bool:
-    """Whether y, a name of outputs and of labels, means labels beside these other parameters.
+    """Whether y, a name of outputs and of labels, means labels next to these other parameters.
 
     It does in a method, unless that is a derivative in terms of its output, and in a function
-    that takes no gradient beside it.
+    that takes no gradient as well.
     """
     if code.instance is not None:
         return bool(beside) or not DERIVATIVE.fullmatch(code.backward_name)
@@ -273,6 +273,6 @@ def _is_method_of_labels(code, beside) -> bool:
 
 
 def takes_residuals_first(backward: Callable) -> bool:
-    """Whether a backward is called as `bwd(residuals, dy)`, as `jax.custom_vjp` calls it."""
+    """Whether a backward has the signature `bwd(residuals, dy)`, as for `jax.custom_vjp`."""
     names = [parameter.name for parameter in parameters(backward)]
     return len(names) == 2 and not is_upstream(names[0])

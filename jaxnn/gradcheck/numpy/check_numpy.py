@@ -1,4 +1,4 @@
-"""`check_numpy`: a backward written with NumPy, unchanged, against differences of its forward."""
+"""`check_numpy`: compare a backward written with NumPy with differences of its forward."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -31,18 +31,18 @@ def check_numpy(
 ) -> Report:
     """Check a backward written with NumPy against finite differences of its own forward.
 
-    The code is taken as it is:
+    The code needs no changes:
 
     - **Functions**: `forward(*args)` returns `y`, several outputs, or these and a cache; `backward`
-      takes a cotangent for each output, the cache and the arguments, as the names of its parameters
-      say. A backward without dy, such as `sigmoid_prime(z)`, has dy = 1.
-    - **One function** that returns the loss with its gradients, in any order: `backward=None`.
-    - **Objects** with `forward` and `backward`, or `fprop` and `bprop`, `call` and `grad` and so
+      takes a cotangent for each output, the cache and the arguments, recognised by the names of its
+      parameters. A backward without dy, such as `sigmoid_prime(z)`, has dy = 1.
+    - **One function** that returns the loss and its gradients, in any order: `backward=None`.
+    - **Objects** with `forward` and `backward`, or `fprop` and `bprop`, `call` and `grad`, and so
       on. Their parameters are the arrays that forward reads and does not replace. Outputs and
-      gradients may be returned or left in the object.
+      gradients may be returned or stored in the object.
     - **Static methods** with a context: `forward(ctx, *args)` and `backward(ctx, dy)`.
     - **Nodes** with `.data`, `.grad` and `.backward()`: `forward` is a function of nodes.
-    - **A backward that begins at the loss** and takes labels: give the loss and the labels by name,
+    - **A backward that begins at the loss** and takes labels: pass the loss and the labels by name,
       `check_numpy(net, None, x, loss=mean_square, y=labels)`.
 
     A gradient is an array of the parameter's shape that `backward` returned, created or changed;
@@ -51,9 +51,8 @@ def check_numpy(
 
     The true gradient is the complex step of Σ dy·y if the forward is analytic, and otherwise a
     five-point difference, in float64 with a random dy. Everything runs on copies, with the random
-    generators seeded for each call, and nothing that is given changes. The check also looks for
-    arrays that are changed in place, gradients that add up from call to call, and caches of an
-    earlier call.
+    generators seeded for each call, so no argument changes. The check also detects arrays changed
+    in place, gradients that accumulate from call to call, and a stale cache from an earlier call.
 
     Args:
         forward: a function, a bound method, or an object.
@@ -61,19 +60,19 @@ def check_numpy(
             that returns its gradients.
         *args: the arguments of forward.
         params: the names of the parameters of an object, such as "W" or "layers[0].W".
-        grads: names of gradients by the names of parameters, such as {"W": "my_dW"}.
-        loss: a function of the output, and of named arguments, from which the backward begins.
-        seed: of the random dy.
+        grads: the names of gradients by the names of their parameters, such as {"W": "my_dW"}.
+        loss: a function of the output and of named arguments, at which the backward begins.
+        seed: the seed of the random dy.
         **named: further arguments of forward, loss and backward, such as options and labels.
 
     Returns:
         A `Report`: print it, ask `.ok` or `.verdict`, or call `.raise_if_failed()`. The verdict is
-        "could not be run" if the code raises or something is missing; the report says what.
+        "could not be run" if the code raises or an input is missing; the report gives the reason.
 
     Raises:
-        TypeError: forward or backward is missing, loss is no function, nothing takes an argument
-            that is given by name, or seed is no integer.
-        ValueError: the object has no array of that name, or the arrays are too large for
+        TypeError: forward or backward is missing, `loss` is not a function, no function takes one
+            of the named arguments, or `seed` is not an integer.
+        ValueError: the object has no array of a name in `params`, or the arrays are too large for
             differences.
 
     Example:
@@ -84,7 +83,7 @@ def check_numpy(
         >>> def square_backward(dy, cache):
         ...     return cache * dy
         >>> print(check_numpy(square_forward, square_backward, np.ones(3)).findings[0].message)
-        d_x is 0.5 × the true gradient everywhere: a 2 is missing, or a ½ is too much (C5)
+        d_x is 0.5 × the true gradient everywhere: a 2 is missing, or a ½ is superfluous (C5)
     """
     require_seed("check_numpy", seed)
     if loss is not None and not callable(loss):
@@ -123,7 +122,7 @@ def check_numpy(
 
 
 def _repairs(evaluation, findings) -> list[str]:
-    """The lines of the mistakes, each with the change that makes the gradient right."""
+    """The wrong lines, each with the change that corrects the gradient."""
     if not any(finding.law == "gradient" for finding in findings):
         return []
     with jax.enable_x64(True), np.errstate(all="ignore"), warnings.catch_warnings():

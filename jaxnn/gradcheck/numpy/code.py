@@ -1,4 +1,4 @@
-"""A forward and a backward written with NumPy, as they were given, and copies of them in use."""
+"""A forward and a backward written with NumPy, and the copies of them that run."""
 
 import contextlib
 import inspect
@@ -49,9 +49,9 @@ class Convention:
 
     Attributes:
         outputs: the number of leading items of forward's result that are outputs.
-        call: what each parameter of the backward stands for.
-        as_arrays: the numbers of the arguments that become floating-point arrays, where they are
-            lists of numbers or integers.
+        call: the meaning of each parameter of the backward.
+        as_arrays: the positions of the arguments to convert from lists of numbers or integers to
+            floating-point arrays.
     """
 
     outputs: int = 1
@@ -60,21 +60,21 @@ class Convention:
 
 
 class NumPyCode:
-    """A forward and a backward as they were given, and the arrays that they work on.
+    """A forward and a backward as passed to `check_numpy`, and the arrays that they use.
 
     Attributes:
         forward, backward: the functions; backward is `None` for a function that returns the loss
-            with its gradients, its backward, or a node that has a backward of its own.
+            with its gradients, with its backward, or as a node that has a backward.
         args: the arguments of forward.
         names: their names.
         named: further arguments of forward, of the loss and of the backward, by name.
         loss: the function that turns the output into a loss, or `None`.
         instance: the object whose methods they are, or `None`.
         lifted: the paths of its parameters that are plain numbers.
-        returns_output: whether forward is known to return its output, not to leave it somewhere.
+        returns_output: whether forward is known to return its output, not to store it.
         context: whether forward takes a context in which to save, as its first argument.
         variables: the variables of modules and closures that they read.
-        params, grads: the names given of parameters and gradients.
+        params, grads: the names of parameters and gradients passed by the user.
     """
 
     def __init__(self, forward, backward, args, params=None, grads=None, loss=None, named=None):
@@ -101,7 +101,7 @@ class NumPyCode:
         self._require_takers(functions)
 
     def _require_takers(self, functions) -> None:
-        """Refuse an argument by name that none of the functions takes."""
+        """Refuse a named argument that none of the functions takes."""
         taken = {name for function in functions for name in keywords(function)}
         unknown = [name for name in self.named if name not in taken and "**" not in taken]
         if unknown:
@@ -110,7 +110,7 @@ class NumPyCode:
             )
 
     def _lift_numbers(self) -> frozenset[str]:
-        """Make parameters that are plain numbers NumPy's, in a copy; their paths."""
+        """Turn plain-number parameters into NumPy numbers, in a copy; return their paths."""
         if not (_plain_parameters(self.instance) or nodes_of_numbers(self.instance)):
             return frozenset()
         known = {leaf.key for leaf in walk("object", self.instance)}
@@ -152,7 +152,7 @@ class NumPyCode:
 
     @property
     def identity(self) -> tuple[int, ...]:
-        """What tells forward and its loss, as they are now, from what they are without guards."""
+        """A key that distinguishes forward and its loss from their versions without guards."""
         functions = [plain_function(function) for function in (self.forward, self.loss)]
         return tuple(id(getattr(function, "__code__", None)) for function in functions)
 
@@ -167,7 +167,7 @@ class NumPyCode:
         return tuple(map(_as_array, self.args))
 
     def things(self, convention: Convention) -> tuple:
-        """What a copy copies: the functions with their object, arguments and variables."""
+        """The things to copy: the functions with their object, arguments and variables."""
         args = [
             self.args_as_arrays[i] if i in convention.as_arrays else arg
             for i, arg in enumerate(self.args)
@@ -180,7 +180,7 @@ class NumPyCode:
         Args:
             convention: how to read the code.
             leaves: the leaves of `things(convention)`.
-            values: other values, by the keys of the leaves.
+            values: the new values, by the keys of the leaves.
             cleared: the keys of leaves that hold gradients, which are set to zero.
         """
         values = dict(values or {})
@@ -198,7 +198,7 @@ class NumPyCode:
 
 
 class Copy:
-    """A copy of the code, in use.
+    """A copy of the code that runs.
 
     Attributes:
         args, named, context: the arguments of the next call.
@@ -216,7 +216,7 @@ class Copy:
         self.cache = self.gradients = None
 
     def forward(self) -> list[np.ndarray]:
-        """The outputs, as arrays of their own; with a loss, the loss alone."""
+        """The outputs, as new arrays; with a loss, only the loss."""
         before = {} if self.code.returns_output else self._written()
         given = (self.context, *self.args) if self.context is not None else self.args
         with self._running():
@@ -230,17 +230,17 @@ class Copy:
 
     @property
     def left(self) -> dict[str, np.ndarray]:
-        """The arrays in the object that are called as outputs are, by path."""
+        """The arrays in the object with the names of outputs, by path."""
         outputs = _outputs_among(walk("object", self.instance, wanted=is_floating))
         return {leaf.path: leaf.value for leaf in outputs}
 
     def _options(self) -> dict[str, Any]:
-        """The arguments by name that forward takes."""
+        """The named arguments that forward takes."""
         taken = keywords(self.forward_function)
         return {name: value for name, value in self.named.items() if name in taken}
 
     def backward(self, dy: list, rate: float = 1.0) -> list[Candidate]:
-        """What the backward wrote and returned, each array with what its name may tell."""
+        """The arrays that the backward wrote and returned, as candidates for gradients."""
         arrays, handed = self.named_arrays(), watch(self.instance)
         before = {leaf.key: np.array(leaf.value) for leaf in arrays}
         returned, order = self._call(dy, rate)
@@ -256,7 +256,7 @@ class Copy:
                 if backward is None:
                     raise Unrunnable(
                         "it returns neither gradients with its loss, nor its backward, nor a "
-                        "node that has one: give its backward"
+                        "node that has one: pass its backward as well"
                     )
                 backward(*dy[: sum(p.required for p in parameters(backward))])
                 return None, None
@@ -291,7 +291,7 @@ class Copy:
 
     @contextlib.contextmanager
     def _running(self, seeded=True):
-        """Run the author's code: on its own variables, with one seed, and without its prints."""
+        """Run the author's code on copies of its variables, with a fixed seed and no output."""
         with contextlib.ExitStack() as stack:
             if seeded:
                 stack.enter_context(same_random_numbers())
@@ -300,7 +300,7 @@ class Copy:
             yield
 
     def _split(self, result, before) -> None:
-        """Tell the outputs from the cache and from the gradients in forward's result."""
+        """Separate the outputs, the cache and the gradients in the result of forward."""
         self.cache = self.gradients = None
         pullback = self._pullback_in(result)
         if pullback is not None:
@@ -322,17 +322,17 @@ class Copy:
             self.results = [result]
 
     def _pullback_in(self, result) -> Callable | None:
-        """The function among the items of forward's result that is its backward."""
+        """The function in the result of forward that is its backward."""
         if self.code.backward is not None or not isinstance(result, tuple | list):
             return None
         functions = [item for item in result if inspect.isroutine(item)]
         return functions[0] if len(functions) == 1 and len(result) > 1 else None
 
     def _written_output(self, before, result):
-        """The output that forward left in the object."""
+        """The output that forward stored in the object."""
         if self.code.backward is None or self.instance is None:
             raise Unrunnable(
-                f"forward must return y or (y, cache), and it returned {_kind(result)}"
+                f"forward must return y or (y, cache), but it returned {_kind(result)}"
             )
         inputs = {id(leaf.value) for leaf in walk("argument", list(self.args), wanted=is_number)}
         written = [
@@ -341,7 +341,7 @@ class Copy:
             if before.get(leaf.key) is not leaf.value and id(leaf.value) not in inputs
         ]
         if not written:
-            raise Unrunnable("forward returns nothing, and leaves no array in its object")
+            raise Unrunnable("forward returns nothing and stores no array in its object")
         return (_outputs_among(written) or written)[-1].value
 
     def _loss_of(self, output):
@@ -353,7 +353,7 @@ class Copy:
         if not free or any(p.required for p in free[1:]):
             missing = [p.name for p in free[1:] if p.required]
             raise Unrunnable(
-                f"the loss takes {' and '.join(missing) or 'no output'}: give it by name"
+                f"the loss takes {' and '.join(missing) or 'no output'}: pass it by name"
             )
         return self.code.loss(**{free[0].name: output}, **by_name)
 
@@ -363,18 +363,18 @@ def _outputs_among(arrays) -> list[NamedArray]:
 
 
 class Context:
-    """What a static forward saves in for its backward."""
+    """The context in which a static forward saves arrays for its backward."""
 
     def __init__(self):
         self.saved_tensors: tuple = ()
 
     def save_for_backward(self, *tensors) -> None:
-        """Keep arrays for the backward."""
+        """Save arrays for the backward."""
         self.saved_tensors = tensors
 
     @property
     def saved_values(self) -> tuple:
-        """The arrays kept."""
+        """The saved arrays."""
         return self.saved_tensors
 
 
@@ -391,7 +391,7 @@ def leaves_of(code, args, instance, held) -> list[NamedArray]:
 
 
 def _parts_of(names, args) -> Iterator[tuple[str, tuple, Any]]:
-    """The arguments, and the items of those that are sequences, each with its path and names."""
+    """The arguments and the items of sequences among them, each with its path and names."""
     for name, arg in zip(names, args, strict=True):
         if isinstance(arg, list | tuple):
             yield from ((f"{name}[{i}]", (name, i), part) for i, part in enumerate(arg))
@@ -417,7 +417,7 @@ def resets(owner, depth=4):
 
 
 def loss_and_gradients(result) -> tuple[Any, Any]:
-    """The loss and the rest of the result of a function that returns both."""
+    """The loss and the gradients in the result of a function that returns both."""
     scalars = [i for i, item in enumerate(result) if is_number(item) and np.size(item) == 1]
     if not scalars:
         raise Unrunnable("it returns no scalar loss with its gradients, and no backward was given")
@@ -430,7 +430,9 @@ def _functions(forward, backward, args) -> tuple[Callable, Callable | None, tupl
     """The forward, the backward and the arguments, of an object or of functions."""
     if inspect.isclass(forward):
         if not _has_static_pair(forward):
-            raise TypeError(f"check_numpy takes an object, such as {forward.__name__}(…), no class")
+            raise TypeError(
+                f"check_numpy takes an object, such as {forward.__name__}(…), not a class"
+            )
         args = args if backward is None else (backward, *args)
         pair: Any = forward
         return pair.forward, pair.backward, args
@@ -455,7 +457,7 @@ def _functions(forward, backward, args) -> tuple[Callable, Callable | None, tupl
 
 
 def _plain_parameters(thing) -> list[tuple[Any, str]]:
-    """The attributes that are plain numbers, by their names or by a gradient beside them."""
+    """The attributes that are plain numbers, judging by their names or by a matching gradient."""
     found = []
     for owner in objects_in(thing):
         held = dict(attributes(owner))
@@ -477,7 +479,7 @@ def _has_static_pair(cls) -> bool:
 
 
 def _method(owner, names, besides=None, takes=None) -> Callable | None:
-    """The first of some methods that an object has, and that takes so many arguments."""
+    """The first of these methods that an object has and that takes this many arguments."""
     methods = [getattr(owner, name, None) for name in names]
     methods = [method for method in methods if callable(method) and method != besides]
     fitting = [method for method in methods if takes is None or _takes(method, takes)]

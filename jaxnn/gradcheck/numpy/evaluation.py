@@ -1,4 +1,4 @@
-"""Code in NumPy at one set of arguments: its values and gradients, each computed once."""
+"""NumPy code at one set of arguments: its values and gradients, each computed once."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -27,11 +27,11 @@ TOLERANCE = 1e-6
 
 
 class Known:
-    """Values and true gradients at one set of arguments, which readings of the code share.
+    """Values and true gradients at one set of arguments, shared by all readings of the code.
 
     Attributes:
-        truths: true gradients and the errors that differences leave, by variable and cotangent.
-        values: outputs, by variable and by its value.
+        truths: true gradients and the errors of the differences, by variable and cotangent.
+        values: outputs, by variable and its value.
     """
 
     def __init__(self):
@@ -40,7 +40,7 @@ class Known:
         self._kept = 0
 
     def value(self, which: tuple, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """The outputs that belong to a key, computed once while there is room to keep them."""
+        """The outputs for a key, computed once while there is room in the cache."""
         known = self.values.get(which)
         if known is not None:
             return known
@@ -52,23 +52,22 @@ class Known:
 
 
 class Refused(ValueError):
-    """What was asked cannot be checked, in whatever way the code is read."""
+    """The request cannot be checked under any reading of the code."""
 
 
 class NumPyEvaluation:
-    """Code in NumPy with one dy, and the values and gradients that the laws compare.
+    """NumPy code with one dy, and the values and gradients that the laws compare.
 
     Attributes:
         code: the forward and the backward, with their arguments.
-        convention: how they are read.
-        seed: of dy.
+        convention: the reading of the code.
+        seed: the seed of dy.
         ones: whether dy is 1, since the backward does not use it.
-        moved: other values of some variables than those given, by their keys.
-        known: the values and true gradients known from other readings, which are added to.
-        jacobian: whether backward, which takes no dy, gives ∂y/∂x itself, one axis after the other:
-            those of y first.
+        moved: changed values of some variables, by their keys.
+        known: a cache of values and true gradients, shared with other readings.
+        jacobian: whether backward, which takes no dy, returns ∂y/∂x itself, the axes of y first.
         rate: the learning rate of updates that the backward makes.
-        notes: remarks of the laws, besides their findings.
+        notes: remarks of the laws, in addition to their findings.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class NumPyEvaluation:
 
     @cached_property
     def leaves(self) -> list[NamedArray]:
-        """The arrays that a copy replaces, each once, by its shortest name."""
+        """The arrays that a copy replaces, each once, under its shortest name."""
         used = Copy(self.code, self.convention, *self.code.things(self.convention))
         shortest: dict[int, NamedArray] = {}
         for leaf in used.leaves():
@@ -106,15 +105,15 @@ class NumPyEvaluation:
         return frozenset(leaf.key for leaf in self.leaves if is_gradient(leaf, self.leaves))
 
     def copy(self, values=None) -> Copy:
-        """A copy with other values of some leaves."""
+        """A copy with new values of some leaves."""
         values = self.moved | (values or {})
         return self.code.copy(self.convention, self.leaves, values, self.cleared)
 
     def elsewhere(self) -> "NumPyEvaluation":
-        """The same code with another dy, at values of the variables other than those given.
+        """The same code with a different dy and different values of the variables.
 
-        Their signs stay, and they move far if forward allows it, so that labels, probabilities and
-        variances stay what they are.
+        The signs are kept, so labels, probabilities and variances stay valid; the values move far
+        if forward allows it.
         """
         for reach in (0.9, 0.1):
             evaluation = NumPyEvaluation(
@@ -150,18 +149,18 @@ class NumPyEvaluation:
 
     @cached_property
     def y(self) -> np.ndarray:
-        """The outputs, as one vector unless there is but one."""
+        """The outputs, as one vector unless there is only one."""
         return self.outputs[0] if len(self.outputs) == 1 else _flat(self.outputs)
 
     @cached_property
     def takes_dy(self) -> bool:
-        """Whether the backward takes the gradient of an output."""
+        """Whether the backward takes a cotangent."""
         call = self.convention.call or {}
         return any(source.kind == "dy" for source in call.values())
 
     @cached_property
     def cotangents(self) -> list[np.ndarray]:
-        """A random cotangent for each output, or 1 for a backward that uses none."""
+        """A random cotangent for each output, or 1 if the backward uses none."""
         ys = [np.asarray(y, np.float64) for y in self.outputs]
         if self.ones or not (self.takes_dy or self.jacobian):
             return [np.ones_like(y) for y in ys]
@@ -169,12 +168,12 @@ class NumPyEvaluation:
 
     @cached_property
     def dy(self) -> np.ndarray:
-        """The cotangents, as one vector unless there is but one."""
+        """The cotangents, as one vector unless there is only one."""
         return self.cotangents[0] if len(self.outputs) == 1 else _flat(self.cotangents)
 
     @cached_property
     def ignores_dy(self) -> bool:
-        """Whether the gradients are the same for dy = 1."""
+        """Whether the gradients are unchanged for dy = 1."""
         try:
             ones = NumPyEvaluation(
                 self.code, self.seed, self.convention, ones=True, known=self._known
@@ -190,10 +189,10 @@ class NumPyEvaluation:
 
     @cached_property
     def variables(self) -> list[NamedArray]:
-        """The arguments and the parameters: what forward reads and does not replace.
+        """The arguments and the parameters: arrays that forward reads and does not replace.
 
-        A plain number, or an array in the object that is called as data are, counts as a parameter
-        only if backward gives its gradient.
+        A plain number, or an array in the object with the name of data, counts as a parameter only
+        if backward gives its gradient.
         """
         return [v for v in self.possible if not self._is_optional(v) or v.key in self._chosen]
 
@@ -204,7 +203,7 @@ class NumPyEvaluation:
 
     @cached_property
     def possible(self) -> list[NamedArray]:
-        """The variables, and those plain numbers and data that may be parameters."""
+        """The variables, and the plain numbers and data that may be parameters."""
         inputs = [leaf for leaf in self.leaves if leaf.owner == "argument"]
         inputs = [leaf for leaf in inputs if leaf.key not in self.cleared]
         others = [leaf for leaf in self.leaves if leaf.owner != "argument"]
@@ -234,7 +233,7 @@ class NumPyEvaluation:
 
     @cached_property
     def reported(self) -> list[NamedArray]:
-        """The variables without those arrays that turn out to be no parameters."""
+        """The variables without the arrays that turn out not to be parameters."""
         return [v for v in self.variables if v.key in self.gradients or self._counts(v)]
 
     def _matters(self, variable) -> bool:
@@ -243,7 +242,7 @@ class NumPyEvaluation:
         return true is None or bool(true.any())
 
     def _counts(self, variable) -> bool:
-        """Whether a variable without a gradient stands in the report."""
+        """Whether a variable without a gradient appears in the report."""
         if variable.owner == "global":
             return False
         if variable.owner == "argument" and len(variable.names) == 1:
@@ -253,7 +252,7 @@ class NumPyEvaluation:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The sizes that a wrong factor may stem from, by their meaning."""
+        """The sizes that may explain a wrong factor, by their meaning."""
         sizes = {
             f"the size of axis {axis} of {leaf.path}": size
             for leaf in self.variables
@@ -269,7 +268,7 @@ class NumPyEvaluation:
     def truth(self, variable) -> np.ndarray | None:
         """The true gradient, with 0 for entries that are only noise.
 
-        It is `None` where forward cannot be run beside its arguments.
+        It is `None` if forward cannot be run close to its arguments.
         """
         true, _ = self._difference(variable)
         if true is None:
@@ -280,11 +279,11 @@ class NumPyEvaluation:
         return np.where(np.abs(true) <= floor, 0, true)
 
     def resolution(self, variable) -> float:
-        """The relative error that differences leave."""
+        """The relative error of the differences."""
         return self._difference(variable)[1]
 
     def true_gradient(self, variable, cotangents) -> np.ndarray | None:
-        """The true gradient with other cotangents."""
+        """The true gradient for other cotangents."""
         return self._by_differences(variable, _flat(cotangents))[0]
 
     def _difference(self, variable):
@@ -295,7 +294,7 @@ class NumPyEvaluation:
         return self._known.truths[which]
 
     def _point(self, variable) -> tuple:
-        """What the outputs depend on besides the value of a variable."""
+        """A key of everything that the outputs depend on, except the value of a variable."""
         return variable.key, self.convention.outputs, self.convention.as_arrays, self.code.identity
 
     def _by_differences(self, variable, dy):
@@ -303,7 +302,7 @@ class NumPyEvaluation:
         if point.size > MOST_ENTRIES:
             raise Refused(
                 f"{self.code.name}: {variable.path} has {point.size} entries, and each one takes a "
-                f"call of forward; give smaller arrays, of at most {MOST_ENTRIES} in all"
+                f"call of forward; use smaller arrays, with at most {MOST_ENTRIES} in total"
             )
 
         def value(moved):
@@ -318,11 +317,11 @@ class NumPyEvaluation:
             return None, 0.0
         return true, error
 
-    # ---- the gradients given
+    # ---- the gradients under test
 
     @cached_property
     def gradients(self) -> dict[tuple[str, str], np.ndarray]:
-        """The gradients that the code gives, by the keys of their variables."""
+        """The gradients that the code computes, by the keys of their variables."""
         gradients = {}
         for key, (array, note) in self._chosen.items():
             gradients[key] = np.array(array, np.float64)
@@ -332,7 +331,7 @@ class NumPyEvaluation:
 
     @cached_property
     def _chosen(self) -> dict:
-        """For each variable its gradient, where one was found, and a remark on where."""
+        """For each variable, its gradient and a remark on its source, if one was found."""
         chosen, used = {}, self.copy()
         used.forward()
         before = used.values()
@@ -364,11 +363,11 @@ class NumPyEvaluation:
         return chosen
 
     def _is_stray(self, variable, suitable) -> bool:
-        """Whether its shape alone picked an array, and for a variable that should have none.
+        """Whether an array was chosen by shape alone for a variable that should have no gradient.
 
-        That is an array in the object on which forward does not depend, or an argument beside an
-        unnamed array where most of what backward returned bears the names of gradients, such as dW:
-        it is something else then, such as the last state, unless it is right.
+        Such a variable is an array in the object on which forward does not depend, or an argument
+        if most arrays that backward returned have the names of gradients, such as dW. Unless it is
+        right, the unnamed array is then something else, such as the last state.
         """
         options, by_name = suitable[variable.key]
         if variable.owner == "object" and by_name < found.BY_POSITION:
@@ -385,7 +384,7 @@ class NumPyEvaluation:
         return set()
 
     def _rate(self, updates) -> tuple[float, str]:
-        """The learning rate of updates within the backward, and a remark that says which.
+        """The learning rate of updates within the backward, and a remark on its source.
 
         Args:
             updates: the changes of the variables, by their keys.
@@ -412,8 +411,8 @@ class NumPyEvaluation:
             if true is not None and true.any() and np.isfinite(true).all():
                 rate = float(np.sum(change * true) / np.sum(true * true))
                 if rate > 0 and self.is_right(by_key[key], change / rate):
-                    return rate, f"{said}, up to their rate: {rate:.3g} fits"
-        return 1.0, f"{said}, at the rate 1"
+                    return rate, f"{said}, up to the learning rate: {rate:.3g} fits"
+        return 1.0, f"{said}, with the learning rate 1"
 
     def _best(self, variable, options):
         """The candidate that is right, if there is one, and the likeliest otherwise."""
@@ -424,7 +423,7 @@ class NumPyEvaluation:
         return options[0]
 
     def is_right(self, variable, given) -> bool:
-        """Whether a gradient is the true one, but for entries without one."""
+        """Whether a gradient is the true one, except at entries where none exists."""
         true = self.truth(variable)
         if true is None or np.shape(given) != true.shape or not np.isfinite(given).all():
             return False
@@ -434,7 +433,7 @@ class NumPyEvaluation:
 
     @property
     def merit(self) -> tuple[int, int]:
-        """How many gradients are right, and how many have the shape of their variables."""
+        """The number of right gradients, and the number with the shapes of their variables."""
         given = [
             (v, self.gradients[v.key])
             for v in self.variables
@@ -461,7 +460,7 @@ class NumPyEvaluation:
         )
 
     def run(self, used) -> tuple[list[np.ndarray], dict]:
-        """Outputs and gradients of a copy, with cotangents of its own."""
+        """Outputs and gradients of a copy."""
         outputs = used.forward()
         before = used.values()
         suitable = found.gradients(self.code, self.possible, used.backward(self._given_dy()))
@@ -481,7 +480,7 @@ class NumPyEvaluation:
 
     @property
     def gives_jacobians(self) -> bool:
-        """Whether a gradient that was given without dy has the shape of a Jacobian."""
+        """Whether a gradient computed without dy has the shape of a Jacobian."""
         if self.takes_dy or self.y.ndim == 0:
             return False
         return any(self._is_jacobian(v, self.gradients.get(v.key)) for v in self.variables)
@@ -491,14 +490,14 @@ class NumPyEvaluation:
         return np.shape(array) in (whole, self._shape_by_rows(variable))
 
     def _shape_by_rows(self, variable) -> tuple[int, ...] | None:
-        """The shape of one Jacobian for each row of y and of a variable."""
+        """The shape of a stack of Jacobians, one for each row of y and of a variable."""
         shape = np.shape(variable.value)
         if len(shape) != 2 or self.y.ndim != 2 or shape[0] != self.y.shape[0]:
             return None
         return (*self.y.shape, shape[1])
 
     def _contracted(self, variable, array):
-        """Σ dy·J where a Jacobian was given, and the array itself elsewhere."""
+        """Σ dy·J if the array is a Jacobian, otherwise the array itself."""
         if not (self.jacobian and self._is_jacobian(variable, array)):
             return array
         if np.shape(array) == self._shape_by_rows(variable):
@@ -509,7 +508,7 @@ class NumPyEvaluation:
         return [np.array(dy)[()] for dy in self.cotangents]
 
     def pair(self, variable) -> tuple[np.ndarray, np.ndarray]:
-        """The gradient given and the true one, equal at entries that have no true one."""
+        """The gradient under test and the true one, equal at entries that have no true one."""
         true: Any = self.truth(variable)
         mine = self.gradients[variable.key]
         floor = NOISE * np.abs(self.dy * self.y).sum()
@@ -525,7 +524,7 @@ def is_gradient(leaf, leaves) -> bool:
 
 
 def _remark(variable, option, by_name) -> str:
-    """Where a gradient was found, if its name does not say it."""
+    """A remark on the source of a gradient, unless its name shows it."""
     if option.source == "returned" or by_name >= ALIKE:
         return ""
     return f"the gradient of {variable.path} was taken from {option.array.path}"

@@ -1,4 +1,4 @@
-"""What is known about wrong gradients of code in NumPy, for naming the mistake and for its line."""
+"""The facts about wrong gradients of NumPy code, to name the mistake and find its line."""
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def evidence(evaluation: NumPyEvaluation, wrong) -> Evidence:
 
 
 def trial(evaluation: NumPyEvaluation) -> Trial:
-    """The forward and backward as the search for a repair runs them."""
+    """The forward and backward in the form that the repair search runs."""
     paths = {variable.key: variable.path for variable in evaluation.variables}
 
     def run():
@@ -60,7 +60,7 @@ def trial(evaluation: NumPyEvaluation) -> Trial:
 
 
 def _checked(evaluation) -> list:
-    """The variables that have a gradient and a true one."""
+    """The variables that have both a gradient and a true gradient."""
     return [
         v
         for v in evaluation.variables
@@ -74,7 +74,7 @@ def _truths(evaluation) -> dict[str, np.ndarray]:
 
 
 def _options(evaluation) -> dict[str, float]:
-    """The numbers that the code was given or keeps, by name."""
+    """The numbers that are passed to the code or stored in it, by name."""
     code = evaluation.code
     found = {
         leaf.path: leaf.value

@@ -1,4 +1,4 @@
-"""Which of the arrays that a backward wrote or returned is the gradient of which variable."""
+"""Match the arrays that a backward wrote or returned with the variables they are gradients of."""
 
 import ast
 import inspect
@@ -32,9 +32,9 @@ class Candidate(NamedTuple):
 
     Attributes:
         array: the array, with its place.
-        names: the names by which it may be known.
-        position: its place in the sequence that backward returned, `None` elsewhere.
-        source: "returned", "written" or "held": a held one was there before, and did not change.
+        names: the names that may identify it.
+        position: its position in the sequence that backward returned, or `None`.
+        source: "returned", "written" or "held": a held array existed before and did not change.
     """
 
     array: NamedArray
@@ -44,11 +44,11 @@ class Candidate(NamedTuple):
 
 
 class Suitable(NamedTuple):
-    """The candidates that suit a variable equally well.
+    """The candidates that fit a variable equally well.
 
     Attributes:
-        candidates: these, an empty list if there is none.
-        by_name: how well their names or places say it, 0 where only the shape does.
+        candidates: the candidates, possibly none.
+        by_name: how well their names or positions match; 0 if only the shape does.
     """
 
     candidates: list[Candidate]
@@ -66,7 +66,7 @@ def candidates(used, before, returned, order) -> list[Candidate]:
         used: the copy of the code, after its backward.
         before: the values of its arrays before.
         returned: the result of backward.
-        order: the function whose `return` names the items of the result, or `None`.
+        order: the function whose `return` statement names the items of the result, or `None`.
     """
     found = list(_returned(returned, order))
     inputs = [leaf.key for leaf in used.leaves() if leaf.owner != "global"]
@@ -80,7 +80,7 @@ def candidates(used, before, returned, order) -> list[Candidate]:
 
 
 def handed_over(handed, arrays) -> Iterator[Candidate]:
-    """The gradients that optimizers were given, each under the name of its parameter."""
+    """The gradients passed to optimizers, each under the name of its parameter."""
     known: dict[int, NamedArray] = {}
     for leaf in sorted(arrays, key=lambda leaf: len(leaf.names)):
         known.setdefault(id(leaf.value), leaf)
@@ -117,7 +117,7 @@ def _returned(returned, order) -> Iterator[Candidate]:
 
 @cache
 def _names_returned(function, count) -> list[str | None]:
-    """The names in the `return` of a function, where they are plain names."""
+    """The names in the `return` statement of a function, if they are plain names."""
     nothing: list[str | None] = [None] * count
     try:
         source = textwrap.dedent(inspect.getsource(function))
@@ -147,10 +147,10 @@ def _plain_name(node) -> str | None:
 
 
 def gradients(code, variables, found: list[Candidate]) -> dict[tuple[str, str], Suitable]:
-    """For each variable the candidates that suit it best.
+    """For each variable, the candidates that fit it best.
 
-    Shapes come first, names break ties; an array is the gradient of one variable at most. Where
-    no name fits, every other array of the shape is a candidate too.
+    Shapes come first, names break ties; an array is the gradient of at most one variable. If no
+    name fits, every other array of the same shape is a candidate too.
 
     Raises:
         Misfit: backward returned more arrays than there are variables.
@@ -179,7 +179,7 @@ def gradients(code, variables, found: list[Candidate]) -> dict[tuple[str, str], 
 
 
 def _scores(code, variable, candidate, positions) -> tuple[float, float] | None:
-    """How well a candidate suits a variable, in all and by its name; `None` for not at all."""
+    """The total score of a candidate and its score by name; `None` if it does not fit."""
     given = code.grads.get(variable.path)
     if given is not None:
         is_it = given in (candidate.array.path, *candidate.names[-1:])
@@ -216,14 +216,14 @@ def _fit(order, whole) -> bool:
 
 
 def _has_same_numbers(given, shape) -> bool:
-    """Whether one shape may be the other transposed, not summed, or summed too far."""
+    """Whether a shape may be the other one transposed, unsummed, or summed over too many axes."""
     return sorted(n for n in given if n > 1) == sorted(n for n in shape if n > 1) or (
         len(given) > len(shape) and given[len(given) - len(shape) :] == shape
     )
 
 
 def _positions(code, variables, found) -> dict[tuple[int | None, tuple[str, str]], float]:
-    """The variables to which the items of a returned sequence belong by their places."""
+    """The variables to which the items of a returned sequence belong by their positions."""
     count = 1 + max((c.position for c in found if c.position is not None), default=-1)
     whole = [c for c in found if c.position is not None]
     if not count:

@@ -1,4 +1,4 @@
-"""Small numbers that guard a logarithm or a division in forward, and forward without them."""
+"""Small constants that guard a logarithm or a division in forward, and their removal."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ SMALLEST, LARGEST = 1e-16, 1e-3
 
 
 def guards_in(functions, owner) -> set[float]:
-    """The small numbers that functions, and the object that they belong to, hold.
+    """The small constants in functions and in the object that they belong to.
 
     Args:
         functions: the author's functions.
@@ -30,7 +30,7 @@ def guards_in(functions, owner) -> set[float]:
 
 @contextlib.contextmanager
 def without_guards(functions, owner) -> Iterator[None]:
-    """Run functions with each guard set to zero, and each limit within a guard of 1 to 1."""
+    """Run functions with each guard set to 0, and each limit within a guard of 1 set to 1."""
     with contextlib.ExitStack() as undo:
         for function in _reached(functions, owner):
             _swap(undo, function, "__code__", _without(function.__code__))
@@ -93,7 +93,7 @@ def _defaults(function) -> tuple:
 
 
 def _reached(functions, owner) -> list[FunctionType]:
-    """Functions, those that they call by name, and the methods of the objects that they use."""
+    """Functions, the functions that they call by name, and the methods of objects that they use."""
     held = list(objects_in(owner))
     kinds = dict.fromkeys(kind for thing in held for kind in type(thing).__mro__)
     found: list[FunctionType] = []

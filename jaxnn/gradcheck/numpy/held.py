@@ -1,4 +1,4 @@
-"""The arrays that code in NumPy works on: in arguments, objects and the variables of a module."""
+"""The arrays that NumPy code uses: in arguments, objects and variables of modules."""
 
 import contextlib
 import copy
@@ -22,8 +22,8 @@ class NamedArray(NamedTuple):
 
     Attributes:
         owner: "argument", "object", "global" or "returned".
-        path: where it is, as one writes it, such as `params['W']`.
-        names: the same as a tuple.
+        path: its location as source text, such as `params['W']`.
+        names: the location as a tuple.
         value: the array.
     """
 
@@ -34,12 +34,12 @@ class NamedArray(NamedTuple):
 
     @property
     def key(self) -> tuple[str, str]:
-        """Its identity, which stays when its value changes."""
+        """Its identity, which is independent of its value."""
         return self.owner, self.path
 
 
 def walk(owner, thing, path="", names=(), wanted=None, inside=()) -> Iterator[NamedArray]:
-    """Every array that a thing holds in dicts, sequences and attributes of objects."""
+    """Every array in an object, including nested dicts, sequences and attributes."""
     if (wanted or is_floating)(thing):
         yield NamedArray(owner, path, names, thing)
         thing = getattr(thing, "__dict__", {}) if isinstance(thing, np.ndarray) else {}
@@ -63,21 +63,21 @@ def walk(owner, thing, path="", names=(), wanted=None, inside=()) -> Iterator[Na
 
 
 def is_floating(thing) -> bool:
-    """Whether a thing is a floating-point array of NumPy or JAX."""
+    """Whether an object is a floating-point array of NumPy or JAX."""
     return isinstance(thing, np.ndarray | np.floating | jax.Array) and jnp.issubdtype(
         thing.dtype, jnp.inexact
     )
 
 
 def is_number(thing) -> bool:
-    """Whether a thing is a number or an array of numbers."""
+    """Whether an object is a number or an array of numbers."""
     return isinstance(thing, bool | int | float | complex | np.number) or (
         isinstance(thing, np.ndarray | jax.Array) and jnp.issubdtype(thing.dtype, jnp.number)
     )
 
 
 def in_float64(like, value):
-    """A value as an array of the kind of another, in float64 or, for the complex step, complex."""
+    """A value as an array of the type of another, in float64 or, for the complex step, complex."""
     array = np.array(value, complex if np.iscomplexobj(value) else np.float64)
     if isinstance(like, jax.Array):
         return jnp.asarray(array)
@@ -85,7 +85,7 @@ def in_float64(like, value):
 
 
 def is_node(thing) -> bool:
-    """Whether a thing is a value of somebody's own autodiff: it has a value and a gradient."""
+    """Whether an object is a node of a user's autodiff: it has a value and a gradient."""
     return (
         not isinstance(thing, np.ndarray | np.generic | jax.Array | type)
         and value_name(thing) is not None
@@ -99,12 +99,12 @@ def value_name(thing) -> str | None:
 
 
 def gradient(node):
-    """The gradient that a node holds: a number, an array or a node."""
+    """The gradient stored in a node: a number, an array or a node."""
     return next(getattr(node, name) for name in GRADIENT_NAMES if hasattr(node, name))
 
 
 def objects_in(thing) -> Iterator[Any]:
-    """The objects of the author's classes that a thing holds, itself included, each once."""
+    """The objects of the author's classes inside an object, including itself, each once."""
     pending, seen = [thing], set()
     while pending:
         part = pending.pop()
@@ -123,7 +123,7 @@ def objects_in(thing) -> Iterator[Any]:
 
 
 def plain_function(function) -> Any:
-    """The function behind a method or a callable object; other things stay what they are."""
+    """The function behind a method or a callable object; other objects are returned unchanged."""
     if isinstance(function, FunctionType) or function is None:
         return function
     inner = getattr(function, "__func__", None)
@@ -131,13 +131,13 @@ def plain_function(function) -> Any:
 
 
 def attributes(thing) -> list[tuple[str, Any]]:
-    """The attributes of an object and what they hold, those in slots too."""
+    """The attributes of an object with their values, including slots."""
     names = [*getattr(thing, "__dict__", {}), *_slots(thing)]
     return [(name, getattr(thing, name)) for name in dict.fromkeys(names) if hasattr(thing, name)]
 
 
 def nodes_of_numbers(thing) -> list:
-    """The nodes in a thing whose values are plain numbers of Python."""
+    """The nodes in an object whose values are plain Python numbers."""
     return [
         part
         for part in objects_in(thing)
@@ -146,7 +146,7 @@ def nodes_of_numbers(thing) -> list:
 
 
 def with_nodes_as_arrays(thing):
-    """Make the plain numbers of nodes NumPy's, so that each is an object that can be replaced."""
+    """Turn the plain numbers of nodes into NumPy arrays, so that each can be replaced."""
     for node in nodes_of_numbers(thing):
         name = value_name(node)
         setattr(node, name, np.float64(getattr(node, name)))
@@ -154,10 +154,10 @@ def with_nodes_as_arrays(thing):
 
 
 class Variables:
-    """The variables of modules and closures that functions read, so that copies can stand in.
+    """The variables of modules and closures that functions read, so that copies can replace them.
 
     Attributes:
-        places: for each, the dict or cell that holds it and its name.
+        places: for each variable, its name and the dict or cell that holds it.
     """
 
     def __init__(self, functions):
@@ -184,11 +184,11 @@ class Variables:
                 self.places.append((place, name))
 
     def read(self) -> list:
-        """What they hold."""
+        """Their values."""
         return [_content(p) if not isinstance(p, dict) else p[name] for p, name in self.places]
 
     def leaves(self, things) -> list[NamedArray]:
-        """The arrays in what they hold."""
+        """The arrays in their values."""
         return [
             leaf
             for (_, name), thing in zip(self.places, things, strict=True)
@@ -197,7 +197,7 @@ class Variables:
 
     @contextlib.contextmanager
     def holding(self, things: list):
-        """Hold other things for a while; afterwards `things` has what became of them."""
+        """Hold other values in a `with` block; afterwards `things` contains the final values."""
         before = self.read()
         self._write(things)
         try:
@@ -228,7 +228,7 @@ def same_random_numbers():
 
 
 def deep_copy(things, memo):
-    """A deep copy, in which modules, classes and functions stay what they are."""
+    """A deep copy that shares modules, classes and functions."""
     for module in _modules_in(things):
         memo[id(module)] = module
     return copy.deepcopy(things, memo)

@@ -1,4 +1,4 @@
-"""The laws that a backward in NumPy obeys, each a function from an evaluation to its findings."""
+"""The laws that a NumPy backward must obey, each a function from an evaluation to its findings."""
 
 import contextlib
 from collections.abc import Callable
@@ -16,15 +16,17 @@ from jaxnn.gradcheck.numpy.guards import guards_in, without_guards
 from jaxnn.gradcheck.numpy.held import is_node
 from jaxnn.gradcheck.report import Finding, broken, broken_at, in_one_line
 
-NEAR = 1e-10  # above rounding: a right gradient that is off by more leaves something out
-GUARDED = 0.1  # a gradient off by more is not right up to a small number
+NEAR = 1e-10  # above rounding: a right gradient that is off by more lacks a small term
+GUARDED = 0.1  # a gradient that is off by more is wrong even without guards
 
 
 def determinism(evaluation) -> list[Finding]:
     """The same arguments give the same value and the same gradients."""
     outputs, again = evaluation.run(evaluation.copy())
     if not all(map(identical, outputs, evaluation.outputs)):
-        message = "forward gives another value each time, so it has no differences: fix its seed"
+        message = (
+            "forward gives a different value at each call, so nothing can be compared: fix its seed"
+        )
         return [broken("determinism", message)]
     return [
         broken_at("determinism", variable.path, "differs between two calls with the same arguments")
@@ -52,7 +54,7 @@ def finite(evaluation) -> list[Finding]:
 
 
 def gradient(evaluation) -> list[Finding]:
-    """Each gradient exists, has the shape of its array and agrees with differences."""
+    """Each gradient exists, has the shape of its array, and agrees with differences."""
     wrong, missing, near = [], [], []
     for variable in evaluation.variables:
         given = evaluation.gradients.get(variable.key)
@@ -70,7 +72,7 @@ def gradient(evaluation) -> list[Finding]:
         if not np.isfinite(true).all():
             beside = place(variable.path, first_index(~np.isfinite(true)))
             evaluation.notes.append(
-                f"forward is not finite beside {beside}: nothing to compare there"
+                f"forward is not finite next to {beside}, so nothing is compared there"
             )
         right_shape = given.shape == true.shape
         off = (
@@ -110,14 +112,16 @@ def in_place(evaluation) -> list[Finding]:
                 message = f"{step} changes {variable.path} in place"
                 findings.append(Finding("in_place", variable.path, float("nan"), message))
             elif step == "forward":
-                message = f"forward changes {variable.path}, which only an update should"
+                message = f"forward changes {variable.path}, which only an update should change"
                 findings.append(Finding("in_place", variable.path, float("nan"), message))
             elif variable.key in evaluation.updated:
                 note = "backward updates the parameters itself"
                 if note not in evaluation.notes:
                     evaluation.notes.append(note)
     if not all(map(identical, dy, evaluation.cotangents)):
-        evaluation.notes.append("backward changes dy in place: its caller's array is overwritten")
+        evaluation.notes.append(
+            "backward changes dy in place: the array of its caller is overwritten"
+        )
     return findings
 
 
@@ -143,12 +147,12 @@ def accumulation(evaluation) -> list[Finding]:
     if changed and _adds_up_by_design(evaluation, changed):
         names = _listed([f"d_{variable.path}" for variable in changed])
         verb = "adds" if len(changed) == 1 else "add"
-        evaluation.notes.append(f"{names} {verb} up from call to call, until set to zero")
+        evaluation.notes.append(f"{names} {verb} up from call to call, until reset to zero")
         return []
     findings = []
     for variable in changed:
         once, twice = evaluation.gradients[variable.key], second[variable.key]
-        message = "is another one at a second call"
+        message = "is different at a second call"
         if _close(twice, 2 * once) and once.any():
             message = "is not reset between calls: a second call gives the sum of both"
         findings.append(broken_at("accumulation", variable.path, message))
@@ -156,7 +160,7 @@ def accumulation(evaluation) -> list[Finding]:
 
 
 def _second_call(evaluation, used, reset=False) -> tuple[list, dict]:
-    """Outputs and gradients of a copy's second call, after it is reset if asked for."""
+    """Outputs and gradients of a copy's second call, after a reset if requested."""
     evaluation.run(used)
     used.args = evaluation.copy().args
     if reset:
@@ -171,7 +175,7 @@ def _reset(owner) -> None:
 
 
 def stale_cache(evaluation) -> list[Finding]:
-    """After a forward at other arguments, backward gives the gradients at those."""
+    """After a forward at other arguments, backward gives the gradients at these."""
     other = {
         leaf.key: 0.75 * np.flip(np.asarray(leaf.value))
         for leaf in evaluation.variables
@@ -217,7 +221,7 @@ def _bound(evaluation, variable) -> float:
     """The error that rounding and differences explain."""
     bound = max(TOLERANCE, 10 * evaluation.resolution(variable))
     if bound > TOLERANCE:
-        note = "forward is not in float64, or not smooth: good to "
+        note = "forward is not in float64, or not smooth: accurate to "
         if not any(said.startswith(note) for said in evaluation.notes):
             evaluation.notes.append(f"{note}{evaluation.resolution(variable):.0e} only")
     return bound
@@ -236,16 +240,16 @@ def _missing(evaluation, variable) -> list[Finding]:
         )
         return []
     message = (
-        f"was not found: backward neither returns it nor writes an array of the shape "
-        f"{np.shape(variable.value)} of {variable.path}; if it has another place, say "
-        f"grads={{{variable.path!r}: …}}, and if {variable.path} is no parameter, name those that "
-        "are, params=(…)"
+        f"was not found: backward neither returns nor writes an array of the shape "
+        f"{np.shape(variable.value)} of {variable.path}; if it is stored elsewhere, pass "
+        f"grads={{{variable.path!r}: …}}, and if {variable.path} is not a parameter, name the "
+        "parameters with params=(…)"
     )
     return [broken_at("gradient", variable.path, message)]
 
 
 def _explained_by_kinks(evaluation, variable, bound) -> bool:
-    """Whether the gradient is right but for entries at which the function is not smooth."""
+    """Whether the gradient is right except at entries where the function is not smooth."""
     mine, true = evaluation.pair(variable)
     point = [np.asarray(variable.value, np.float64)]
 
@@ -264,7 +268,7 @@ def _explained_by_kinks(evaluation, variable, bound) -> bool:
 
 
 def _without_guarded(evaluation, wrong) -> list:
-    """Those of the wrong gradients that are not right for forward without its small numbers."""
+    """The wrong gradients that stay wrong for forward without its guards."""
     code = evaluation.code
     functions = [code.forward, code.loss]
     numbers = guards_in(functions, code.instance)
@@ -289,7 +293,7 @@ def _without_guarded(evaluation, wrong) -> list:
 
 
 def _explained_by_batch(evaluation, wrong) -> bool:
-    """Whether all parameters' gradients, and only they, are divided by the size of the batch."""
+    """Whether the gradients of all parameters, and only those, are divided by the batch size."""
     at_fault = [variable for variable, *_ in wrong]
     others = [v for v in evaluation.variables if v.key in evaluation.gradients]
     right = [v for v in others if all(v.key != w.key for w in at_fault)]
@@ -304,20 +308,20 @@ def _explained_by_batch(evaluation, wrong) -> bool:
         if all(given.shape == true.shape and _close(size * given, true) for given, true in pairs):
             evaluation.notes.append(
                 f"{_listed([f'd_{v.path}' for v in at_fault])} are divided by {size}, the size of "
-                f"axis {axis} of {right[0].path}, and {_listed([f'd_{v.path}' for v in right])} "
-                "not: right by the convention of some courses, which put the 1/m of the mean over "
-                "the batch here instead of into the loss"
+                f"axis {axis} of {right[0].path}, but not {_listed([f'd_{v.path}' for v in right])}"
+                ": right by the convention of some courses, which put the 1/m of the mean over "
+                "the batch here instead of in the loss"
             )
             return True
     return False
 
 
 def _named(evaluation, wrong) -> list[Finding]:
-    """A finding for each wrong gradient, with the name of the mistake if it has one."""
+    """A finding for each wrong gradient, with the name of the mistake if it is known."""
     if not wrong:
         return []
     said: dict[str, str] = {}
-    with contextlib.suppress(Exception):  # a wrong gradient stays one where no name is found
+    with contextlib.suppress(Exception):  # without a name, a wrong gradient is still reported
         known = evidence(evaluation, [variable for variable, *_ in wrong])
         said = explain_all([variable.path for variable, *_ in wrong], known)
     findings = []
@@ -349,7 +353,7 @@ def _adds_up_by_design(evaluation, changed) -> bool:
 
 
 def _listed(names) -> str:
-    """Names as a sentence lists them."""
+    """Names joined by commas and "and"."""
     return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), *names[-1:]])
 
 

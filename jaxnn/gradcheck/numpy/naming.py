@@ -1,4 +1,4 @@
-"""What people's names for things mean: the arguments of a backward, and the gradients it leaves."""
+"""The meaning of common names of backward arguments and gradients."""
 
 import re
 from collections.abc import Iterator
@@ -118,11 +118,11 @@ _GROUPS = (
 )
 
 EXACT, ALIKE, KIN, UNKNOWN = 4.0, 3.5, 2.0, 0.0
-UNMARKED = 0.5  # a name without a mark, such as d or grad, is less likely to be a gradient's
+UNMARKED = 0.5  # a name without a mark such as d or grad is less likely to be that of a gradient
 
 
 def is_upstream(name: str) -> bool:
-    """Whether a parameter of a backward is called as the gradient of an output is."""
+    """Whether a parameter of a backward has the name of an upstream gradient."""
     if UPSTREAM.fullmatch(name):
         return True
     return name.startswith("d") and len(name) > 1 and not _WORDS_WITH_D.fullmatch(name)
@@ -148,14 +148,14 @@ def _unmarked(name: str) -> Iterator[str]:
 
 
 def bare(names: tuple) -> tuple:
-    """Names without those of mere containers, such as `params`, unless there are no others."""
+    """Names without those of containers, such as `params`, unless there are no others."""
     inner = tuple(n for n in names if not (isinstance(n, str) and _CONTAINER.fullmatch(n)))
     return inner or names
 
 
 @cache
 def likeness(variable: tuple, candidate: tuple) -> float:
-    """How well the name of an array suits the gradient of a variable: 0 if it says nothing."""
+    """How well the name of an array fits the gradient of a variable; 0 if it says nothing."""
     wanted = bare(variable)
     best = UNKNOWN
     for of in [*without_marks(candidate), candidate]:

@@ -1,4 +1,4 @@
-"""Gradients that a backward hands to an optimizer, which may keep or change them as it likes."""
+"""Gradients that a backward passes to an optimizer, which may keep or change them."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ UPDATE = re.compile(r"(?:update|step|apply|optimi[sz]e)\w*", re.IGNORECASE)
 
 
 class Handed(NamedTuple):
-    """A parameter and the gradient that an optimizer was given for it.
+    """A parameter and its gradient, as passed to an optimizer.
 
     Attributes:
         parameter: the array itself.
@@ -24,13 +24,13 @@ class Handed(NamedTuple):
 
 
 def watch(owner) -> list[Handed]:
-    """Record what the optimizers that an object holds are given.
+    """Record the gradients passed to the optimizers inside an object.
 
     Args:
-        owner: the object, which is changed: it must be a copy.
+        owner: the object, which is modified, so it must be a copy.
 
     Returns:
-        A list that grows by each parameter and its gradient, as they are handed over.
+        A list to which each parameter and its gradient are appended as they are passed.
     """
     handed: list[Handed] = []
     for holder in objects_in(owner):

@@ -1,4 +1,4 @@
-"""The ways in which code in NumPy may be read, and the one that fits it."""
+"""The possible readings of NumPy code, and the choice of the one that fits."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ MOST_READINGS = 8
 
 
 def evaluate(code: NumPyCode, seed: int) -> NumPyEvaluation:
-    """The code read in the way in which it is right or, failing that, nearest to it.
+    """The code under the reading in which it is right or, failing that, closest to right.
 
     Raises:
-        Unrunnable: it runs in none of the ways.
+        Unrunnable: it runs under no reading.
         Refused: there is no such parameter, or the arrays are too large for differences.
     """
     _settle(code)
@@ -45,7 +45,7 @@ def evaluate(code: NumPyCode, seed: int) -> NumPyEvaluation:
 
 
 def _conversions(code) -> Iterator[tuple[int, ...]]:
-    """The arguments to convert to arrays: at first none, then all that are integers, then one."""
+    """The arguments to convert to arrays: first none, then all integer ones, then one at a time."""
     yield ()
     pairs = zip(code.args, code.args_as_arrays, strict=True)
     integers = tuple(i for i, (arg, array) in enumerate(pairs) if array is not arg)
@@ -56,7 +56,7 @@ def _conversions(code) -> Iterator[tuple[int, ...]]:
 
 
 def _readings(code, seed, as_arrays) -> Iterator[NumPyEvaluation]:
-    """The ways to read the code, the likeliest first."""
+    """The readings of the code, the likeliest first."""
     taken = cotangents_taken(code.backward, code.names) if code.backward is not None else 1
     known = Known()
     for outputs in dict.fromkeys((max(taken, 1), 1)):
@@ -85,7 +85,7 @@ def _readings(code, seed, as_arrays) -> Iterator[NumPyEvaluation]:
 
 
 def _problem_of(evaluation) -> str:
-    """Why an evaluation has no gradients; nothing if it has."""
+    """The reason why an evaluation has no gradients; empty if it has some."""
     try:
         gradients = evaluation.gradients
     except Refused:
@@ -110,12 +110,12 @@ def _require_floating(outputs) -> None:
     for y in outputs:
         if not np.issubdtype(y.dtype, np.inexact):
             raise Unrunnable(
-                f"forward must return y or (y, cache), y floating point; its y is {y.dtype}"
+                f"forward must return y or (y, cache) with a floating-point y; its y is {y.dtype}"
             )
 
 
 def _settle(code) -> None:
-    """Run a forward that makes its weights at its first call once, so that they are there."""
+    """Run once a forward that creates its weights at its first call."""
     if code.instance is None:
         return
     probe = NumPyEvaluation(code, 0, Convention())

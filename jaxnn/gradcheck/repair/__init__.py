@@ -1,4 +1,4 @@
-"""The line of a wrong backward, and the change of one step that makes it right."""
+"""Find the wrong line of a backward, and the change of one step that corrects it."""
 
 from jaxnn.gradcheck.repair.search import Repair, RepairSearch, Trial, find_repairs
 

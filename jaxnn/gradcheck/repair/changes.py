@@ -1,4 +1,4 @@
-"""Changes of what stands in a statement: signs, constants, axes, masks, operands, order."""
+"""Changes to the code of a statement: signs, constants, axes, masks, operands, order."""
 
 import ast
 import itertools
@@ -25,19 +25,19 @@ COMPARISONS = {ast.Gt: ast.Lt, ast.Lt: ast.Gt, ast.GtE: ast.LtE, ast.LtE: ast.Gt
 COMPARISONS |= {ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
 REDUCTIONS = ("sum", "mean", "max", "min", "prod", "std", "var", "any", "all")
 _PAIRS = (
-    ("mean", "sum", "a {} stands where a {} should"),
-    ("sin", "cos", "{} stands where {} should"),
-    ("sinh", "cosh", "{} stands where {} should"),
-    ("exp", "log", "{} stands where {} should"),
-    ("sqrt", "square", "{} stands where {} should"),
-    ("maximum", "minimum", "{} stands where {} should"),
-    ("max", "min", "{} stands where {} should"),
-    ("argmax", "argmin", "{} stands where {} should"),
-    ("zeros_like", "ones_like", "{} stands where {} should"),
-    ("zeros", "ones", "{} stands where {} should"),
-    ("tanh", "sigmoid", "{} stands where {} should"),
-    ("floor", "ceil", "{} stands where {} should"),
-    ("set", "add", "{} stands where {} should"),
+    ("mean", "sum", "a {} is used instead of a {}"),
+    ("sin", "cos", "{} is used instead of {}"),
+    ("sinh", "cosh", "{} is used instead of {}"),
+    ("exp", "log", "{} is used instead of {}"),
+    ("sqrt", "square", "{} is used instead of {}"),
+    ("maximum", "minimum", "{} is used instead of {}"),
+    ("max", "min", "{} is used instead of {}"),
+    ("argmax", "argmin", "{} is used instead of {}"),
+    ("zeros_like", "ones_like", "{} is used instead of {}"),
+    ("zeros", "ones", "{} is used instead of {}"),
+    ("tanh", "sigmoid", "{} is used instead of {}"),
+    ("floor", "ceil", "{} is used instead of {}"),
+    ("set", "add", "{} is used instead of {}"),
 )
 SIGN_OF_TERM = "the sign of this term is wrong"
 WRONG_ARGUMENT = "the wrong argument"
@@ -45,7 +45,7 @@ NUMBERS = (0, 1, 2, 3, 0.5, -1)
 
 
 def changes(site: Site) -> Iterator[Edit]:
-    """All changes of what stands in a statement."""
+    """All changes to the code of a statement."""
     for place in site.places:
         node = place.node
         if isinstance(node, ast.BinOp):
@@ -84,8 +84,8 @@ def _operator(site: Site, place: Place, node: ast.BinOp) -> Iterator[Edit]:
         reasons = {
             ast.Add: SIGN_OF_TERM,
             ast.Sub: SIGN_OF_TERM,
-            ast.Mult: "it is multiplied where it should be divided",
-            ast.Div: "it is divided where it should be multiplied",
+            ast.Mult: "this multiplication should be a division",
+            ast.Div: "this division should be a multiplication",
         }
         new = ast.BinOp(node.left, other(), node.right)
         yield site.edit(place, new, 1, reasons[type(node.op)])
@@ -96,12 +96,12 @@ def _operator(site: Site, place: Place, node: ast.BinOp) -> Iterator[Edit]:
         yield site.edit(place, new, 1 if plain else 2, reason)
     if isinstance(node.op, ast.Div):
         new = ast.BinOp(node.right, ast.Div(), node.left)
-        yield site.edit(place, new, 2, "the quotient is the wrong way up")
+        yield site.edit(place, new, 2, "the quotient is inverted")
     if isinstance(node.op, ast.MatMult):
         new = ast.BinOp(node.right, ast.MatMult(), node.left)
         yield site.edit(place, new, 1, "the factors of the matrix product are in the wrong order")
         turned = parsed("b.T @ a.T", a=node.left, b=node.right)
-        yield site.edit(place, turned, 3, "the matrix product is the wrong one")
+        yield site.edit(place, turned, 3, "this is the wrong matrix product")
     if isinstance(node.op, ast.Add | ast.Sub):
         for kept, gone in ((node.left, node.right), (node.right, node.left)):
             if isinstance(node.op, ast.Sub) and kept is node.right:
@@ -126,7 +126,7 @@ def _dropped_factors(site: Site, place: Place) -> Iterator[Edit]:
             what = "division by" if all(found[i][1] for i in gone) else "factor"
             reason = f"the {what} {said} does not belong here"
             if count == 1 and number(found[gone[0]][0].node) is not None:
-                reason = f"the {what} {said} is one too many"
+                reason = f"there is one {what} {said} too many"
             yield site.edit(place, product(kept), cost, reason)
 
 
@@ -149,7 +149,7 @@ def _half_derivatives(site: Site, place: Place) -> Iterator[Edit]:
 
 
 def _of_complement(site: Site, place: Place, factor: Place, a, written) -> Iterator[Edit]:
-    """The derivatives of which a factor 1 - a may be a part."""
+    """The derivatives that contain the factor 1 - a."""
     tanh = parsed("1 - a**2", a=a)
     yield site.edit(factor, tanh, 1, f"the square of {text(a)} is missing")
     if isinstance(a, ast.BinOp) and isinstance(a.op, ast.Pow):
@@ -172,7 +172,7 @@ def _with_factor(site: Site, place: Place, factor: ast.expr) -> Edit:
 
 
 def _softmax_jacobian(site: Site, place: Place) -> Iterator[Edit]:
-    """A product with the diagonal of the Jacobian of softmax in the place of all of it."""
+    """A product with only the diagonal of the Jacobian of softmax."""
     found = factors(place)
     if is_inside_product(place) or not site.relevant(place):
         return
@@ -203,7 +203,7 @@ def _sums_to_one(site: Site, place: Place) -> bool:
 
 
 def _swapped_operands(site: Site) -> Iterator[Edit]:
-    """Two arrays of one shape in each other's places in what a statement computes."""
+    """Two arrays of the same shape, swapped in the result of a statement."""
     found = [
         place
         for place in site.places
@@ -221,7 +221,7 @@ def _swapped_operands(site: Site) -> Iterator[Edit]:
         if not (site.relevant(one) and site.relevant(two)):
             continue
         pair = ((one, b), (two, a))
-        reason = f"{text(a)} and {text(b)} are in each other's places"
+        reason = f"{text(a)} and {text(b)} are swapped"
         yield Edit(site.statement, pair, 2, reason, "order")
 
 
@@ -246,7 +246,7 @@ def is_inside_product(place: Place) -> bool:
 
 
 def factor_text(node: ast.expr) -> str:
-    """The source of a factor, in parentheses where it needs them."""
+    """The source of a factor, in parentheses if necessary."""
     simple = not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Add | ast.Sub)
     return text(node) if simple else f"({text(node)})"
 
@@ -318,12 +318,12 @@ def _call(site: Site, place: Place, node: ast.Call) -> Iterator[Edit]:
 
 
 def _is_key(argument: ast.expr, name: str) -> bool:
-    """Whether a call such as `fold_in(key, 1)` makes another random key of its argument."""
+    """Whether a call such as `fold_in(key, 1)` derives a random key from its argument."""
     return name in ("fold_in", "split", "wrap_key_data") and isinstance(argument, ast.Name)
 
 
 def _axis(site: Site, place: Place, node: ast.Call, name: str) -> Iterator[Edit]:
-    """Another axis, more of them or fewer, and `keepdims`."""
+    """A different axis, more or fewer axes, and `keepdims`."""
     written = next((k for k in node.keywords if k.arg in ("axis", "axes", "dim")), None)
     argument = node.func.value if is_method(site, node) else next(iter(node.args), None)  # type: ignore[attr-defined]
     known = site.facts(argument) if argument is not None else None
@@ -349,11 +349,11 @@ def _axis(site: Site, place: Place, node: ast.Call, name: str) -> Iterator[Edit]
                 yield site.edit(place, ast.Call(node.func, node.args, kept), 3, reason)
     if name in REDUCTIONS and not any(k.arg == "keepdims" for k in node.keywords):
         new = ast.Call(node.func, node.args, [*node.keywords, _keyword("keepdims", "True")])
-        yield site.edit(place, new, 1, "keepdims=True is missing, so that the shape is wrong")
+        yield site.edit(place, new, 1, "keepdims=True is missing, so the shape is wrong")
 
 
 def _axes(ndim: int) -> list[str]:
-    """The axes that an array of so many dimensions has, written as code."""
+    """The axes of an array with this many dimensions, written as code."""
     single = [str(axis) for axis in range(ndim)] + ["-1"]
     several = [
         str(axes) for count in range(2, ndim) for axes in itertools.combinations(range(ndim), count)
@@ -384,7 +384,7 @@ def _constant(site: Site, place: Place, node: ast.Constant) -> Iterator[Edit]:
 
 
 def named_numbers(site: Site) -> dict[str, float]:
-    """The floating-point numbers in scope by name, such as options."""
+    """The floating-point numbers in scope, such as options, by name."""
     return {
         operand.source: float(known.value)
         for operand in site.scope
@@ -393,7 +393,7 @@ def named_numbers(site: Site) -> dict[str, float]:
 
 
 def _is_neutral(place: Place, value) -> bool:
-    """Whether a number at a place amounts to no number at all."""
+    """Whether a number has no effect at its place, such as a factor 1 or a term 0."""
     match place.parent:
         case ast.BinOp(op=ast.Add() | ast.Sub()):
             return value == 0
@@ -418,7 +418,7 @@ def _subscript(site: Site, place: Place, node: ast.Subscript) -> Iterator[Edit]:
         and number(node.slice) is not None
     ):
         new = parsed("a.sum(axis=0)", a=node.value)
-        yield site.edit(place, new, 3, "one row stands where the sum over all of them should")
+        yield site.edit(place, new, 3, "one row is used instead of the sum over all rows")
     index = Place(node, "slice")
     if isinstance(node.slice, ast.Name | ast.BinOp):
         for sign in "-+":
@@ -431,7 +431,7 @@ def _subscript(site: Site, place: Place, node: ast.Subscript) -> Iterator[Edit]:
 
 
 def _other_operand(site: Site, place: Place) -> Iterator[Edit]:
-    """Another array or number in scope in the place of one."""
+    """A different array or number in scope."""
     node = place.node
     if not isinstance(node, ast.Name | ast.Attribute | ast.Subscript | ast.Call):
         return
@@ -464,7 +464,7 @@ def _other_operand(site: Site, place: Place) -> Iterator[Edit]:
 
 
 def _targets_around(statement: ast.AST, node: ast.AST) -> Iterator[str]:
-    """The variables of the comprehensions around an expression that it does not use."""
+    """The variables of the enclosing comprehensions that an expression does not use."""
     for around in ast.walk(statement):
         if not isinstance(around, ast.ListComp | ast.GeneratorExp):
             continue
@@ -476,14 +476,14 @@ def _targets_around(statement: ast.AST, node: ast.AST) -> Iterator[str]:
 
 
 def calls_own_code(site: Site, call: ast.Call) -> bool:
-    """Whether a function or a class of the same file is called."""
+    """Whether a call targets a function or a class of the same file."""
     called = site.unit.globals.get(name_of_call(call))
     own = site.unit.globals.get("__name__")
     return isinstance(called, FunctionType | type) and called.__module__ == own
 
 
 def _other_size(site: Site, place: Place, known) -> Iterator[Edit]:
-    """Another size in the place of one."""
+    """A different size."""
     if isinstance(place.parent, ast.Slice | ast.Subscript) or known.value is None:
         return
     for source, size in sizes(site).items():
@@ -493,7 +493,7 @@ def _other_size(site: Site, place: Place, known) -> Iterator[Edit]:
 
 
 def sizes(site: Site) -> dict[str, int]:
-    """The sizes that can be written at a site, each once, in the most usual form."""
+    """The sizes that can be written at a site, each in its most usual form."""
     found: dict[int, str] = {}
     for operand in site.scope:
         known = operand.facts
@@ -509,7 +509,7 @@ def sizes(site: Site) -> dict[str, int]:
 
 
 def _other_order(site: Site, place: Place) -> Iterator[Edit]:
-    """Two entries of a tuple, a list or a dict in each other's places."""
+    """Two entries of a tuple, a list or a dict, swapped."""
     node = place.node
     if not isinstance(node, ast.Tuple | ast.List | ast.Dict):
         return
@@ -527,13 +527,13 @@ def _other_order(site: Site, place: Place) -> Iterator[Edit]:
             site.statement,
             pair,
             1 if handed_on else 3,
-            f"{text(entries[i])} and {text(entries[j])} are {what} in each other's places",
+            f"{text(entries[i])} and {text(entries[j])} are {what} in the wrong order",
             "order",
         )
 
 
 def _whole_statement(site: Site) -> Iterator[Edit]:
-    """Assignments that should add up, updates with the wrong sign, conditions that are wrong."""
+    """Assignments that should accumulate, updates with the wrong sign, wrong conditions."""
     statement = site.statement
     if isinstance(statement, ast.AugAssign):
         other = OPERATORS.get(type(statement.op))
@@ -542,9 +542,9 @@ def _whole_statement(site: Site) -> Iterator[Edit]:
             yield Edit(statement, ((Place(statement, "op"), other()),), 1, reason)
     if isinstance(statement, ast.If):
         test = Place(statement, "test")
-        yield site.edit(test, "True", 1, "this has to be done in every case")
+        yield site.edit(test, "True", 1, "this must happen in every case")
         new = ast.UnaryOp(ast.Not(), statement.test)
-        yield site.edit(test, new, 1, "the condition is the wrong way round")
+        yield site.edit(test, new, 1, "the condition is inverted")
     if isinstance(statement, ast.Assign | ast.AugAssign):
         yield from _accumulated(site, statement)
     if isinstance(statement, ast.AugAssign):
@@ -552,7 +552,7 @@ def _whole_statement(site: Site) -> Iterator[Edit]:
 
 
 def _repeated_indices(site: Site, statement: ast.AugAssign) -> Iterator[Edit]:
-    """An addition at indices of which each counts once, however often it occurs."""
+    """An addition that counts repeated indices only once."""
     target = statement.target
     if not isinstance(target, ast.Subscript) or not isinstance(statement.op, ast.Add):
         return
@@ -562,7 +562,7 @@ def _repeated_indices(site: Site, statement: ast.AugAssign) -> Iterator[Edit]:
     call = parsed(
         f"{site.numpy}.add.at(a, i, v)", a=target.value, i=target.slice, v=statement.value
     )
-    reason = "+= adds once at an index that occurs several times"
+    reason = "+= adds only once at an index that occurs several times"
     for block, (field, index) in _blocks_with(site.unit.root, statement):
         new = located(ast.Expr(call), statement)
         yield Edit(statement, ((Place(block, field, index), new),), 1, reason)
@@ -575,7 +575,7 @@ def _accumulated(site: Site, statement: ast.Assign | ast.AugAssign) -> Iterator[
             if not isinstance(statement.op, ast.Add):
                 return
             new: ast.stmt = ast.Assign([statement.target], statement.value)
-            reason = "it is added to what was there before, where it should replace it"
+            reason = "this is added to the previous value instead of replacing it"
         else:
             if len(statement.targets) != 1:
                 return

@@ -1,4 +1,4 @@
-"""Edits of one step: the places in a statement, and the means to change what stands there."""
+"""Edits of one step: the places in a statement, and the operations that change them."""
 
 import ast
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ Statement = ast.stmt | ast.Lambda
 
 
 class Place(NamedTuple):
-    """Where a node stands: in a field of its parent, or in a list that the field holds."""
+    """The position of a node: in a field of its parent, or in a list in that field."""
 
     parent: ast.AST
     field: str
@@ -21,12 +21,12 @@ class Place(NamedTuple):
 
     @property
     def node(self) -> Any:
-        """What stands there now."""
+        """The current node."""
         held = getattr(self.parent, self.field)
         return held if self.at is None else held[self.at]
 
     def put(self, node) -> None:
-        """Let another node stand there."""
+        """Replace the node."""
         if self.at is None:
             setattr(self.parent, self.field, node)
         else:
@@ -37,11 +37,11 @@ class Edit(NamedTuple):
     """A change of one statement.
 
     Attributes:
-        statement: the statement at fault.
+        statement: the statement to change.
         changes: the new nodes and their places.
-        cost: how implausible it is, from 1.
-        reason: what was wrong, in a few words.
-        added: what it inserts: "" for nothing, "constant" or "array".
+        cost: how implausible the edit is; 1 is the most plausible.
+        reason: a short description of the mistake.
+        added: the kind of the inserted part: "constant", "array", or "" for none.
     """
 
     statement: Statement
@@ -51,7 +51,7 @@ class Edit(NamedTuple):
     added: str = ""
 
     def apply(self) -> list[tuple[Place, Any]]:
-        """Make the changes; what `restore` takes to undo them."""
+        """Make the changes, and return the argument of `restore` that undoes them."""
         before = [(place, place.node) for place, _ in self.changes]
         for place, node in self.changes:
             place.put(node)
@@ -65,17 +65,17 @@ def restore(before: list[tuple[Place, Any]]) -> None:
 
 
 class Site:
-    """A statement that ran, and all that edits of it need to know.
+    """A statement that ran, with the context for editing it.
 
     Attributes:
         unit: the outermost function around it.
         statement: a statement or a lambda.
         scope: the arrays and numbers that can be written there.
-        unused: the names that the function around it assigns and never uses.
-        library: the name under which the file knows `jax.numpy`, or else NumPy.
-        numpy: the name under which it knows NumPy.
-        places: of its expressions.
-        relevant: whether a wrong gradient depends on what stands at a place, and no right one does.
+        unused: the names that the enclosing function assigns and never uses.
+        library: the file's name for `jax.numpy`, or else for NumPy.
+        numpy: the file's name for NumPy.
+        places: the places of its expressions.
+        relevant: whether a wrong gradient, and no right one, depends on the code at a place.
     """
 
     def __init__(self, unit: Unit, statement: Statement, recording: Recording, scope):
@@ -94,7 +94,7 @@ class Site:
         return self.statement.lineno
 
     def facts(self, node: ast.AST) -> Facts | None:
-        """What the expression was worth; None if it did not run or is no array."""
+        """The value of an expression; None if it did not run or is not an array."""
         if isinstance(node, ast.Constant) and type(node.value) in (int, float):
             return Facts((), "f" if type(node.value) is float else "i", np.asarray(node.value))
         known = self._recording.value(node)
@@ -105,12 +105,12 @@ class Site:
         return self._recording.value(node) is not None
 
     def floating(self, node: ast.AST) -> Facts | None:
-        """What a floating-point expression was worth; None if it is no such."""
+        """The value of a floating-point expression; None for any other."""
         known = self.facts(node)
         return known if known is not None and known.floating else None
 
     def edit(self, place: Place, new, cost: int, reason: str, added: str = "") -> Edit:
-        """The edit that puts a node, or an expression in text, at a place."""
+        """The edit that puts a node, or the source of an expression, at a place."""
         new = parsed(new) if isinstance(new, str) else new
         return Edit(self.statement, ((place, located(new, place.node)),), cost, reason, added)
 
@@ -123,7 +123,7 @@ def sites(unit: Unit, recording: Recording) -> Iterator[Site]:
 
 
 def parsed(source: str, **nodes: ast.expr) -> ast.expr:
-    """An expression from its source, with nodes in the place of some names."""
+    """An expression parsed from its source, with nodes substituted for some names."""
     tree = ast.parse(source, mode="eval").body
     for node in ast.walk(tree):
         for name in ("lineno", "col_offset", "end_lineno", "end_col_offset"):
@@ -135,7 +135,7 @@ def parsed(source: str, **nodes: ast.expr) -> ast.expr:
 
 
 def located(new, like: ast.AST):
-    """A node whose new parts have the place in the source of another one."""
+    """A node whose new parts take their source location from another node."""
     for node in ast.walk(new) if isinstance(new, ast.AST) else ():
         if isinstance(node, ast.expr | ast.stmt | ast.keyword) and not hasattr(node, "lineno"):
             ast.copy_location(node, like)
@@ -160,7 +160,7 @@ def factors(place: Place) -> list[tuple[Place, bool, Place]]:
 
 
 def additive_places(site: Site) -> Iterator[Place]:
-    """The places where a factor or a term may be missing, without those that amount to the same."""
+    """The places where a factor or a term may be missing, without equivalent ones."""
     for place in results(site):
         yield from _open_places(site, place)
 
@@ -183,7 +183,7 @@ def results(site: Site) -> Iterator[Place]:
 
 
 def number(node: ast.AST):
-    """The number that a node writes, with its sign; None if it writes none."""
+    """The numeric literal that a node represents, with its sign, or None."""
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         value = number(node.operand)
         return None if value is None else -value
@@ -205,7 +205,7 @@ def name_of_call(node: ast.Call) -> str:
 
 
 def is_method(site: Site, node: ast.Call) -> bool:
-    """Whether an array's own method is called."""
+    """Whether a call is a method call on an array."""
     return isinstance(node.func, ast.Attribute) and site.facts(node.func.value) is not None
 
 
@@ -245,7 +245,7 @@ def _unused_names(function) -> frozenset[str]:
 
 
 def _written_operands(statements, recording: Recording) -> list[tuple[Operand, set[str]]]:
-    """The entries and attributes of arrays that the code itself writes, with their names."""
+    """The entries and attributes of arrays that occur in the code, with their names."""
     found: dict[str, tuple[Operand, set[str]]] = {}
     for statement in statements:
         for place in _places(statement):
@@ -267,7 +267,7 @@ def _written_operands(statements, recording: Recording) -> list[tuple[Operand, s
 
 
 def _global_operands(names: dict[str, Any]) -> Iterator[Operand]:
-    """The numbers and arrays among a file's own names."""
+    """The numbers and arrays among the global names of a file."""
     for name, value in names.items():
         known = facts(value)
         if known.kind:
@@ -275,7 +275,7 @@ def _global_operands(names: dict[str, Any]) -> Iterator[Operand]:
 
 
 def _statements(body) -> Iterator[ast.stmt]:
-    """The statements of a block and of the blocks in it, but not of functions."""
+    """The statements of a block and of nested blocks, without those of functions."""
     for statement in body:
         if isinstance(statement, (*FUNCTIONS, ast.ClassDef)):
             continue
@@ -286,7 +286,7 @@ def _statements(body) -> Iterator[ast.stmt]:
 
 
 def _places(statement: Statement) -> Iterator[Place]:
-    """The places of all expressions of a statement, but not those in blocks and lambdas."""
+    """The places of all expressions of a statement, except those in blocks and lambdas."""
     fields = ("body",) if isinstance(statement, ast.Lambda) else statement._fields
     pending = [
         place
@@ -331,7 +331,7 @@ def _entries(place: Place) -> Iterator[Place]:
 
 
 def _open_places(site: Site, place: Place, closed: bool = False) -> Iterator[Place]:
-    """The places below one; closed: a factor of a product, whose own place amounts to that."""
+    """The places below one; `closed` for a factor, whose own place equals its parent's."""
     node = place.node
     if not closed and site.floating(node) and not isinstance(node, ast.Constant):
         yield place
@@ -366,7 +366,7 @@ def _open_places(site: Site, place: Place, closed: bool = False) -> Iterator[Pla
 
 
 def _modules(names: dict[str, Any]) -> dict[str, str]:
-    """The names that a file has for modules."""
+    """The names under which a file imports modules."""
     return {
         getattr(module, "__name__", ""): name
         for name, module in names.items()
@@ -375,7 +375,7 @@ def _modules(names: dict[str, Any]) -> dict[str, str]:
 
 
 class _Filled(ast.NodeTransformer):
-    """A tree with nodes in the place of names."""
+    """Substitutes nodes for names in a tree."""
 
     def __init__(self, nodes: dict[str, ast.expr]):
         self._nodes = nodes

@@ -11,12 +11,12 @@ import numpy as np
 
 
 class OutOfTime(BaseException):
-    """Raised inside a run that takes too long; no `except Exception` of the code swallows it."""
+    """Raised inside a run that takes too long; `except Exception` does not catch it."""
 
 
 @contextlib.contextmanager
 def silence():
-    """Drop what the code prints and its warnings."""
+    """Drop the output and the warnings of the code."""
     output = io.StringIO()
     with (
         contextlib.redirect_stdout(output),
@@ -31,7 +31,7 @@ def silence():
 class Watchdog:
     """A thread that raises `OutOfTime` in the thread that runs for too long.
 
-    It needs no signal, which another part of the program may use, and works in every thread.
+    It uses no signals, which belong to the main program, and works in every thread.
 
         with Watchdog() as watchdog:
             with watchdog.limit(0.5):
@@ -68,7 +68,7 @@ class Watchdog:
                 self._await_ring()
 
     def _await_ring(self):
-        """Take the exception that was sent when the body had just ended."""
+        """Absorb an exception sent just after the body ended."""
         with contextlib.suppress(OutOfTime):
             for _ in range(1000):
                 time.sleep(0.001)

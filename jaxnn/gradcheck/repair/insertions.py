@@ -1,4 +1,4 @@
-"""Pieces that are missing in a statement: factors, derivatives, terms, sums, transposes, order."""
+"""Missing parts of a statement: factors, derivatives, terms, sums, transposes, order."""
 
 import ast
 import itertools
@@ -99,7 +99,7 @@ def derivatives(site: Site) -> Iterator[Edit]:
 
 
 def _open(site: Site) -> Iterator[tuple[Place, Facts]]:
-    """The places where a piece may be missing, and what stands there."""
+    """The places where a part may be missing, with the values there."""
     for place in additive_places(site):
         known = site.floating(place.node)
         if known is not None and site.relevant(place):
@@ -161,7 +161,7 @@ def _terms(site: Site, place: Place, known: Facts) -> Iterator[Edit]:
 
 
 def _derivatives(site: Site, place: Place, known: Facts) -> Iterator[Edit]:
-    """The derivative of an activation, of an array in scope."""
+    """The derivative of an activation at an array in scope."""
     for operand in site.scope:
         if not (_spreads(operand.facts, known) and operand.facts.floating):
             continue
@@ -197,7 +197,7 @@ def _means(site: Site, place: Place, known: Facts) -> Iterator[Edit]:
 
 
 def _other_derivative(site: Site, place: Place) -> Iterator[Edit]:
-    """One or two factors that should be another derivative."""
+    """One or two factors to be replaced by a derivative."""
     node, known = place.node, site.floating(place.node)
     if not isinstance(node, ast.BinOp) or known is None:
         return
@@ -220,7 +220,7 @@ def _other_derivative(site: Site, place: Place) -> Iterator[Edit]:
 
 
 def _forms(site: Site, known: Facts) -> Iterator[str]:
-    """The derivatives, the commonest first, of each array of a shape."""
+    """The derivatives at each array of this shape, the most common first."""
     for source in (*COMMON_DERIVATIVES, *OTHER_DERIVATIVES):
         for operand in site.scope:
             if operand.facts.floating and operand.facts.shape == known.shape:
@@ -247,7 +247,7 @@ def _turned(site: Site, place: Place, known: Facts) -> Iterator[Edit]:
     if len(known.shape) in (3, 4) and site.library:
         for i, j in itertools.combinations(range(len(known.shape)), 2):
             swapped = parsed(f"{site.library}.swapaxes(a, {i}, {j})", a=node)
-            reason = f"axes {i} and {j} should be exchanged"
+            reason = f"axes {i} and {j} should be swapped"
             yield site.edit(place, swapped, 4, reason, "constant")
     for axis in range(len(known.shape)):
         index = ", ".join([":"] * axis + ["::-1"])
@@ -259,12 +259,12 @@ def _turned(site: Site, place: Place, known: Facts) -> Iterator[Edit]:
         if isinstance(node, ast.Call) and node.args and site.floating(node.args[0]):
             turned = parsed(f"a[{index}]", a=node.args[0])
             call = ast.Call(node.func, [turned, *node.args[1:]], node.keywords)
-            reason = f"{text(node.func)} has to run in reverse order"
+            reason = f"{text(node.func)} must run in reverse order"
             yield site.edit(place, parsed(f"a[{index}]", a=call), 4, reason, "constant")
 
 
 def _products(site: Site, place: Place) -> Iterator[Edit]:
-    """A product of two arrays in scope, where nothing or zeros stand."""
+    """A product of two arrays in scope, in place of nothing or of zeros."""
     arrays = [o for o in site.scope if o.facts.floating and o.facts.shape]
     for one, two in itertools.combinations(arrays[:12], 2):
         if one.facts.shape == two.facts.shape:
@@ -279,7 +279,7 @@ def _is_nothing(node: ast.AST) -> bool:
 
 
 def _inverted_masks(site: Site) -> Iterator[Edit]:
-    """Masks that should be the other way round."""
+    """Masks that should be inverted."""
     for place in site.places:
         node, known = place.node, site.facts(place.node)
         if (
@@ -294,7 +294,7 @@ def _inverted_masks(site: Site) -> Iterator[Edit]:
 
 
 def _replaced(site: Site) -> Iterator[Edit]:
-    """The sum of an array in scope in the place of all that a statement computes."""
+    """The sum of an array in scope, in place of the whole result of a statement."""
     for place in results(site):
         if site.facts(place.node) is None or not site.relevant(place):
             continue
@@ -307,7 +307,7 @@ def _replaced(site: Site) -> Iterator[Edit]:
 
 
 def _earlier(site: Site) -> Iterator[Edit]:
-    """What a statement computes, computed before the statements in front of it."""
+    """The statement, moved in front of the preceding ones."""
     statement = site.statement
     value = getattr(statement, "value", None)
     if not isinstance(statement, ast.Return | ast.Assign) or value is None:
@@ -350,7 +350,7 @@ def _target(statement: ast.stmt):
 
 
 def _form(site: Site, source: str, operand: Operand) -> str | None:
-    """A derivative written for an array; None if the file has no library for it."""
+    """The code of a derivative at an array; None if the file imports no library for it."""
     if "lib" in source and not site.library:
         return None
     plain = text(parsed(source, a=parsed(operand.source), lib=parsed(site.library or "np")))
@@ -358,7 +358,7 @@ def _form(site: Site, source: str, operand: Operand) -> str | None:
 
 
 def _spreads(one: Facts, other: Facts) -> bool:
-    """Whether an array can be spread over the shape of another one."""
+    """Whether an array broadcasts to the shape of another."""
     try:
         return np.broadcast_shapes(one.shape, other.shape) == other.shape
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the expressions of the code are worth: recorded in one run of an instrumented copy."""
+"""The values of the expressions of the code, recorded in one run of an instrumented copy."""
 
 import ast
 import copy
@@ -14,11 +14,11 @@ MOST_OPERANDS = 40
 
 
 class Facts(NamedTuple):
-    """What is known of a value.
+    """The known facts about a value.
 
     Attributes:
         shape: of the array; () for a number.
-        kind: "f", "c", "i", "b" as in NumPy, "" for what is no array.
+        kind: "f", "c", "i", "b" as in NumPy; "" for anything but an array.
         value: the array itself; None while JAX traces.
     """
 
@@ -49,7 +49,7 @@ class Operand(NamedTuple):
 
 
 class Recording:
-    """The values of expressions, and what stands in scope at each statement, at the first visit.
+    """The values of expressions, and the variables in scope at each statement, at the first visit.
 
     Attributes:
         order: the statements that ran, in the order of their first visits.
@@ -75,7 +75,7 @@ class Recording:
         return getattr(statement, "mark", -1) in self.scopes
 
     def note_value(self, mark: int, value):
-        """Record the value of an expression, and hand it on."""
+        """Record the value of an expression, and return it."""
         if mark in self.values:
             self.repeated.add(mark)
         else:
@@ -83,7 +83,7 @@ class Recording:
         return value
 
     def note_scope(self, mark: int, names: Mapping[str, Any]) -> None:
-        """Record what a statement finds in scope."""
+        """Record the variables in scope at a statement."""
         if mark not in self.scopes:
             self.order.append(mark)
             self.scopes[mark] = list(operands(names))
@@ -92,7 +92,7 @@ class Recording:
 def record(units: list[Unit], run: Callable[[], object]) -> Recording:
     """Run once with every expression of the units recorded.
 
-    The nodes of their trees are given the attribute `mark`, by which `Recording` knows them.
+    The nodes of their trees get the attribute `mark`, by which `Recording` identifies them.
     """
     recording = Recording()
     mark = 0
@@ -115,7 +115,7 @@ def record(units: list[Unit], run: Callable[[], object]) -> Recording:
 
 
 def facts(value) -> Facts:
-    """The facts of a value; kind "" if it is no array of numbers."""
+    """The facts of a value; kind "" if it is not an array of numbers."""
     if isinstance(value, bool | int | float | complex | np.generic | np.ndarray) or (
         hasattr(value, "dtype") and hasattr(value, "shape") and hasattr(value, "ndim")
     ):
@@ -136,7 +136,7 @@ def facts(value) -> Facts:
 
 
 def operands(names: Mapping[str, Any]) -> Iterator[Operand]:
-    """The arrays and numbers reached from names, the shortest expressions first."""
+    """The arrays and numbers reachable from names, the shortest expressions first."""
     pending = [
         (name, value)
         for name, value in names.items()
@@ -159,7 +159,7 @@ def operands(names: Mapping[str, Any]) -> Iterator[Operand]:
 
 
 def _is_repeated(known: Facts, found: list[Facts]) -> bool:
-    """Whether an array was found under another name; zeros are arrays yet to be filled."""
+    """Whether an array was found under another name; zeros may be arrays still to be filled."""
     return (
         known.value is not None
         and bool(known.value.any())
@@ -183,7 +183,7 @@ def _parts(source: str, value) -> list[tuple[str, Any]]:
 
 
 def _run_swapped(pairs: list, run: Callable[[], object]) -> None:
-    """Run with the code of several units exchanged."""
+    """Run with the code of several units replaced."""
     if not pairs:
         run()
         return
@@ -228,7 +228,7 @@ class _Instrumented(ast.NodeTransformer):
         return node
 
     def _block(self, statements):
-        """Statements, each of which reports what it finds in scope."""
+        """Statements, each of which reports the variables in scope."""
         block = []
         for statement in statements:
             if not isinstance(statement, ast.Global | ast.Nonlocal):
@@ -255,7 +255,7 @@ class _Instrumented(ast.NodeTransformer):
 
 
 def _has_value(node: ast.expr) -> bool:
-    """Whether an expression can be wrapped in a call that hands its value on."""
+    """Whether an expression can be wrapped in a call that returns its value."""
     if isinstance(
         node, ast.Constant | ast.Starred | ast.Slice | ast.Tuple | ast.List | ast.NamedExpr
     ):

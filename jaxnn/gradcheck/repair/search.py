@@ -1,4 +1,4 @@
-"""The search for the change of one step that makes a wrong gradient right."""
+"""The search for the change of one step that corrects a wrong gradient."""
 
 import ast
 import linecache
@@ -37,17 +37,16 @@ GIVEN = (ast.Name, ast.Attribute, ast.Subscript)
 
 
 class Trial(NamedTuple):
-    """A backward at one set of arguments and with one dy, and what its gradients should be.
+    """A backward at one set of arguments and with one dy, with its true gradients.
 
     Attributes:
         run: computes value and gradients afresh, the same at each call: on copies of the arguments
-            and of the objects, with the random generators set back. Under `jax.disable_jit()` where
-            the code is compiled by JAX, which would not see a change of the source. The value is
-            None where the code gives none.
-        truth: the true gradients, by the names of the leaves.
+            and of the objects, with the random generators reset, and under `jax.disable_jit()` for
+            code that JAX compiles, since a cached program ignores a change of the source. The value
+            is None if the code returns none.
+        truth: the true gradients by leaf name.
         tolerance: the relative error that a right gradient may have.
-        forward: computes the value alone, in the same way; None where the code has no part that
-            does.
+        forward: computes the value alone, in the same way; None if no part of the code does so.
     """
 
     run: Callable[[], tuple[Any, Mapping[str, Any]]]
@@ -57,15 +56,15 @@ class Trial(NamedTuple):
 
 
 class Repair(NamedTuple):
-    """A change of one step that makes gradients right.
+    """A change of one step that corrects gradients.
 
     Attributes:
         file: the name of the file.
-        line: where the statement, or the line of it that changes, stands.
+        line: the number of the line that changes.
         before: the source of that line.
-        after: the part that changes, in its repaired form.
-        reason: what was wrong.
-        leaves: the gradients that it makes right.
+        after: the part that changes, as it should be.
+        reason: a short description of the mistake.
+        leaves: the gradients that it corrects.
     """
 
     file: str
@@ -79,17 +78,17 @@ class Repair(NamedTuple):
         place = f"{self.file}:{self.line}: {self.before}"
         if not self.after:
             return f"{place}: {self.reason}"
-        return f"{place}: with {self.after} this is right ({self.reason})"
+        return f"{place}: write {self.after} here ({self.reason})"
 
 
 class RepairSearch(NamedTuple):
     """The result of a search.
 
     Attributes:
-        repairs: the repairs, each of a mistake of its own.
-        alternatives: other changes that do the same as the first repair, at other lines.
-        suspects: where no change repairs a gradient, the statement that alone computes it from what
-            is right; `after` is then empty.
+        repairs: the repairs, one for each mistake.
+        alternatives: changes at other lines with the same effect as the first repair.
+        suspects: if no change repairs a gradient, the only statement that computes it from correct
+            values; `after` is then empty.
         complete: whether all changes of one step were tried.
     """
 
@@ -99,12 +98,12 @@ class RepairSearch(NamedTuple):
     complete: bool = False
 
     def sentences(self) -> list[str]:
-        """The result in sentences: the repairs, and where the rest of the mistake must be."""
+        """The result in sentences: the repairs, and the location of any remaining mistake."""
         none = self.complete and not self.repairs
         return [
             *map(str, self.repairs),
             *(f"or {other}" for other in self.alternatives),
-            *(["no single change of one step repairs it"] if none else []),
+            *(["no single change repairs it"] if none else []),
             *map(str, self.suspects),
         ]
 
@@ -119,21 +118,21 @@ def find_repairs(
     confirm: Trial | None = None,
     seconds: float = 5.0,
 ) -> RepairSearch:
-    """Change one step of a backward at a time, and see whether the gradient becomes right.
+    """Change one step of a backward at a time until the gradient is right.
 
-    The changes are tried in the functions that run, from the most plausible to the least. The code
-    of these functions is exchanged for the time of a call and always put back.
+    The search tries changes in the functions that run, from the most plausible to the least. It
+    replaces the code of these functions during a call and always restores it.
 
     Args:
         trial: the backward with arguments for which some of its gradients are wrong.
-        functions: those below which code may be changed; None for all code that belongs neither to
-            Python nor to an installed package.
+        functions: the functions in which, and in whose callees, code may be changed; None for all
+            code that belongs neither to Python nor to an installed package.
         confirm: the same backward with other arguments and another dy. A change counts only if the
-            gradients are right there, too.
-        seconds: when the search stops.
+            gradients are right there too.
+        seconds: the time limit of the search.
 
     Returns:
-        The repairs. Where the code raises an exception or its source cannot be found, none.
+        The repairs; none if the code raises an exception or its source cannot be found.
     """
     try:
         return search(trial, functions, confirm, seconds)
@@ -147,14 +146,14 @@ def search(
     confirm: Trial | None,
     seconds: float,
 ) -> RepairSearch:
-    """Like `find_repairs`, but what the code raises as it stands is raised."""
+    """Like `find_repairs`, but exceptions of the unchanged code propagate."""
     deadline = time.perf_counter() + seconds
     with silence(), Watchdog() as watchdog:
         return _Search(trial, confirm, functions, watchdog, deadline).result()
 
 
 class _Hit(NamedTuple):
-    """An edit that makes gradients right."""
+    """An edit that corrects gradients."""
 
     edit: Edit
     site: Site
@@ -162,7 +161,7 @@ class _Hit(NamedTuple):
 
 
 class _Search:
-    """A search with all that it has found."""
+    """A search and its findings."""
 
     def __init__(self, trial, confirm, functions, watchdog: Watchdog, deadline: float):
         self.trial, self.confirm, self.deadline = trial, confirm, deadline
@@ -189,7 +188,7 @@ class _Search:
         self.forwards = forwards if own - forwards else set()
 
     def result(self) -> RepairSearch:
-        """All repairs that the time allows."""
+        """All repairs found within the time limit."""
         wrong = frozenset(self.trial.truth) - self.right
         if not wrong:
             return RepairSearch(complete=True)
@@ -203,7 +202,7 @@ class _Search:
         return self._several(hits, wrong, complete)
 
     def _pass(self, wrong: frozenset[str], demanded: frozenset[str]) -> tuple[list[_Hit], bool]:
-        """The edits that repair something, up to the first cost at which one repairs everything.
+        """The edits that repair something, up to the lowest cost at which one repairs everything.
 
         Args:
             wrong: the gradients that are wrong.
@@ -221,7 +220,7 @@ class _Search:
         return hits, time.perf_counter() < self.deadline
 
     def _same_elsewhere(self, best: list[_Hit], wrong: frozenset[str]) -> list[_Hit]:
-        """The other statements where a sign or a factor does the same as the best repair."""
+        """The other statements where a sign or a factor has the same effect as the best repair."""
         scales = best[0].edit.reason == SIGN_OF_TERM or _changes_scale(best[0].edit)
         if len(best) > 1 or not scales:
             return []
@@ -234,7 +233,7 @@ class _Search:
         return [hit for hit in hits if hit.leaves == wrong][: MOST_ALTERNATIVES - 1]
 
     def _several(self, hits: list[_Hit], wrong: frozenset[str], complete: bool) -> RepairSearch:
-        """Repairs of some leaves each."""
+        """Several repairs, each for some of the leaves."""
         repairs = []
         left = wrong
         while hits:
@@ -283,7 +282,7 @@ class _Search:
                 yield found.pop(cost, [])
 
     def _may_matter(self, site: Site) -> bool:
-        """Whether the wrong gradients may depend on what a statement computes."""
+        """Whether the wrong gradients may depend on the result of a statement."""
         computed = list(results(site))
         if not computed or not all(site.floating(place.node) for place in computed):
             return True
@@ -294,7 +293,7 @@ class _Search:
         return None in effects or (bool(changed) and changed >= self.demanded)
 
     def _file(self, found, edit: Edit, site: Site) -> None:
-        """Keep an edit with those of its cost; nothing is missing in a forward that is right."""
+        """File an edit under its cost; a correct forward needs no insertions."""
         in_forward = self._in_forward(site)
         if in_forward and edit.added:
             return
@@ -320,7 +319,7 @@ class _Search:
         return hits
 
     def _made_right(self, edit: Edit, site: Site, trial: Trial) -> frozenset[str]:
-        """The gradients that are right with an edit; none if it breaks one, or the value."""
+        """The gradients that an edit corrects; none if it breaks another one or the value."""
         try:
             value, gradients = self._changed(edit, site, trial)
         except (Exception, OutOfTime):
@@ -332,7 +331,7 @@ class _Search:
     def _relevant(self, site: Site, place: Place) -> bool:
         """Whether a change at a place changes the wrong gradients, and no right one.
 
-        A place that runs several times may serve right gradients as well.
+        A place that runs several times may also contribute to right gradients.
         """
         changed = self._effects(site, place)
         if changed is None:
@@ -411,7 +410,7 @@ class _Search:
 
 
 def _changes_scale(edit: Edit) -> bool:
-    """Whether an edit exchanges a sum and a mean, or a number."""
+    """Whether an edit swaps a sum and a mean, or changes a number."""
     old, new = edit.changes[0][0].node, edit.changes[0][1]
     if isinstance(old, ast.Constant):
         return isinstance(new, ast.Constant)
@@ -421,7 +420,7 @@ def _changes_scale(edit: Edit) -> bool:
 
 
 def _scalings(site: Site) -> list[tuple[Edit, Site]]:
-    """The signs and factors that may be missing in what a statement computes."""
+    """The signs and factors that may be missing in the result of a statement."""
     return [
         (edit, site)
         for edit in constants(site)
@@ -435,7 +434,7 @@ def _only_hands_on(place: Place) -> bool:
 
 
 def _mark(node: ast.AST) -> int:
-    """The number by which the recording knows a node."""
+    """The number by which the recording identifies a node."""
     return getattr(node, "mark", -1)
 
 
@@ -449,7 +448,7 @@ def _may_help(edit: Edit, site: Site) -> bool:
 
 
 def _result_around(site: Site, place: Place) -> list[Place]:
-    """Which of several expressions that a statement computes holds a place."""
+    """The expression, of those that a statement computes, that contains a place."""
     computed = list(results(site))
     if len(computed) == 1:
         return []
@@ -484,7 +483,7 @@ def _equal(a: list, b: list) -> bool:
 
 
 def _without_bare_names(hits: list[_Hit]) -> list[_Hit]:
-    """The hits without those in what is only returned or unpacked, unless they all are."""
+    """The hits without those in values that are only returned or unpacked, unless all are."""
 
     def bare(hit):
         handing_on = isinstance(hit.site.statement, ast.Return) or (
@@ -510,7 +509,7 @@ def _source(file: str, line: int) -> str:
 
 
 def _repaired_form(edit: Edit) -> str:
-    """The smallest part of the repaired statement that tells what has changed."""
+    """The smallest part of the repaired statement that shows the change."""
     before = edit.apply()
     try:
         place, new = edit.changes[0]

@@ -1,4 +1,4 @@
-"""The functions that run, their syntax trees, and the exchange of their code."""
+"""The functions that run, their syntax trees, and the replacement of their code."""
 
 import __future__
 
@@ -25,15 +25,15 @@ _FUTURES = sum(
 
 
 class Unit:
-    """An outermost function of a file, with all that is defined inside it.
+    """An outermost function of a file, with everything defined inside it.
 
-    Its tree may be edited in place. Within `swapped`, the functions that stem from it run the
+    Its tree may be edited in place. Within `swapped`, the functions created from it run the
     edited code, and so do the functions that they define.
 
     Attributes:
         file: the path of the file.
-        root: a module that holds the imports of the file, by which the compiler chooses
-            instructions, and the function in its classes.
+        root: a module that holds the imports of the file, which affect the compiler's choice
+            of instructions, and the function in its classes.
         globals: the names that its functions see.
     """
 
@@ -52,7 +52,7 @@ class Unit:
         return any(_same(code, own) for own in self._codes)
 
     def find_live(self, functions: Iterable[FunctionType]) -> None:
-        """Keep those of the functions that stem from this unit."""
+        """Keep the functions that were created from this unit."""
         for function in functions:
             if function.__globals__ is self.globals:
                 places = (i for i, own in enumerate(self._codes) if _same(function.__code__, own))
@@ -60,18 +60,18 @@ class Unit:
 
     @contextlib.contextmanager
     def swapped(self, root: ast.Module | None = None) -> Iterator[None]:
-        """Run a block with the code of the tree as it now stands.
+        """Run a block with the current code of the tree.
 
         Args:
             root: another tree of the same functions.
 
         Raises:
             ValueError: the new code cannot take the place of the old one.
-            SyntaxError: the tree is no program.
+            SyntaxError: the tree is not a valid program.
         """
         codes = self._compiled(root or self.root)
         if len(codes) != len(self._codes):
-            raise ValueError("another number of functions")
+            raise ValueError("the number of functions differs")
         before = [function.__code__ for function, _ in self._live]
         try:
             for function, place in self._live:
@@ -86,12 +86,12 @@ class Unit:
 
 
 def units_of(run: Callable[[], object], functions: Iterable[Callable] | None) -> list[Unit]:
-    """The units of a person's own code that run, with their live functions.
+    """The units of user code that run, with their live functions.
 
     Args:
-        run: what is run, once.
-        functions: those below which code counts; None for all that does not belong to Python, to
-            an installed package or to jaxnn.
+        run: the function to run, once.
+        functions: the functions whose code, and whose callees' code, counts; None for all code
+            outside Python, installed packages and jaxnn.
     """
     entries = (
         None
@@ -124,7 +124,7 @@ def units_of(run: Callable[[], object], functions: Iterable[Callable] | None) ->
 def executed_codes(
     run: Callable[[], object], entries: set[CodeType] | None = None
 ) -> dict[CodeType, dict[str, Any]]:
-    """The code objects of a person's own files that run, with the names that they see."""
+    """The code objects of the user's files that run, with their global names."""
     seen: dict[CodeType, dict[str, Any]] = {}
     depth = 0
 
@@ -148,7 +148,7 @@ def executed_codes(
 
 
 def _codes_of(thing) -> Iterator[CodeType]:
-    """The code of a function under its decorators, or of the methods of a class."""
+    """The code of a function inside its decorators, or of the methods of a class."""
     if isinstance(thing, type):
         for part in vars(thing).values():
             yield from _codes_of(part)
@@ -177,7 +177,7 @@ def _foreign_folders() -> tuple[str, ...]:
 
 @cache
 def _is_own(file: str) -> bool:
-    """Whether a file is a person's own."""
+    """Whether a file belongs to the user."""
     return "site-packages" not in file and not file.startswith(_foreign_folders())
 
 
@@ -235,9 +235,9 @@ def _nested(code: CodeType) -> Iterator[CodeType]:
 
 
 def _same(a: CodeType, b: CodeType) -> bool:
-    """Whether two code objects were compiled from one piece of source.
+    """Whether two code objects were compiled from the same source.
 
-    Their instructions may differ: the compiler chooses another one for a name that it saw imported.
+    Their instructions may differ: the compiler treats a name that it saw imported differently.
     """
     return (
         a.co_firstlineno == b.co_firstlineno

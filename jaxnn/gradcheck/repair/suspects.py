@@ -1,4 +1,4 @@
-"""The one statement that a wrong gradient can come from, where no change of one step repairs it."""
+"""The only statement that a wrong gradient can come from, if no change of one step repairs it."""
 
 import ast
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ _TRIVIAL_CALLS = ("len", "astype", "reshape", "asarray", "array", "ravel")
 def suspect(
     sites: list[Site], wrong: Any, right: Mapping[str, Any], forwards: set[int]
 ) -> Site | None:
-    """The only statement that computes a wrong gradient from what is right or given.
+    """The only statement that computes a wrong gradient from correct or given values.
 
     Args:
         sites: the statements that ran, in their order.
@@ -24,7 +24,7 @@ def suspect(
         forwards: the marks of the statements that the forward runs.
 
     Returns:
-        None where several statements take part, or functions whose own statements may be wrong.
+        The statement; None if several statements, or functions that may be wrong, take part.
     """
     final = next(
         (
@@ -55,7 +55,7 @@ class _Slice:
         self.closed = True
 
     def follow(self, site: Site, place: Place) -> None:
-        """Add the statement of an expression, and those that its names come from."""
+        """Add the statement of an expression and those that define its names."""
         known_right = any(_equals(site, place.node, value) for value in self._right.values())
         if known_right or not site.relevant(place):
             return
@@ -120,7 +120,7 @@ def _names_in(statement: ast.AST) -> set[str]:
 
 
 def _loops(sites: list[Site], site: Site) -> bool:
-    """Whether there is a loop beside a statement."""
+    """Whether there is a loop in the same function as a statement."""
     return any(isinstance(s.statement, ast.For | ast.While) for s in _beside(sites, site))
 
 
@@ -129,7 +129,7 @@ def _mark(site: Site) -> int:
 
 
 def _sources(statement, target: ast.expr, name: str) -> Iterator[Place]:
-    """What an assignment gives a name."""
+    """The expressions that an assignment binds to a name."""
     value = statement.value
     if (
         isinstance(target, ast.Tuple | ast.List)
@@ -162,7 +162,7 @@ def _beside(sites: list[Site], site: Site) -> list[Site]:
 
 
 def _trivial(nodes: list[ast.AST]) -> bool:
-    """Whether an expression hands values on without computing anything."""
+    """Whether an expression passes values on without computing anything."""
     return all(
         _name_of(node) in _TRIVIAL_CALLS
         if isinstance(node, ast.Call)

@@ -58,7 +58,7 @@ def test_a_right_pair_passes():
 WRONG = {
     r"d_params\['w'\] is 64 × the true gradient everywhere, and 64 is the size of axis 0 of x: "
     "the 1/N of a mean is missing": lambda d, dx, r, dy: (d | {"w": 64 * d["w"]}, dx),
-    r"d_params\['b'\] is 0\.0156 × .*one over the size of axis 0 of x.*mean stands": (
+    r"d_params\['b'\] is 0\.0156 × .*one over the size of axis 0 of x.*mean is used": (
         lambda d, dx, r, dy: (d | {"b": dy.mean(0)}, dx)
     ),
     "d_x is the true gradient with the opposite sign": lambda d, dx, r, dy: (d, -dx),
@@ -76,14 +76,14 @@ WRONG = {
     "d_x is right at indices 0, 1, 2, 4, … of axis 0 and zero at index 3": (
         lambda d, dx, r, dy: (d, dx.at[3].set(0))
     ),
-    "d_x points elsewhere: the cosine": lambda d, dx, r, dy: (d, jnp.flip(dx, 0)),
+    "d_x points in another direction: its cosine": lambda d, dx, r, dy: (d, jnp.flip(dx, 0)),
     "d_params has the tree": lambda d, dx, r, dy: ({"w": d["w"]}, dx),
     "d_x is None, which JAX reads as zero": lambda d, dx, r, dy: (
         d,
         None,
     ),
     "d_x has dtype float64 but x has float32": lambda d, dx, r, dy: (d, dx.astype(jnp.float64)),
-    "bwd must return a tuple of 2, one for each argument, and gave 3 entries": (
+    "bwd must return a tuple of 2, one for each argument, not 3 entries": (
         lambda d, dx, r, dy: (d, dx, dx)
     ),
     "bwd raised ZeroDivisionError: division by zero": lambda d, dx, r, dy: 1 / 0,
@@ -105,10 +105,10 @@ def test_the_mistake_is_named(words):
 
 
 FORWARD = {
-    r"fwd must return \(y, residuals\) and returned": lambda params, x: affine(params, x),
+    r"fwd must return \(y, residuals\), but it returned": lambda params, x: affine(params, x),
     "fwd raised ValueError: no": lambda params, x: (_ for _ in ()).throw(ValueError("no")),
     "the value of fwd is off by": lambda params, x: (1.01 * affine(params, x), (params, x)),
-    r"fwd gives y of shape \(64, 3\) but the definition gives \(64, 6\)": (
+    r"fwd returns y of shape \(64, 3\) but the definition returns \(64, 6\)": (
         lambda params, x: (affine(params, x)[:, :3], (params, x))
     ),
 }
@@ -345,7 +345,7 @@ BAD = [
     (lambda: check((affine_fwd, affine_bwd), *arguments()), "needs definition="),
     (
         lambda: check(jaxnn.relu, jnp.ones(3), jnp.ones(3)),
-        r"relu takes 1 argument\(s\), \(x\), and 2 were given",
+        r"relu takes 1 argument\(s\), \(x\), but 2 were given",
     ),
     (lambda: check(jaxnn.relu, "x"), "x must hold arrays, got str"),
     (lambda: check(jaxnn.relu, jnp.ones(3), slope=1), "relu: there is no option 'slope'"),
@@ -379,6 +379,6 @@ def test_the_line_of_the_mistake_and_its_repair():
     report = check((gate_fwd, gate_bwd), jnp.array([0.5, -1.0, 2.0, 0.25]), definition=gate)
     assert report.repairs
     assert re.match(
-        r"test_check\.py:\d+: slope = s \+ x \* s \* \(1 \+ s\): with .*1 - s.* this is right",
+        r"test_check\.py:\d+: slope = s \+ x \* s \* \(1 \+ s\): write .*1 - s.* here",
         report.repairs[0],
     )

@@ -356,7 +356,7 @@ def test_kinks_at_many_entries():
 
 
 LIES = {
-    "straight-through estimator on purpose.* definition=lambda x: x": (
+    "straight-through estimator, declare.* definition=lambda x: x": (
         lambda x: jnp.round(x),
         lambda g: g,
     ),
@@ -372,7 +372,7 @@ LIES = {
         lambda x: x,
         lambda g: g / jnp.maximum(1.0, jnp.linalg.norm(g)),
     ),
-    "does not depend on dy: a value is passed as a gradient": (jnp.sin, lambda g: 2 + 0 * g),
+    "does not depend on dy: it is a value passed as a gradient": (jnp.sin, lambda g: 2 + 0 * g),
     "stands in for the true one on purpose": (jnp.sign, lambda g: g / 3),
 }
 

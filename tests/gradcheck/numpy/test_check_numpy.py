@@ -487,7 +487,7 @@ def test_relu_at_zero_is_a_note():
 def test_an_edge_of_the_domain_is_a_note():
     with np.errstate(divide="ignore"):
         report = check_numpy(np.log1p, lambda dy, x: dy / (1 + x), np.array([1e-9 - 1, 1.0]))
-    assert "not finite beside x[0]" in report.notes[-1]
+    assert "not finite next to x[0]" in report.notes[-1]
 
 
 def test_a_gradient_that_is_not_given_is_a_note():
@@ -513,7 +513,7 @@ def test_low_precision_within_forward_is_allowed_for():
 
 
 def test_a_class_is_no_object():
-    with pytest.raises(TypeError, match="no class"):
+    with pytest.raises(TypeError, match="not a class"):
         check_numpy(Linear, X)
 
 
@@ -523,7 +523,7 @@ def test_a_class_is_no_object():
         ((np.tanh, None, X), "neither"),
         (
             (np.tanh, lambda dy, one, two, three: dy, X),
-            "what is one and two and three of its backward",
+            "the meaning of one and two and three in its backward is unclear",
         ),
         ((lambda s: np.ones(3), lambda dy: dy, "text"), "no array is floating point"),
         ((np.tanh, lambda y_true: y_true, X), "takes the labels y_true"),
@@ -593,8 +593,8 @@ def mean_for_the_bias(self, up_grad):
 def test_the_line_of_the_mistake_and_its_repair():
     (repair,) = check_numpy(wrong(backward=mean_for_the_bias), X).repairs
     assert re.fullmatch(
-        r"test_check_numpy\.py:\d+: self\.db = up_grad\.mean\(axis=0\): with "
-        r"up_grad\.sum\(axis=0\) this is right \(a mean stands where a sum should\)",
+        r"test_check_numpy\.py:\d+: self\.db = up_grad\.mean\(axis=0\): write "
+        r"up_grad\.sum\(axis=0\) here \(a mean is used instead of a sum\)",
         repair,
     )
     assert check_numpy(Linear(), X).repairs == []

@@ -649,7 +649,7 @@ class BeginsAtLabels:
 def test_labels_alone_are_no_incoming_gradient():
     report = check_numpy(BeginsAtLabels(), X)
     assert report.verdict == "could not be run"
-    assert "say which loss it is the gradient of, loss=" in report.findings[0].message
+    assert "pass the loss that it differentiates as loss=" in report.findings[0].message
     labels = np.tanh(X[:, :2])
     named = check_numpy(
         BeginsAtLabels(), X, loss=lambda output, y: 0.5 * np.sum((output - y) ** 2), y=labels
