@@ -1,30 +1,53 @@
-"""List the experiments, with a line on each.
+"""Run an experiment by its name, or list the experiments with a line on each.
 
-python -m experiments
+python -m experiments [NAME [OPTION ...]]
 """
 
 import ast
+import difflib
+import runpy
+import sys
 from pathlib import Path
-
-HELPERS = {"__init__", "__main__", "common", "readme", "resume", "text"}
 
 
 def experiments() -> dict[str, str]:
-    """The first line of each experiment's docstring, by the experiment's name."""
-    folder = Path(__file__).parent
-    sources = {path.stem: path for path in folder.glob("*.py") if path.stem not in HELPERS}
-    sources |= {path.parent.name: path for path in folder.glob("*/__init__.py")}
-    return {name: _first_line(source) for name, source in sorted(sources.items())}
+    """The first line of the docstring of each program, by the program's name.
+
+    A program is a module that defines `main`, or a folder with a `__main__.py`.
+    """
+    folder, found = Path(__file__).parent, {}
+    for path in folder.glob("[!_]*.py"):
+        module = _parsed(path)
+        if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in module.body):
+            found[path.stem] = _first_line(module)
+    for path in folder.glob("*/__main__.py"):
+        found[path.parent.name] = _first_line(_parsed(path.with_name("__init__.py")))
+    return dict(sorted(found.items()))
 
 
-def _first_line(source: Path) -> str:
-    return ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))).splitlines()[0]
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def main() -> None:
-    print("python -m experiments.NAME [--help]\n")
-    for name, line in experiments().items():
-        print(f"{name:20} {line}")
+def _first_line(module: ast.Module) -> str:
+    return ast.get_docstring(module).splitlines()[0]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    name, *options = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-h", "--help"):
+        print("python -m experiments NAME [--help]\n")
+        for experiment, line in experiments().items():
+            print(f"{experiment:20} {line}")
+        return
+    known = experiments()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "python -m experiments lists all"
+        print(f"python -m experiments: error: no experiment {name!r}; {hint}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv[1:] = options
+    runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

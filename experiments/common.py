@@ -8,13 +8,17 @@ import os
 import platform
 import shlex
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +37,7 @@ PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 STYLE = {
     "figure.constrained_layout.use": True,
     "savefig.dpi": 150,
+    "svg.hashsalt": "jaxnn",  # the same figure gives the same file
     "font.size": 10,
     "figure.titlesize": 12,
     "axes.titlesize": 11,
@@ -46,6 +51,14 @@ STYLE = {
 
 
 SECONDS_BETWEEN_LINES = 30.0  # of the progress, where there is no terminal
+
+# Where installed, their versions are part of a result
+LIBRARIES = (
+    *("jax", "jaxlib", "numpy", "optax", "scipy", "scikit-learn", "matplotlib", "dp-accounting"),
+    *("torch", "flax", "equinox", "opacus", "backpack-for-pytorch"),
+)
+
+_started = time.monotonic()  # when the program began
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,7 +80,10 @@ class Parser(argparse.ArgumentParser):
         random: bool = True,
         trains: bool = False,
     ):
+        global _started
+        _started = time.monotonic()
         super().__init__(prog=f"python -m experiments.{name}", description=description)
+        self.writes = writes
         if writes:
             self.add_argument(
                 "--output",
@@ -122,30 +138,38 @@ class Parser(argparse.ArgumentParser):
         self.arguments = sys.argv[1:] if args is None else args
         return super().parse_args(args, namespace)
 
-    def run(self, program: Callable[..., None], args: argparse.Namespace, *arguments: Any) -> None:
+    def run(self, program: Callable[..., Any], args: argparse.Namespace, *arguments: Any) -> Any:
         """Call the program, and leave with one line if it is interrupted or its training diverges.
+
+        The `result.json` of an earlier run is removed first: only a run that succeeds has one.
 
         Args:
             program: takes `args` and `arguments`.
             args: the parsed command line, with an output folder that exists.
-            *arguments: what else the program takes.
+            *arguments: the program's further arguments.
+
+        Returns:
+            The program's result.
         """
         if self.trains:
             resume.begin(self, args)
-        with _signals_as_exceptions() as noted, _lines_at_once():
-            try:
-                program(args, *arguments)
-            except resume.CannotResume as error:
-                self.error(f"--resume: {error}; omit --resume to begin a new run")
-            except FloatingPointError as error:
-                self.exit(1, f"{self.prog}: {self._diverged(error, args)}\n")
-            except KeyboardInterrupt as error:
-                by_sigterm = str(error).startswith("SIGTERM")
-                self._interrupted(*noted, signal.SIGTERM if by_sigterm else signal.SIGINT)
-            except Exception:  # code outside Python may have made another one of the signal's
-                if not noted:
-                    raise
-                self._interrupted(*noted)
+        if self.writes:
+            (args.output / "result.json").unlink(missing_ok=True)
+        noted: list[int] = []
+        try:
+            with _signals_as_exceptions(noted), _lines_at_once():
+                return program(args, *arguments)
+        except resume.CannotResume as error:
+            self.error(f"--resume: {error}; omit --resume to begin a new run")
+        except FloatingPointError as error:
+            self.exit(1, f"{self.prog}: {self._diverged(error, args)}\n")
+        except KeyboardInterrupt as error:
+            by_sigterm = str(error).startswith("SIGTERM")
+            self._interrupted(*noted, signal.SIGTERM if by_sigterm else signal.SIGINT)
+        except (Exception, SystemExit):  # a library may have made another one of the signal's
+            if not noted:
+                raise
+            self._interrupted(*noted)
 
     def _diverged(self, error: FloatingPointError, args: argparse.Namespace) -> str:
         """The message on leaving; the last finite parameters are written to a file."""
@@ -165,23 +189,34 @@ class Parser(argparse.ArgumentParser):
 
 
 @contextmanager
-def _signals_as_exceptions() -> Iterator[list[int]]:
-    """A context in which Ctrl-C and SIGTERM raise KeyboardInterrupt; it gives those that came."""
-    noted: list[int] = []
-    before = {}
+def _signals_as_exceptions(noted: list[int]) -> Iterator[None]:
+    """A context in which Ctrl-C and SIGTERM raise KeyboardInterrupt; those that come are noted.
+
+    Python drops an exception in a destructor or in a callback of the garbage collector, and JAX has
+    such a callback. The signal is then raised again a little later.
+    """
+    before, hook = {}, sys.unraisablehook
 
     def note(number, frame):
         noted.append(number)
         raise KeyboardInterrupt
+
+    def raise_again(dropped):
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            hook(dropped)
+        elif noted:
+            threading.Timer(0.01, signal.raise_signal, noted[-1:]).start()
 
     if threading.current_thread() is threading.main_thread():  # no other gets signals
         for number in (signal.SIGINT, signal.SIGTERM):
             # a handler that was set outside Python, or a signal that is ignored, stays as it is
             if signal.getsignal(number) not in (None, signal.SIG_IGN):
                 before[number] = signal.signal(number, note)
+    sys.unraisablehook = raise_again
     try:
-        yield noted
+        yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -263,12 +298,12 @@ def count(n: int, thing: str) -> str:
     return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"
 
 
-def require(module: str) -> ModuleType:
-    """Import a module of the extra `experiments`, or leave with a line on how to install it."""
+def require(module: str, extra: str = "experiments") -> ModuleType:
+    """Import a module of an extra, or leave with a line on how to install it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        print(f"{error.name} is not installed: pip install 'jaxnn[experiments]'", file=sys.stderr)
+        print(f"{error.name} is not installed: pip install 'jaxnn[{extra}]'", file=sys.stderr)
         sys.exit(2)
 
 
@@ -281,11 +316,57 @@ def pyplot() -> ModuleType:
 
 
 def save_pictures(folder: Path, **figures: Any) -> None:
-    """Write each figure to a PNG of its name, and close it."""
+    """Write each figure to a PNG and an SVG of its name, and close it.
+
+    The SVG is for print. Its identifiers have a fixed salt and its metadata has no date, so that
+    the same figure always gives the same bytes.
+    """
     plt = pyplot()
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png")
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
         plt.close(figure)
+
+
+def fit(
+    net: jaxnn.Layer, loss: jaxnn.Op, params: Params, data: tuple, **options: Any
+) -> jaxnn.Training:
+    """`jaxnn.fit` of a run that reports failure as such.
+
+    It prints a line if a classifier is no better than the most frequent class.
+
+    Args:
+        net: the network.
+        loss: the loss.
+        params: the parameters to start from.
+        data: `(x, target)`.
+        **options: of `jaxnn.fit`.
+
+    Raises:
+        FloatingPointError: the loss is no longer finite, or has more than doubled.
+    """
+    state = net.init_state() if net.stateful else None
+    before = jaxnn.evaluate(net, loss, params, data, state=state)["loss"]
+    training = jaxnn.fit(net, loss, params, data, **options)
+    refuse_divergence(before, training.history["loss"][-1])
+    if "accuracy" in training.history:
+        right = training.history["accuracy"][-1]
+        _, counts = np.unique_counts(data[1])
+        guess = counts.max() / counts.sum()
+        if right <= guess:
+            print(
+                f"nothing learned: {right:.1%} of the training examples are right; the most "
+                f"frequent class alone is {guess:.1%}"
+            )
+    return training
+
+
+def refuse_divergence(before: float, after: float) -> None:
+    """Raise `FloatingPointError` if training has more than doubled the loss."""
+    if after > 2 * before:
+        raise FloatingPointError(
+            f"training diverged: it has raised the loss from {before:.3g} to {after:.3g}"
+        )
 
 
 def linear_layers(params: Params) -> list[dict[str, jax.Array]]:
@@ -334,7 +415,7 @@ def _in_float64(array):
 
 
 def relative_errors(found: Any, expected: Any) -> dict[str, float]:
-    """‖found − expected‖/‖expected‖ of each leaf of two equal trees, by the leaf's path."""
+    """‖found − expected‖/‖expected‖ of each leaf of two equal trees, by `leaf_name`."""
 
     def error(found, expected):
         found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
@@ -342,10 +423,15 @@ def relative_errors(found: Any, expected: Any) -> dict[str, float]:
         return float(difference / np.linalg.norm(expected)) if difference else 0.0
 
     errors = jax.tree.map(error, found, expected)
-    return {
-        jax.tree_util.keystr(path): value
-        for path, value in jax.tree_util.tree_leaves_with_path(errors)
-    }
+    return {leaf_name(path): value for path, value in jax.tree_util.tree_leaves_with_path(errors)}
+
+
+def leaf_name(path: tuple) -> str:
+    """The name of a leaf of parameters, such as `layer 2, w` for `params[2]["w"]`."""
+    keys = [jax.tree_util.keystr((key,), simple=True) for key in path]
+    numbers = list(takewhile(str.isdecimal, keys))
+    layer = ["layer " + ".".join(numbers)] if numbers else []
+    return ", ".join(layer + keys[len(numbers) :])
 
 
 def machine() -> dict[str, Any]:
@@ -361,28 +447,57 @@ def machine() -> dict[str, Any]:
 def write_result(folder: Path, settings: argparse.Namespace, result: dict[str, Any]) -> None:
     """Write `result.json`, whole or not at all: the result, and what it takes to get it again.
 
+    `date` is the end of the run, in UTC, and `seconds` its time, without the earlier parts of a
+    run that was resumed. `commit` is that of the checkout, with a "+" if files have changed since,
+    and null outside one.
+
     Args:
         folder: the output folder.
         settings: the parsed command line. `--resume` does not change the result and is omitted.
         result: the measured values.
+
+    Raises:
+        FloatingPointError: a measured value is not finite.
     """
     record = result | {
         "settings": {name: value for name, value in vars(settings).items() if name != "resume"},
-        "versions": {name: _version(name) for name in ("jax", "jaxlib", "jaxnn", "numpy")}
-        | {"python": platform.python_version()},
-        "platform": machine(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - _started, 1),
+        "commit": _commit(),
+        "versions": _versions(),
+        "machine": machine(),
     }
+    try:
+        text = json.dumps(record, indent=2, default=str, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise FloatingPointError("a measured value is not finite") from None
     partial = folder / "result.json.partial"
-    partial.write_text(json.dumps(record, indent=2, default=str, allow_nan=False) + "\n")
+    partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(folder / "result.json")
 
 
-def _version(name: str) -> str:
-    """A package's version; jaxnn may run from its folder without being installed."""
+@cache
+def _commit() -> str | None:
+    """The commit of the checkout that holds this file, with a "+" if tracked files differ."""
+    root = Path(__file__).resolve().parents[1]
+    only_here = {"GIT_CEILING_DIRECTORIES": str(root.parent), "GIT_OPTIONAL_LOCKS": "0"}
+    command = ("git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+")
     try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
+        described = subprocess.run(
+            command, cwd=root, env=os.environ | only_here, capture_output=True, text=True
+        )
+    except OSError:
+        return None
+    return described.stdout.strip() or None
+
+
+def _versions() -> dict[str, str]:
+    """The versions of Python, jaxnn and the installed ones of `LIBRARIES`."""
+    found = {"python": platform.python_version(), "jaxnn": jaxnn.__version__}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _processor() -> str:

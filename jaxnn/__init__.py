@@ -63,6 +63,8 @@ from jaxnn.training.state import NonFiniteError, Training, TrainingInterrupted
 from jaxnn.training.steps import epoch_of, sgd_update, train_epoch, train_step
 from jaxnn.transformations import definitions
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from jaxnn.ops import *  # noqa: F403
 else:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 
-from jaxnn.arrays import as_array
+from jaxnn.arrays import as_array, is_array_like
 from jaxnn.options import as_option
 
 NUMBERS = (np.ndarray, np.generic, float, int)
@@ -124,7 +124,7 @@ def _constant(op, name, value):
 
 def _converted(name, value, annotation):
     """A value that is not an array yet, or a tree with such values."""
-    if _takes_one_array(annotation) and not (isinstance(value, NUMBERS) or _is_array_like(value)):
+    if _takes_one_array(annotation) and not (isinstance(value, NUMBERS) or is_array_like(value)):
         kind = "None" if value is None else f"a {type(value).__name__}"
         cure = "; wrap it in jnp.asarray" if isinstance(value, list | tuple) else ""
         raise TypeError(f"{name} must be an array, got {kind}{cure}")
@@ -132,16 +132,11 @@ def _converted(name, value, annotation):
     def convert(leaf):
         if isinstance(leaf, jax.Array):
             return leaf
-        if isinstance(leaf, NUMBERS) or _is_array_like(leaf):
+        if isinstance(leaf, NUMBERS) or is_array_like(leaf):
             return as_array(name, leaf)
         raise TypeError(f"{name} must hold arrays, got {type(leaf).__name__}")
 
-    return jax.tree.map(convert, value, is_leaf=_is_array_like)
-
-
-def _is_array_like(value) -> bool:
-    """Whether JAX takes it as an array although it is none, such as a parameter of Flax."""
-    return hasattr(value, "__jax_array__") and not isinstance(value, jax.Array)
+    return jax.tree.map(convert, value, is_leaf=is_array_like)
 
 
 def _is_choice(annotation) -> bool:

@@ -1,4 +1,4 @@
-"""The one door through which a user's numbers become arrays of JAX."""
+"""The one place where a user's numbers become JAX arrays."""
 
 from typing import Any
 
@@ -13,14 +13,13 @@ is_array = jax.Array.__instancecheck__  # without a call in Python of this libra
 
 
 def as_array(name: str, value) -> jax.Array:
-    """A value as an array of JAX, with every number kept.
+    """A value as a JAX array, without changing any number.
 
-    Only the narrowing of float64 and complex128, which JAX does unless `jax_enable_x64` is set,
-    happens here without a word.
+    Only float64 and complex128 are narrowed silently, as JAX does unless `jax_enable_x64` is set.
 
     Args:
-        name: what the user calls it, for the message.
-        value: an array of JAX or NumPy, or anything that NumPy makes an array of numbers of.
+        name: the name in messages.
+        value: a JAX or NumPy array, or anything that NumPy converts to an array of numbers.
 
     Raises:
         TypeError: it holds something other than numbers, or it is a masked array.
@@ -32,6 +31,29 @@ def as_array(name: str, value) -> jax.Array:
         return jnp.asarray(value)
     array = as_numpy(name, value)
     return jnp.asarray(value if type(value) in NUMBERS else array)
+
+
+def is_array_like(value) -> bool:
+    """Whether JAX accepts a value as an array although it is not one, such as a Flax parameter."""
+    return hasattr(value, "__jax_array__") and not isinstance(value, jax.Array)
+
+
+def unwrapped(tree):
+    """A tree with an array in place of each array-like object, such as a Flax parameter."""
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf) if is_array_like(leaf) else leaf, tree, is_leaf=is_array_like
+    )
+
+
+def wrapped_like(like, tree):
+    """The inverse of `unwrapped`: arrays in the array-like objects of another tree."""
+    if not any(map(is_array_like, jax.tree.leaves(like, is_leaf=is_array_like))):
+        return tree
+
+    def wrapped(like, array):
+        return jax.tree.structure(like).unflatten([array]) if is_array_like(like) else array
+
+    return jax.tree.map(wrapped, like, tree, is_leaf=is_array_like)
 
 
 def leaves(name: str, tree) -> list:
@@ -47,7 +69,7 @@ def leaves(name: str, tree) -> list:
 
 
 def as_arrays(name: str, tree):
-    """A tree of arrays as a tree of arrays of JAX; see `as_array`."""
+    """A tree of arrays as a tree of JAX arrays; see `as_array`."""
     if all(map(is_array, leaves(name, tree))):
         return tree
     return jax.tree_util.tree_map_with_path(
@@ -58,11 +80,11 @@ def as_arrays(name: str, tree):
 
 
 def as_real_arrays(name: str, tree):
-    """A tree of arrays of JAX that hold real numbers, such as parameters or weights.
+    """A tree of JAX arrays that hold real numbers, such as parameters or weights.
 
     Raises:
         TypeError: it is `None`, or it holds something other than real numbers.
-        ValueError: as `as_array`.
+        ValueError: as for `as_array`.
     """
     if tree is None:
         raise TypeError(f"{name} must be a tree of arrays, got None")
@@ -73,21 +95,21 @@ def as_real_arrays(name: str, tree):
 
 
 def require_real(name: str, array) -> None:
-    """An array holds real numbers: no complex ones and no random keys.
+    """Raise unless an array holds real numbers, not complex ones or random keys.
 
     Raises:
-        TypeError: it holds others.
+        TypeError: it does not.
     """
     if any(jnp.issubdtype(array.dtype, k) for k in (jnp.complexfloating, jax.dtypes.prng_key)):
         raise TypeError(f"{name} must hold real numbers, got {array.dtype}{list(array.shape)}")
 
 
 def as_scalar(name: str, value) -> jax.Array:
-    """A finite real number as an array of JAX without axes; a traced one is taken as finite.
+    """A finite real number as a JAX array without axes; a traced one is assumed to be finite.
 
     Raises:
         TypeError: it is something else.
-        ValueError: as `as_array`.
+        ValueError: as for `as_array`.
     """
     array = as_array(name, value)
     is_real = any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer))
@@ -97,11 +119,11 @@ def as_scalar(name: str, value) -> jax.Array:
 
 
 def as_numpy(name: str, value) -> np.ndarray:
-    """A value as an array of NumPy that JAX can take without changing an integer of it."""
+    """A value as a NumPy array that JAX can take without changing an integer."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{name} is a masked array of NumPy, whose mask would be lost: fill it with "
-            ".filled(number), and give the mask as weights, lengths or a label to ignore"
+            ".filled(number), and pass the mask as weights, lengths or a label to ignore"
         )
     try:
         array = value if isinstance(value, np.ndarray) else np.asarray(value)
@@ -114,7 +136,7 @@ def as_numpy(name: str, value) -> np.ndarray:
         shown = f"an array of dtype {array.dtype}" if isinstance(value, np.ndarray) else f"a {kind}"
         raise TypeError(f"{name} must be an array of numbers, got {shown}")
     if array.dtype.char in np.typecodes["Float"][-1] + np.typecodes["Complex"][-1]:
-        raise TypeError(f"{name} is {array.dtype}, and JAX has no more than 64 bits for a number")
+        raise TypeError(f"{name} is {array.dtype}, but a number in JAX has at most 64 bits")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     narrow = np.dtype(jax.dtypes.canonicalize_dtype(array.dtype))
     if array.dtype.kind in "iu" and narrow.itemsize < array.dtype.itemsize and array.size:
@@ -140,7 +162,7 @@ def is_key(value) -> bool:
 
 
 def require_key(name: str, key) -> None:
-    """A random key of JAX is one, as `jax.random.key` or `jax.random.PRNGKey` makes it.
+    """Raise unless key is one random key, as `jax.random.key` or `jax.random.PRNGKey` makes it.
 
     Raises:
         TypeError: it is something else.

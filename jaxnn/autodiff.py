@@ -1,4 +1,4 @@
-"""Ops and layers of any JAX function, differentiated by JAX: the one place where that happens."""
+"""Ops and layers from any JAX function, differentiated by JAX: the one place where that happens."""
 
 import functools
 import inspect
@@ -16,13 +16,13 @@ from jaxnn.op import Op
 
 
 class PullbackResiduals(NamedTuple):
-    """What JAX saves for the backward: the function from dy to the gradients."""
+    """JAX's pullback, the function from dy to the gradients."""
 
     pullback: Any
 
 
 class AutodiffOp(Op):
-    """An op of a JAX function; see `autodiff`."""
+    """An op from a JAX function; see `autodiff`."""
 
     def __init__(self, function: Callable):
         signature = _with_options(function)
@@ -57,7 +57,7 @@ class AutodiffOp(Op):
 
 @dataclass(frozen=True, repr=False)
 class AutodiffLayer(Layer):
-    """A layer of a JAX function of parameters and an input; see `autodiff`.
+    """A layer from a JAX function of parameters and an input; see `autodiff`.
 
     Attributes:
         op: `(params, x) -> y`.
@@ -88,7 +88,7 @@ class AutodiffLayer(Layer):
         return self.op.bwd(residuals, dy)
 
     def bwd_input(self, residuals, dy):
-        """The pullback without its first entry; that needs dy itself."""
+        """The pullback without its first entry, which needs dy itself."""
         _, dx = self.op.bwd(residuals, dy)
         return dy, dx
 
@@ -100,9 +100,9 @@ class AutodiffLayer(Layer):
         return dparams
 
     def bwd_examples(self, residuals, deltas, axis=0):
-        """A pullback for each example, whose dy is that of the example and otherwise 0.
+        """A pullback for each example, with the example's dy and 0 for the others.
 
-        The function is JAX's, so this is what `vmap` can do: N backward passes over the batch.
+        With JAX's backward this takes `vmap`: N backward passes over the batch.
         """
         n_examples = {dy.shape[axis] for dy in jax.tree.leaves(deltas)}
 
@@ -114,12 +114,13 @@ class AutodiffLayer(Layer):
 
 
 def autodiff(function: Callable, init: Callable | None = None) -> Op | Layer:
-    """An op or a layer of any JAX function, whose backward is JAX's.
+    """An op or a layer from any JAX function, with JAX's backward.
 
-    It lets what has no hand-written backward yet stand beside what has: a function of one argument
-    stands as a layer, a function `(prediction, target) -> one value per example` as a loss. With
-    `init` it becomes a layer with parameters. Arguments with a default other than `None` become
-    options, to fix with `bind`; those with the default `None` are optional arrays.
+    Functions without a hand-written backward can then be used together with ops and layers that
+    have one: a function of one argument as a layer, a function
+    `(prediction, target) -> one value per example` as a loss. With `init` it becomes a layer with
+    parameters. Arguments with a default other than `None` become options, to fix with `bind`; those
+    with the default `None` are optional arrays.
 
     Args:
         function: `(x, …) -> y`, or with `init`, `(params, x) -> y`; of arrays or trees of them.
@@ -156,7 +157,7 @@ def _backward(residuals, dy, **options):
 
 
 def _without_float0(gradient):
-    """`None` for an argument of integers, whose gradient in JAX has no dtype of numbers."""
+    """`None` for an argument of integers, whose gradient in JAX has the dtype float0."""
     leaves = jax.tree.leaves(gradient)
     if leaves and all(leaf.dtype == jax.dtypes.float0 for leaf in leaves):
         return None

@@ -1,8 +1,8 @@
 """The rules of an op, and one call of them with the types that the contract promises.
 
-The backward must know the call: a `dy` of another shape than `y` is refused, and each gradient has
-the dtype, the sharding and the devices of its argument. All of that is static, so it lives in the
-class of the residuals: `fwd` returns the op's own `NamedTuple` in a subclass made for the call.
+The backward must know the call: a `dy` of another shape than `y` is rejected, and each gradient has
+the dtype, the sharding and the devices of its argument. All of that is static, so it is stored in
+the class of the residuals: `fwd` returns the op's own `NamedTuple` in a subclass made for the call.
 """
 
 import inspect
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import dtypes, meshes
-from jaxnn.arrays import as_arrays, is_array
+from jaxnn.arrays import as_arrays, is_array, unwrapped
 from jaxnn.example_gradients import squared_norms
 
 FLOATING = frozenset(map(np.dtype, (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)))
@@ -25,19 +25,19 @@ _dtype = attrgetter("dtype")
 
 
 class Call(NamedTuple):
-    """What is static in a call of an op.
+    """The static part of a call of an op.
 
     Attributes:
         options: `(name, value)` of each option.
         arguments: the structure of the tuple of the arguments.
-        dtypes: of all the arrays in the arguments.
-        gradient_dtypes: of all gradients, where they all have the same; else empty.
-        computed_in: the dtype that all floating-point arrays are converted to, where they have
-            different ones; else `None`.
+        dtypes: the dtypes of all the arrays in the arguments.
+        gradient_dtypes: the dtype of all gradients if they have the same; else empty.
+        computed_in: the dtype that all floating-point arrays are converted to if their dtypes
+            differ; else `None`.
         placements: `jax.typeof` of all the arrays in the arguments if they are on several devices,
             see `meshes`; else `None`.
         output: the structure of `y`.
-        shapes: of all the arrays in `y`.
+        shapes: the shapes of all the arrays in `y`.
     """
 
     options: tuple[tuple[str, Any], ...]
@@ -74,7 +74,7 @@ class Rules:
 
     @cached_property
     def n_arguments(self) -> int:
-        """The number of positional arguments, optional ones too."""
+        """The number of positional arguments, including optional ones."""
         parameters = inspect.signature(self.definition).parameters.values()
         return sum(p.kind is not p.KEYWORD_ONLY for p in parameters)
 
@@ -121,7 +121,7 @@ class Rules:
         return jax.tree.unflatten(output, leaves), _class_for(residuals.__class__, call)(*residuals)
 
     def by_definition(self, args: tuple, options: dict):
-        """`y` by the definition, in the dtype of the activations where the dtypes differ."""
+        """`y` by the definition, in the dtype of the activations if the dtypes differ."""
         floating = {a.dtype for a in jax.tree.leaves(args) if dtypes.is_floating(a)}
         if len(floating) < 2:
             return self.definition(*args, **options)
@@ -225,7 +225,7 @@ class Rules:
         return _rounded((gradient,), call.arguments, call.dtypes)[0]
 
     def bwd_examples(self, residuals, deltas, axis: int = 0):
-        """The gradient of each example, for each array of the parameters in the form that it has.
+        """The gradient of each example, in factored form, for each array of the parameters.
 
         Args:
             residuals: those of `fwd`.
@@ -249,7 +249,7 @@ class Rules:
 
     def _cotangent(self, call: Call, dy):
         """dy as floating-point arrays of the output's tree and shapes."""
-        dy = as_arrays(f"{self.name}: dy", dy)
+        dy = as_arrays(f"{self.name}: dy", unwrapped(dy))
         leaves, tree = jax.tree.flatten(dy)
         if tree != call.output or tuple(map(np.shape, leaves)) != call.shapes:
             shapes = str(jax.tree.map(np.shape, dy))
@@ -265,9 +265,9 @@ class Rules:
 
 
 def weighted(bwd_params, residuals, deltas, weights, axis):
-    """Σₙ wₙ·gₙ: the gradient of the parameters is linear in the deltas, so they take the weights.
+    """Σₙ wₙ·gₙ: the parameters' gradient is linear in the deltas, which the weights multiply.
 
-    With other weights for each array of the parameters, the others' gradients are dead code.
+    If each array of the parameters has its own weights, the others' gradients are dead code.
     """
 
     def gradient(weights):

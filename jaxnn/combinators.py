@@ -14,7 +14,7 @@ from jaxnn.padded import swap_batch_and_time, values_of, with_values
 
 
 class Composed(Layer):
-    """What combinators of several layers share: params and states are tuples, one for each."""
+    """The base of combinators of several layers; params and states have one entry for each."""
 
     layers: tuple[Layer, ...]
 
@@ -24,7 +24,7 @@ class Composed(Layer):
         return any(layer.stateful for layer in self.layers)
 
     def init(self, key):
-        """The parameters of each layer, from a key of its own."""
+        """The parameters of each layer, from its own key."""
         keys = jax.random.split(key, max(len(self.layers), 1))
         return tuple(layer.init(k) for layer, k in zip(self.layers, keys, strict=False))
 
@@ -70,7 +70,7 @@ class Composed(Layer):
         return tuple(layer.init_cache(batch, length, dtype) for layer in self.layers)
 
     def states(self, state: State) -> tuple:
-        """The state of each layer; `None` for each where there is none."""
+        """The state of each layer; `None` for each if there is none."""
         if state is None or not self.stateful:
             return (None,) * len(self.layers)
         self.require_one_for_each("state", state)
@@ -85,7 +85,7 @@ class Composed(Layer):
 
 
 class SideBySide(Composed):
-    """What `Parallel` and `Each` share: a layer for each of several inputs."""
+    """The base of `Parallel` and `Each`: a layer for each of several inputs."""
 
     def apply_each(self, params, inputs, state) -> tuple:
         """The output of each layer."""
@@ -178,7 +178,7 @@ class Serial(Composed):
         return tuple(reversed(dparams)), dy
 
     def bwd_input(self, residuals, dy):
-        """The same walk, which leaves the gradients of the parameters for later."""
+        """The same walk, without the gradients of the parameters."""
         deltas = []
         for layer, saved in zip(reversed(self.layers), reversed(residuals), strict=True):
             delta, dy = layer.bwd_input(saved, dy)
@@ -190,13 +190,13 @@ def serial(*layers: Layer | Op) -> Serial:
     """Layers in sequence: y = fₙ(… f₂(f₁(x))), again a layer.
 
     Its params are the tuple of the layers' params. Its backward is the chain rule: it walks back
-    through the layers, hands each one the gradient of its output and takes that of its input.
+    through the layers, passes each one the gradient of its output and receives that of its input.
 
     Args:
         *layers: layers, or ops of one argument.
 
     Raises:
-        TypeError: something is neither.
+        TypeError: an argument is neither.
         ValueError: params does not have one entry for each layer.
 
     Example:
@@ -211,7 +211,7 @@ def serial(*layers: Layer | Op) -> Serial:
 
 
 class Around(Layer):
-    """What combinators of one layer share: its params and its state are those of the layer."""
+    """The base of combinators of one layer, whose params and state are the layer's."""
 
     layer: Layer
 
@@ -225,7 +225,7 @@ class Around(Layer):
         return self.layer.init(key)
 
     def input_of_layer(self, x):
-        """What the layer is given."""
+        """The input that the layer is given."""
         return x
 
     def params_of_layer(self, params):
@@ -286,7 +286,8 @@ class Residual(Around):
         before, after = values_of(x), values_of(y)
         if before.shape != after.shape:
             raise ValueError(
-                f"residual: the layer makes {after.shape} of {before.shape}; it must keep it"
+                f"residual: the layer gives shape {after.shape} for an input of shape "
+                f"{before.shape}; the two must be equal"
             )
         return with_values(x, before + after)
 
@@ -384,8 +385,8 @@ class Parallel(SideBySide):
         compared = [y.shape if self.combine == "sum" else y.shape[:-1] for y in values]
         if len(set(compared)) > 1:
             raise ValueError(
-                f"parallel: the outputs have the shapes {[y.shape for y in values]}, which do not "
-                f"fit together by {self.combine!r}"
+                f"parallel: the outputs have the shapes {[y.shape for y in values]}, which cannot "
+                f"be combined by {self.combine!r}"
             )
         if self.combine == "sum":
             return with_values(outputs[0], sum(values[1:], values[0]))
@@ -411,9 +412,9 @@ def parallel(*layers: Layer | Op, combine: str | None = "sum") -> Parallel:
         combine: "sum", "concatenate" (along the last axis), or `None` for the tuple.
 
     Raises:
-        TypeError: something is no layer.
-        ValueError: there is no layer, combine is something else, or, later, the outputs do not fit
-            together.
+        TypeError: an argument is neither a layer nor an op.
+        ValueError: there is no layer, combine is unknown, or, later, the outputs cannot be
+            combined.
 
     Example:
         >>> net = jaxnn.parallel(jaxnn.Linear(4, 3), jaxnn.identity, combine="concatenate")
@@ -444,7 +445,7 @@ class Each(SideBySide):
         return self.fwd_each(params, x, key)
 
     def bwd_input(self, residuals, dy):
-        """Each layer gets its own entry of dy, and gives that of dx."""
+        """Each layer gets its own entry of dy, and gives its entry of dx."""
         return self.bwd_each(residuals, dy)
 
     def extend(self, params, x, cache):
@@ -455,15 +456,15 @@ class Each(SideBySide):
 def each(*layers: Layer | Op) -> Each:
     """Layers on one input each: (x₀, x₁, …) ↦ (f₀(x₀), f₁(x₁), …).
 
-    With `parallel(…, combine=None)`, which hands one input to several layers, and `concatenate`,
-    `add` and `multiply`, which join a tuple, it makes every graph without a cycle. Its params are
-    the tuple of the layers' params. Backward: each layer gets its own entry of dy.
+    With `parallel(…, combine=None)`, which passes one input to several layers, and `concatenate`,
+    `add` and `multiply`, which join a tuple, it builds every acyclic graph. Its params are the
+    tuple of the layers' params. Backward: each layer gets its own entry of dy.
 
     Args:
-        *layers: layers, or ops of one argument; `serial()` leaves an input as it is.
+        *layers: layers, or ops of one argument; `serial()` is the identity.
 
     Raises:
-        TypeError: something is no layer.
+        TypeError: an argument is neither a layer nor an op.
         ValueError: later, x or params does not have one entry for each layer.
 
     Example:
@@ -512,18 +513,18 @@ class Shared(Around):
         return tuple(deltas for deltas, _ in steps), tuple(dx for _, dx in steps)
 
     def bwd_params(self, residuals, deltas, weights=None, axis=0):
-        """The sum over the calls, because the params go into each of them."""
+        """The sum over the calls, because each of them uses the params."""
         calls = zip(residuals, deltas, strict=True)
         return sum_of_gradients([bwd_params_of(self.layer, *call, weights, axis) for call in calls])
 
     def bwd_examples(self, residuals, deltas, axis=0):
-        """The sum over the calls: to an example they are so many more places."""
+        """The sum over the calls, which are further places of each example."""
         calls = zip(residuals, deltas, strict=True)
         first, *others = [self.layer.bwd_examples(*call, axis) for call in calls]
         return reduce(partial(map_forms, lambda g, h: g.plus(h)), others, first)
 
     def update_state(self, state, residuals):
-        """The state after one call and then the next."""
+        """The state after each call in turn."""
         for saved in residuals:
             state = self.layer.update_state(state, saved)
         return state
@@ -577,7 +578,7 @@ class Pick(Layer):
         return y, Shapes(tree, tuple((a.shape, a.dtype) for a in leaves))
 
     def bwd_input(self, residuals, dy):
-        """dy where the entry was taken from, and 0 elsewhere."""
+        """dy at the positions of the picked entries, and 0 elsewhere."""
         dx, entries = list(residuals.zeros()), (dy,)
         if len(self.indices) > 1:
             require_entries("pick", "dy", dy, len(self.indices), "positions")
@@ -616,7 +617,7 @@ def pick(*indices: int) -> Pick:
 
 @dataclass(frozen=True, repr=False)
 class BatchFirst(Around):
-    """A layer of sequences (T, N, …) as one of (N, T, …); see `batch_first`.
+    """A layer for sequences (T, N, …), applied to (N, T, …); see `batch_first`.
 
     Attributes:
         layer: the layer.
@@ -643,12 +644,12 @@ class BatchFirst(Around):
         return swap_batch_and_time(y), cache
 
     def bwd_input(self, residuals, dy):
-        """dx and dy have their first two axes swapped as x and y have."""
+        """dx and dy have their first two axes swapped like x and y."""
         deltas, dx = self.layer.bwd_input(residuals, swap_batch_and_time(dy, "dy"))
         return deltas, None if dx is None else swap_batch_and_time(dx)
 
     def bwd_params(self, residuals, deltas, weights=None, axis=0):
-        """The layer has the examples along the other of the two axes."""
+        """The gradients of the layer, whose examples are along the other of the two axes."""
         return super().bwd_params(residuals, deltas, weights, 1 - axis)
 
     def bwd_examples(self, residuals, deltas, axis=0):
@@ -657,10 +658,10 @@ class BatchFirst(Around):
 
 
 def batch_first(layer: Layer | Op) -> BatchFirst:
-    """A layer of sequences (T, N, …), such as `LSTM`, as one of (N, T, …).
+    """A layer for sequences (T, N, …), such as `LSTM`, applied to (N, T, …).
 
-    Whatever counts examples by the first axis (`fit`, the minibatches) needs them there. Backward:
-    dx and dy have their first two axes swapped as x and y have.
+    Functions that count examples along the first axis, such as `fit`, need them there. Backward: dx
+    and dy have their first two axes swapped like x and y.
 
     Args:
         layer: a layer, or an op of one argument.
@@ -680,7 +681,7 @@ def batch_first(layer: Layer | Op) -> BatchFirst:
 
 
 def sum_of_gradients(gradients):
-    """The sum of gradients of one tree; `None` stands for no gradient."""
+    """The sum of gradients of one tree; `None` means no gradient."""
 
     def added(*parts):
         found = [part for part in parts if part is not None]
@@ -691,7 +692,7 @@ def sum_of_gradients(gradients):
 
 
 def require_entries(caller: str, what: str, tree, n: int | None = None, of: str = "") -> None:
-    """A tree is a tuple or a list, with an entry for each of n layers, inputs or positions.
+    """Raise unless a tree is a tuple or list, with an entry for each of n layers or inputs.
 
     Raises:
         ValueError: it is something else.
@@ -703,7 +704,7 @@ def require_entries(caller: str, what: str, tree, n: int | None = None, of: str 
 
 
 def require_gradient(caller: str, zeros, dy) -> None:
-    """dy has the tree and the shapes of an output, and floating-point numbers where it has them.
+    """Raise unless dy has the tree and shapes of an output, and floating point where it has that.
 
     Raises:
         ValueError: it does not.
@@ -731,7 +732,7 @@ def _kind(leaf) -> str:
 
 
 def located(error: Exception, i: int, layer: Layer) -> Exception:
-    """The error of a layer, with the layer's place and kind before its sentence."""
+    """The error of a layer, with the layer's place and kind before its message."""
     if type(error) not in (TypeError, ValueError):
         return error
     kind = layer.op.__name__ if isinstance(layer, OpLayer) else type(layer).__name__
@@ -741,7 +742,7 @@ def located(error: Exception, i: int, layer: Layer) -> Exception:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Shapes:
-    """The shapes and dtypes of a tree of arrays, known when the backward is traced."""
+    """The shapes and dtypes of a tree of arrays, static when the backward is traced."""
 
     tree: Any
     leaves: tuple
@@ -760,7 +761,7 @@ class Shapes:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Widths:
-    """Sizes of last axes, known when the backward is traced."""
+    """Sizes of last axes, static when the backward is traced."""
 
     sizes: tuple[int, ...]
 

@@ -5,12 +5,12 @@ the Hessian Hₙ of the loss with respect to the prediction. With a root, Hₙ =
 
         G = Σₙ Σ_c (Jₙᵀ·sₙ_c)·(Jₙᵀ·sₙ_c)ᵀ
 
-and Jₙᵀ·sₙ_c is the gradient of example n whose walk back starts from the column sₙ_c in place of
-dy. So curvature is the walk of `jaxnn.per_example` with C columns: the deltas have one axis more,
-and the gradients come as the same factors.
+and Jₙᵀ·sₙ_c is the gradient of example n if the backward starts from the column sₙ_c instead of dy.
+So curvature is the walk of `jaxnn.per_example` with C columns: the deltas have one more axis, and
+the gradients have the same factors.
 
-With `samples`, random combinations of the columns take their place: sₙ = Σ_c ε_c·sₙ_c with
-independent signs ε has E[sₙ·sₙᵀ] = Hₙ, so one column gives an unbiased estimate.
+With `samples`, random combinations of the columns replace them: sₙ = Σ_c ε_c·sₙ_c with independent
+signs ε has E[sₙ·sₙᵀ] = Hₙ, so one column gives an unbiased estimate.
 """
 
 from collections.abc import Callable
@@ -39,11 +39,11 @@ from jaxnn.training.reduction import reduce, require_reduction
 
 
 class Kronecker(NamedTuple):
-    """A ⊗ B, which stands for the block of one array of parameters.
+    """The factors of A ⊗ B, which approximates the block of one array of parameters.
 
     Attributes:
-        a: of the inputs, (I, I); (1, 1) for a vector of parameters.
-        b: of the outputs, (O, O).
+        a: the factor of the inputs, (I, I); (1, 1) for a vector of parameters.
+        b: the factor of the outputs, (O, O).
     """
 
     a: jax.Array
@@ -51,7 +51,7 @@ class Kronecker(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Over the gradients of the examples, entry by entry; see `gradient_moments`.
+    """The moments of the examples' gradients, entry by entry; see `gradient_moments`.
 
     Attributes:
         mean: (1/N)·Σ gₙ.
@@ -68,8 +68,8 @@ class Columns(NamedTuple):
     """The gradients for each column of the root.
 
     Attributes:
-        first: those for the first column.
-        all: those for all of them; each array has the columns along a leading axis.
+        first: the gradients for the first column.
+        all: the gradients for all columns; each array has the columns along a leading axis.
         n_examples: N.
     """
 
@@ -93,14 +93,14 @@ def diag_ggn(
     Args:
         net: a layer, or an op of one argument.
         loss: an op with a `hessian_root`, such as `softmax_cross_entropy` or `squared_error`.
-        reduction: of the losses of the batch, as in `value_and_grad`.
-        samples: optional, how many random columns take the place of those of the root.
+        reduction: the reduction of the losses of the batch, as in `value_and_grad`.
+        samples: optional, the number of random columns that replace those of the root.
 
     Raises:
-        TypeError: net is no layer, or loss no op of two arguments.
-        ValueError: reduction is something else; the loss has no `hessian_root`; samples is not a
-            positive integer; later, an example has several losses and there are no samples, or
-            there are and there is no key.
+        TypeError: net is not a layer, or loss is not an op of two arguments.
+        ValueError: reduction is unknown; the loss has no `hessian_root`; samples is not a positive
+            integer; later, an example has several losses and there are no samples, or there are
+            samples and there is no key.
 
     Reference: F. Dangel, F. Kunstner and P. Hennig, "BackPACK: Packing more into Backprop", 2020,
     section 2.3 and appendix A.2.
@@ -125,7 +125,7 @@ def diag_ggn(
 def kronecker_factors(
     net: Layer | Op, loss: Op, reduction: str = "mean", *, samples: int | None = None
 ) -> Callable:
-    """Two factors for each array of the parameters, whose product stands for its block of G.
+    """Two factors for each array of the parameters, whose product approximates its block of G.
 
         factors = f(params, x, target, key=None, weights=None)      a tree of `Kronecker`
 
@@ -139,11 +139,12 @@ def kronecker_factors(
     Args:
         net: a layer, or an op of one argument, without an embedding.
         loss: an op with a `hessian_root`.
-        reduction: of the losses of the batch, as in `value_and_grad`.
-        samples: optional, how many random columns take the place of those of the root.
+        reduction: the reduction of the losses of the batch, as in `value_and_grad`.
+        samples: optional, the number of random columns that replace those of the root.
 
     Raises:
-        TypeError, ValueError: as `diag_ggn`; or a layer's gradient is no product of two factors.
+        TypeError, ValueError: as for `diag_ggn`; or a layer's gradient is not a product of two
+            factors.
 
     Reference: J. Martens and R. Grosse, "Optimizing Neural Networks with Kronecker-factored
     Approximate Curvature", 2015, section 3; A. Botev, H. Ritter and D. Barber, "Practical
@@ -177,11 +178,11 @@ def gradient_moments(net: Layer | Op, loss: Op, reduction: str = "sum") -> Calla
     Args:
         net: a layer, or an op of one argument.
         loss: an op `(prediction, target) -> one value per example`.
-        reduction: of the losses of one example, as in `value_and_grad`.
+        reduction: the reduction of the losses of one example, as in `value_and_grad`.
 
     Raises:
-        TypeError, ValueError: as `jaxnn.per_example.per_example_norms`, or the batch has fewer than
-            two examples.
+        TypeError, ValueError: as for `jaxnn.per_example.per_example_norms`, or the batch has fewer
+            than two examples.
 
     Example:
         >>> net = jaxnn.serial(jaxnn.Linear(1, 1, use_bias=False))
@@ -216,7 +217,7 @@ def _columns(net, loss, reduction, samples) -> Callable:
     if samples is not None:
         require_sizes("curvature", samples=samples)
     if loss.rules.hessian_root is None:
-        raise ValueError(f"{loss.__name__} has no hessian_root, which its curvature starts from")
+        raise ValueError(f"{loss.__name__} has no hessian_root, which the curvature needs")
 
     def columns(params, x, target, key, weights):
         residuals, prediction, weights, losses, loss_residuals = forward(
@@ -231,7 +232,7 @@ def _columns(net, loss, reduction, samples) -> Callable:
         elif losses.ndim > 1:
             raise ValueError(
                 f"{loss.__name__} gave losses of shape {losses.shape}, several for each example, "
-                "for which the exact root has too many columns; take samples"
+                "for which the exact root has too many columns; pass samples"
             )
         deltas, _ = jax.vmap(net.bwd_input, (None, 0))(residuals, roots)
         first = net.bwd_examples(residuals, jax.tree.map(lambda d: d[0], deltas))
@@ -286,8 +287,8 @@ def _factors(n_examples: int, first: ExampleGradients, columns: Any) -> Kronecke
         first, columns = first.as_outer(), jax.vmap(Patches.as_outer)(columns)
     if not isinstance(first, Outer):
         raise ValueError(
-            f"kronecker_factors: the gradient of an array is {type(first).__name__}, no product of "
-            "an input and an output"
+            f"kronecker_factors: the gradient of an array is {type(first).__name__}, not a product "
+            "of an input and an output"
         )
     a = contract(first.inputs, first.inputs, [0, 1], [0, 1]) / n_examples
     b = contract(columns.deltas, columns.deltas, [0, 1, 2], [0, 1, 2])

@@ -2,7 +2,7 @@
 
 Arguments may have different floating-point dtypes, such as float32 parameters and bfloat16
 activations. An op then computes in the widest of them. Its output has the dtype of its first
-argument that is no dict of parameters, and each gradient that of its argument.
+argument that is not a dict of parameters, and each gradient that of its argument.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,7 +23,7 @@ def is_floating(array: jax.Array) -> bool:
 
 
 def widest(dtypes: Iterable) -> jnp.dtype:
-    """The widest of these floating dtypes; float32 where float16 meets bfloat16."""
+    """The widest of these floating dtypes; float32 for float16 and bfloat16."""
     by_size = sorted(set(dtypes), key=attrgetter("itemsize"))
     if len(by_size) > 1 and by_size[-2].itemsize == by_size[-1].itemsize:
         return jnp.dtype(jnp.float32)
@@ -31,7 +31,7 @@ def widest(dtypes: Iterable) -> jnp.dtype:
 
 
 def of_output(args: tuple) -> jnp.dtype | None:
-    """The dtype of the first floating-point array that is no parameter, or that is one."""
+    """The dtype of the first floating-point array that is not a parameter, or else of the first."""
     inputs = [argument for argument in args if not isinstance(argument, dict)]
     for array in (*jax.tree.leaves(inputs), *jax.tree.leaves(args)):
         if is_floating(array):
@@ -40,9 +40,9 @@ def of_output(args: tuple) -> jnp.dtype | None:
 
 
 def computing_in(dtype: jnp.dtype, function: Callable[P, T]) -> Callable[P, T]:
-    """A function that gets every floating-point array in this dtype.
+    """A function that receives every floating-point array in this dtype.
 
-    An argument that the function returns, as a residual for example, is returned as it came.
+    An argument that the function returns, for example as a residual, keeps its dtype.
     """
 
     @wraps(function)
@@ -55,7 +55,7 @@ def computing_in(dtype: jnp.dtype, function: Callable[P, T]) -> Callable[P, T]:
 
 
 def with_arrays(convert: Callable, function: Callable, args: tuple, options: dict):
-    """`function(*args, **options)` with each array converted; what it returns of them is not."""
+    """`function(*args, **options)` with each array converted, except for those that it returns."""
     leaves, tree = jax.tree.flatten(args)
     converted = list(map(convert, leaves))
     came_as = {id(c): leaf for c, leaf in zip(converted, leaves, strict=True)}

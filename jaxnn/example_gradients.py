@@ -1,12 +1,12 @@
-"""The gradient of each example, in the form in which the backward has it.
+"""The gradient of each example, in the factored form of the backward.
 
-The gradient of a weight is a sum over examples, and most often each term is a product of two small
+The gradient of a weight is a sum over examples, and usually each term is a product of two small
 arrays: dWₙ = Σₜ xₙₜ ⊗ dyₙₜ. `bwd_examples` returns the factors. Norms, squares and sums of the
-gradients follow from the factors; the N gradients themselves are made only for `whole`.
+gradients follow from the factors; only `whole` builds the N gradients themselves.
 
 Every form has the N examples along the first axis of its arrays (their shapes are not checked,
-because `vmap` hides axes and puts others in front). T is the number of places at which
-an example meets the same weights: positions of a sequence, pixels, calls of a shared layer.
+because `vmap` hides axes and puts others in front). T is the number of places at which an example
+uses the same weights: positions of a sequence, pixels, calls of a shared layer.
 """
 
 import math
@@ -22,14 +22,14 @@ from jax import lax
 from jaxtyping import Array, Float
 
 EXAMPLES_AT_A_TIME = 8
-"""The examples whose convolution kernels are made at a time on a CPU.
+"""The number of examples whose convolution kernels are computed at a time on a CPU.
 
-64 images of 14×14, 16 to 32 channels, 3×3: 3.1 ms, and all 64 at once 4.0 ms, with 1.2 MB in place
+64 images of 14×14, 16 to 32 channels, 3×3: 3.1 ms, and all 64 at once 4.0 ms, with 1.2 MB instead
 of 7.6 MB (two cores of an AMD EPYC).
 """
 
 PAIRS_UP_TO = 256
-"""The places for which `Rows` compares all pairs; beyond, it sorts them."""
+"""The most places for which `Rows` compares all pairs; it sorts larger numbers of them."""
 
 
 class ExampleGradients:
@@ -40,7 +40,7 @@ class ExampleGradients:
         raise NotImplementedError
 
     def smallest(self) -> "ExampleGradients":
-        """The gradients themselves where they are no larger than their factors."""
+        """The gradients themselves if they are no larger than their factors."""
         return self
 
     def whole(self) -> Float[Array, "N ..."]:
@@ -48,17 +48,17 @@ class ExampleGradients:
         raise NotImplementedError
 
     def transposed(self) -> "ExampleGradients":
-        """Those of the transposed matrix."""
+        """The gradients of the transposed matrix."""
         return Transposed(self)
 
     def plus(self, other: "ExampleGradients") -> "ExampleGradients":
-        """The sums gₙ + hₙ, for parameters that stand in two places."""
+        """The sums gₙ + hₙ, for parameters that are used in two places."""
         return Sum((self, other))
 
 
 @dataclass_transform(frozen_default=True)
 def _form(**static):
-    """A dataclass that is a pytree; `static` names the fields that are no arrays."""
+    """A dataclass that is a pytree; `static` names the fields that are not arrays."""
 
     def declare(cls):
         cls = dataclass(frozen=True)(cls)
@@ -71,11 +71,11 @@ def _form(**static):
 
 @_form(static=("n_places",))
 class Whole(ExampleGradients):
-    """The gradients themselves, where an example's is no larger than its activations.
+    """The gradients themselves, for arrays no larger than the activations of an example.
 
     Attributes:
         gradients: (N, …).
-        n_places: how many places each is the sum over.
+        n_places: the number of places that each is a sum over.
     """
 
     gradients: Any
@@ -124,7 +124,7 @@ class Outer(ExampleGradients):
         return _over_all_but_first(_gram(a, a) * _gram(d, d))
 
     def smallest(self):
-        """Aᵀ·D where I·O numbers are no more than T·(I + O)."""
+        """Aᵀ·D if I·O numbers are no more than T·(I + O)."""
         (_, t, i), o = self.inputs.shape, self.deltas.shape[-1]
         return Whole(self.whole(), t) if t > 1 and i * o <= t * (i + o) else self
 
@@ -200,16 +200,16 @@ class Patches(ExampleGradients):
     """The gradient of the kernel of a convolution, one product for each of its entries.
 
         gₙ[k] = Σₚ xₙ[p, k]ᵀ·dₙ[p]
-    where x[p, k] is the pixel that entry k of the kernel meets at place p of the output. Each
-    product is over the places of an example, so nothing is larger than the kernel.
+    where x[p, k] is the pixel under entry k of the kernel at place p of the output. Each product is
+    over the places of an example, so nothing is larger than the kernel.
 
     Attributes:
         image: x with its padding, (N, …, C).
         deltas: d (N, P, G, O) with G groups of channels.
-        met: for each entry k in row-major order, where in the image the pixels are that it meets:
-            the first index, the one after the last, and the distance, along each axis in space.
-        kernel: the shape of the kernel in space.
-        transpose: whether gₙ[k] is dᵀ·x in place of xᵀ·d.
+        met: for each entry k in row-major order, the slices of the image that hold its pixels: the
+            first index, the one after the last, and the step, along each spatial axis.
+        kernel: the spatial shape of the kernel.
+        transpose: whether gₙ[k] is dᵀ·x instead of xᵀ·d.
     """
 
     image: Any
@@ -219,7 +219,7 @@ class Patches(ExampleGradients):
     transpose: bool
 
     def products(self) -> Iterator[jax.Array]:
-        """gₙ[k] (N, G, I, O) of each group, for one entry k after the other."""
+        """gₙ[k] (N, G, I, O) of each group, for each entry k in turn."""
         groups = self.deltas.shape[2]
         for met in self.met:
             pixels = self.image[:, *(slice(*cut) for cut in met)]
@@ -228,14 +228,14 @@ class Patches(ExampleGradients):
             yield lax.dot_general(_wide(left), _wide(right), (((1,), (1,)), ((0, 2), (0, 2))))
 
     def as_outer(self) -> Outer:
-        """The pixels that all entries of the kernel meet side by side, a copy for each entry.
+        """The pixels of all entries of the kernel side by side, with a copy for each entry.
 
         Raises:
             ValueError: there are groups, or the convolution is a transposed one.
         """
         if self.transpose or self.deltas.shape[2] > 1:
             raise ValueError(
-                "a convolution with groups, or transposed, is no product of two factors"
+                "a convolution with groups, or a transposed one, is not a product of two factors"
             )
         n, n_places, _, o = self.deltas.shape
         pixels = [self.image[:, *(slice(*cut) for cut in met)] for met in self.met]
@@ -251,7 +251,7 @@ class Patches(ExampleGradients):
         return _some_at_a_time(of_some, self)
 
     def smallest(self):
-        """A kernel for each example where it has no more numbers than the pixels and deltas."""
+        """A kernel for each example if it has no more numbers than the pixels and deltas."""
         (_, n_places, groups, o), channels = self.deltas.shape, self.image.shape[-1]
         of_kernel = math.prod(self.kernel) * channels * o
         fits = of_kernel <= n_places * (channels + groups * o)
@@ -270,7 +270,7 @@ class Patches(ExampleGradients):
 
 @_form()
 class Sum(ExampleGradients):
-    """gₙ + hₙ + …, of forms that have no common one.
+    """gₙ + hₙ + …, of forms that cannot be merged into one.
 
         ‖g + h‖² = ‖g‖² + ‖h‖² + 2·⟨g, h⟩
 
@@ -291,7 +291,7 @@ class Sum(ExampleGradients):
         return reduce(jnp.add, [term.whole() for term in self.terms])
 
     def plus(self, other):
-        """One term more."""
+        """The sum with one more term."""
         return Sum((*self.terms, other))
 
 
@@ -306,7 +306,7 @@ class Transposed(ExampleGradients):
     of: Any
 
     def squared_norms(self):
-        """Those of gₙ."""
+        """The squared norms of gₙ."""
         return self.of.squared_norms()
 
     def whole(self):
@@ -344,7 +344,7 @@ class Stack(ExampleGradients):
 def inner_products(g: ExampleGradients, h: ExampleGradients) -> Float[Array, " N"]:
     """⟨gₙ, hₙ⟩ of each example.
 
-    A table that is read by ids and also multiplied with, as by tied embeddings, has
+    A table that is both read by ids and multiplied with, as in tied embeddings, has
         ⟨Σₜ e(idₜ) ⊗ dₜ, Σₛ aₛ ⊗ cₛ⟩ = Σₜₛ aₛ[idₜ]·⟨dₜ, cₛ⟩
     without a table for each example.
     """
@@ -362,7 +362,7 @@ def inner_products(g: ExampleGradients, h: ExampleGradients) -> Float[Array, " N
 
 
 def sum_over_places(x: jax.Array, axes: Iterable[int]) -> Whole:
-    """Gradients that are sums, over these axes, of what each place contributes."""
+    """Gradients that are sums over these axes of the contributions of all places."""
     axes = tuple(axes)
     return Whole(jnp.sum(_wide(x), axis=axes), math.prod(x.shape[a] for a in axes))
 
@@ -403,15 +403,15 @@ def places(x: jax.Array, axis: int, n_features: int = 1) -> jax.Array:
 
 
 def require_examples_first(examples_axis: int) -> None:
-    """Raise unless the examples stand along the first axis, as an op with axes in space has them.
+    """Raise unless the examples are along the first axis, as in an op with spatial axes.
 
     Raises:
         ValueError: they do not.
     """
     if examples_axis != 0:
         raise ValueError(
-            "the gradient of each example needs the examples along axis 0, where this op has its "
-            f"batch, not along axis {examples_axis}"
+            "the gradient of each example needs the examples along axis 0, the batch axis of this "
+            f"op, not along axis {examples_axis}"
         )
 
 
@@ -423,8 +423,8 @@ def require_examples_axis(n_batch_axes: int, axis: int) -> None:
     """
     if not 0 <= axis < n_batch_axes:
         raise ValueError(
-            f"the gradient of each example needs the examples along axis {axis}, and there are "
-            f"{n_batch_axes} axes of examples and places"
+            f"the gradient of each example needs the examples along axis {axis}, but there are "
+            f"only {n_batch_axes} axes of examples and places"
         )
 
 
@@ -450,7 +450,7 @@ def _contract(a, b, a_axis, b_axis):
 
 
 def _some_at_a_time(function, form):
-    """A function of a form, on a CPU of a few of its examples after the others."""
+    """A function of a form, on a CPU applied to a few of its examples at a time."""
 
     def at_once(form):
         return function(form)

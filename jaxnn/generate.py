@@ -1,4 +1,4 @@
-"""Sequences that a network continues, one position at a time."""
+"""Sequences that a network generates, one position at a time."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def generate(
     """The tokens that follow a prompt, each drawn from the network's own prediction.
 
     The prompt goes through the network once; after that each step computes one position, from the
-    keys and values (or the recurrent states) that the layers remember: `Layer.extend`. It may be
+    keys and values (or the recurrent states) that the layers cache: `Layer.extend`. It may be
     compiled: `jax.jit(jaxnn.generate, static_argnums=(0, 3), static_argnames=…)`.
 
     Shapes:
@@ -37,15 +37,15 @@ def generate(
         net: from tokens (N, T) to logits (N, T, K), every layer with `extend`.
         params: its parameters.
         prompt: the tokens to continue.
-        n: how many tokens to add.
-        key: of the draws; without one, each token is the most likely.
-        temperature: what the logits are divided by before a draw.
-        top_k: optional; a draw is among this many most likely tokens.
+        n: the number of tokens to add.
+        key: the key of the draws; without one, each token is the most likely one.
+        temperature: the number that divides the logits before a draw.
+        top_k: optional, the number of most likely tokens to draw from.
         context: optional second input, for a net of (tokens, context) whose output is the logits.
 
     Raises:
-        TypeError: net is no layer, prompt is no array of integers, key is no random key, or
-            temperature or top_k is no number.
+        TypeError: net is not a layer, prompt is not an array of integers, key is not a random key,
+            or temperature or top_k is not a number.
         ValueError: prompt is not (N, T) with at least one token, n is negative, temperature is not
             positive, or top_k is out of range.
         NotImplementedError: a layer has no `extend`.
@@ -106,7 +106,7 @@ def generate(
 
 
 def _among(top_k: int | None, logits):
-    """The logits, −∞ but for the k largest."""
+    """The logits, −∞ except for the k largest."""
     if top_k is None:
         return logits
     if not 1 <= top_k <= logits.shape[-1]:

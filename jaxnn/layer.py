@@ -23,22 +23,22 @@ State = Any
 
 
 class Layer:
-    """Pure functions of something that may have parameters.
+    """A set of pure functions that may have parameters.
 
         params        = layer.init(key)
         y             = layer.apply(params, x)                  inference
         y, residuals  = layer.fwd(params, x, key=None)          training; key feeds random layers
         dparams, dx   = layer.bwd(residuals, dy)
 
-    The backward is made of two halves: the chain rule back to the input, and from there to the
-    parameters. `deltas` is what the second needs of `dy`: `dy` itself, or the gradients of the
+    The backward consists of two halves: the chain rule back to the input, and from there to the
+    parameters. `deltas` are the gradients that the second half needs: `dy` itself, or those of the
     gates of an LSTM.
 
         deltas, dx    = layer.bwd_input(residuals, dy)
         dparams       = layer.bwd_params(residuals, deltas)
 
-    From the same deltas follows the gradient of each example: their sum with a weight for each,
-    their squared norms, or the gradients themselves in the form that the backward has, see
+    The same deltas give the gradient of each example: the sum with a weight for each, the squared
+    norms, or the gradients themselves in the factored form of the backward; see
     `jaxnn.example_gradients`.
 
         dparams       = layer.bwd_params(residuals, deltas, weights)
@@ -50,28 +50,28 @@ class Layer:
     a tuple is a tuple, with `None` for integers. Layers compose: `serial` and the other combinators
     are layers again.
 
-    A layer that gathers statistics in training (`BatchNorm`) is `stateful`. Its state is no
+    A layer that gathers statistics in training (`BatchNorm`) is `stateful`. Its state is not a
     parameter: no gradient, optimizer or weight decay reaches it.
 
         state         = layer.init_state()
         state         = layer.update_state(state, residuals)    after a training step
         y             = layer.apply(params, x, state)
 
-    A layer over time may produce its output position by position, as `generate` does. Its cache is
-    what it remembers of the positions before.
+    A layer over time may compute its output position by position, for `generate`. Its cache holds
+    the values of earlier positions that it needs.
 
         cache         = layer.init_cache(batch, length)
         y, cache      = layer.extend(params, x, cache)          the next positions
 
     A new layer is a frozen dataclass that derives from `Layer` and defines `init`, `apply`, `fwd`,
-    and either `bwd` or its two halves; or it is `jaxnn.layer` of four functions.
+    and either `bwd` or its two halves; or pass four functions to `jaxnn.layer`.
     """
 
     position_wise: ClassVar[bool] = False
-    """Whether each position of the output depends on the same position of the input alone."""
+    """Whether each position of the output depends only on the same position of the input."""
 
     def __init_subclass__(cls, **options):
-        """Options and arrays are checked before the subclass's own methods see them."""
+        """Check options and arrays before the subclass's own methods receive them."""
         super().__init_subclass__(**options)
         for name, first in (("apply", 0), ("fwd", 0), ("bwd", 1)):  # bwd's first: residuals
             if callable(own := vars(cls).get(name)):
@@ -95,7 +95,7 @@ class Layer:
 
     @property
     def stateful(self) -> bool:
-        """Whether inference takes a state that training gathers."""
+        """Whether inference takes a state that training updates."""
         return False
 
     def init(self, key: jax.Array) -> Params:
@@ -140,7 +140,7 @@ class Layer:
         return deltas
 
     def bwd_examples(self, residuals: Residuals, deltas, axis: int = 0) -> Params:
-        """The gradient of each example, for each array of the parameters in the form that it has.
+        """The gradient of each example, in factored form, for each array of the parameters.
 
         Args:
             residuals: those of `fwd`.
@@ -181,7 +181,7 @@ class Layer:
         )
 
     def __call__(self, *args, **options):
-        """Refused: a layer holds no parameters."""
+        """Raises: a layer holds no parameters."""
         name = type(self).__name__
         raise TypeError(
             f"a layer holds no parameters, so {name} cannot be called: params = layer.init(key), "
@@ -203,7 +203,7 @@ class Layer:
 
 
 def _choices(annotation) -> tuple:
-    """The types that an annotation is a choice of."""
+    """The types of which an annotation is a union."""
     union = get_origin(annotation) in (Union, UnionType)
     kinds = get_args(annotation) if union else (annotation,)
     return tuple(Callable if get_origin(kind) is Callable else kind for kind in kinds)
@@ -221,7 +221,7 @@ def _given_options(own):
 
 
 def _given_arrays(own, first: int):
-    """A method whose arguments from this one to the second are trees of arrays of JAX."""
+    """A method whose arguments from this one to the second are trees of JAX arrays."""
     names = [name for name in signature(own).parameters if name != "self"][:2]
 
     @wraps(own)
@@ -275,14 +275,14 @@ class OpLayer(Layer):
 
     def _require_none(self, params) -> None:
         if jax.tree.leaves(params):
-            raise ValueError(f"{self.op.__name__} has no parameters, and params has arrays")
+            raise ValueError(f"{self.op.__name__} has no parameters, but params has arrays")
 
     def __repr__(self) -> str:
         return repr(self.op)
 
 
 class ParametricOpLayer(Layer):
-    """What layers share that are one op `(params, x) -> y`; a subclass has the op as `op`."""
+    """The base of layers that are one op `(params, x) -> y`, the attribute `op` of a subclass."""
 
     op: Op
 
@@ -302,7 +302,7 @@ class ParametricOpLayer(Layer):
 
 
 class BuiltLayer(Layer):
-    """What layers share that are built of other layers; a subclass has the whole as `net`."""
+    """The base of layers that are built from other layers, the attribute `net` of a subclass."""
 
     @property
     def net(self) -> Layer:
@@ -357,7 +357,7 @@ class BuiltLayer(Layer):
 
 @dataclass(frozen=True, repr=False)
 class FunctionLayer(Layer):
-    """A layer of plain functions; see `layer`."""
+    """A layer from plain functions; see `layer`."""
 
     functions: tuple[Callable, Callable, Callable, Callable]
     init_state_function: Callable | None = None
@@ -407,7 +407,7 @@ def layer(
     init_state: Callable | None = None,
     update_state: Callable | None = None,
 ) -> FunctionLayer:
-    """A layer of four functions, or of six if it has a state; see `Layer`.
+    """A layer from four functions, or from six if it has a state; see `Layer`.
 
     Args:
         init: `(key) -> params`.
@@ -445,7 +445,7 @@ def as_layer(layer: Layer | Op) -> Layer:
     if len(layer.required) != 1:
         raise TypeError(
             f"{layer.__name__} takes ({', '.join(layer.required)}); only an op of one argument "
-            "can stand as a layer"
+            "can serve as a layer"
         )
     return OpLayer(layer)
 

@@ -1,4 +1,4 @@
-"""Which layers of a network to recompute, so that its backward fits into a budget of memory."""
+"""The choice of the layers to recompute so that the backward of a network fits a memory budget."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +16,7 @@ STATES = 512  # partial plans kept at each layer; fewer only make a plan slower 
 
 
 class Unit(NamedTuple):
-    """Neighbouring layers of which either everything is saved or only the input.
+    """Neighbouring layers that save either all residuals or only the input.
 
     Attributes:
         start: the first layer.
@@ -30,15 +30,15 @@ class Unit(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a layer costs, in bytes and in floating-point operations.
+    """The cost of a layer, in bytes and in floating-point operations.
 
     Attributes:
         x: the arrays of the input, by identity.
-        saved: the residuals in the same form, parameters aside.
+        saved: the residuals in the same form, without the parameters.
         dy: the gradient of the output.
-        bwd: the most that its backward holds besides its residuals and dy, dx included.
+        bwd: the peak memory of its backward besides its residuals and dy, including dx.
         remat: the same for the forward and the backward, besides x and dy.
-        flops: of the forward.
+        flops: the operations of the forward.
     """
 
     x: dict
@@ -57,14 +57,14 @@ class Plan:
     units: tuple[Unit, ...]
 
     def grouped(self, entries: tuple) -> tuple:
-        """One entry for each unit, of one entry for each layer."""
+        """One entry for each unit, from one entry for each layer."""
         return tuple(
             tuple(entries[u.start : u.stop]) if u.stop - u.start > 1 else entries[u.start]
             for u in self.units
         )
 
     def flat(self, entries: tuple) -> tuple:
-        """One entry for each layer, of one entry for each unit."""
+        """One entry for each layer, from one entry for each unit."""
         parts = zip(self.units, entries, strict=True)
         return tuple(e for u, part in parts for e in (part if u.stop - u.start > 1 else (part,)))
 
@@ -81,13 +81,13 @@ class Plan:
 
 @dataclass(frozen=True, repr=False)
 class Numbered(Around):
-    """A layer that gets the key that it has at its place of a network."""
+    """A layer that receives the key of its place in a network."""
 
     layer: Layer
     place: int
 
     def fwd(self, params, x, key=None):
-        """The layer's, with its own key."""
+        """The forward of the layer, with its own key."""
         return self.layer.fwd(
             params, x, None if key is None else jax.random.fold_in(key, self.place)
         )
@@ -102,7 +102,7 @@ class Numbered(Around):
 
 
 class OneKey(Serial):
-    """Layers in sequence that all get the key of the whole."""
+    """Layers in sequence that all receive the key of the whole."""
 
     def key_of_layer(self, key, i):
         """The key of the whole."""
@@ -152,7 +152,7 @@ class Kinds(NamedTuple):
 def _measured(layer: Layer, params: Kinds, x: Kinds, key: Kinds, y: Kinds):
     """The bytes of dy, those of the two backward passes, and the flops of the forward.
 
-    The passes are compiled: how much a backward holds depends on what the compiler fuses.
+    The passes are compiled: the memory of a backward depends on the compiler's fusions.
     """
     params, x, key, y = (kinds.shapes() for kinds in (params, x, key, y))
     layer = layer.layer if isinstance(layer, Numbered) else layer
@@ -170,7 +170,7 @@ def _measured(layer: Layer, params: Kinds, x: Kinds, key: Kinds, y: Kinds):
 
 
 def temporary_bytes(function, *args) -> int:
-    """What the compiled function holds at a time, besides its arguments and its outputs."""
+    """The peak memory of a compiled function, besides its arguments and its outputs."""
     compiled = jax.jit(function).lower(*args).compile()
     return getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0)
 
@@ -189,7 +189,7 @@ def cheapest(costs: list[Cost], budget: int) -> tuple[Unit, ...] | None:
     """The units with the least flops to recompute that fit, or `None`.
 
     Plans for the first i layers are compared by the bytes that they save and the flops that they
-    recompute; one that is worse in both is dropped. A unit fits if its backward does, beside
+    recompute; one that is worse in both is dropped. A unit fits if its backward does, together with
     everything that the units before it have saved.
     """
     n = len(costs)

@@ -5,7 +5,7 @@ An op runs with all its arguments varying alike; the gradient of an argument tha
 axes is the sum over the devices of the others.
 
 On explicit axes every array has its sharding in its type. The compiler shards the inside of an op;
-what leaves it has the sharding that the definition's output, or the argument, has.
+its output has the sharding of the definition's output, and each gradient that of its argument.
 """
 
 from collections.abc import Callable
@@ -50,18 +50,18 @@ def with_output_of(definition: Callable, function: Callable, *args):
         return function(*args)
     plain = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), args)
     outputs = jax.eval_shape(function, *plain)
-    with suppress(Exception):  # where the definition is ambiguous and would need `out_sharding=`
+    with suppress(Exception):  # if the definition is ambiguous and would need `out_sharding=`
         kinds = [*jax.tree.leaves(jax.eval_shape(definition, *args)), *kinds]
     shardings = jax.tree.map(partial(_sharding_like, kinds), outputs)
     return auto_axes(function, out_sharding=shardings)(*args)
 
 
 def with_types_of(arguments: tuple, function: Callable, residuals, dy) -> tuple:
-    """`function(residuals, dy)`, whose gradients are placed as the arguments that they belong to.
+    """`function(residuals, dy)`, whose gradients are placed like their arguments.
 
     Args:
         arguments: the types of the arrays in each positional argument, as `jax.typeof` gives them;
-            `None` for an output that is no gradient of an argument.
+            `None` for an output that is not the gradient of an argument.
         function: `(residuals, dy) -> gradients`, with `None` for an argument that has none.
         residuals: the residuals.
         dy: the gradient of the output.
@@ -78,7 +78,7 @@ def with_types_of(arguments: tuple, function: Callable, residuals, dy) -> tuple:
     kinds = [k for k in (*kinds, *map(jax.typeof, jax.tree.leaves(dy))) if _has_mesh(k)]
 
     def placed(kind):
-        """As the argument lies; one that came without a mesh, whole on every device."""
+        """The placement of the argument; whole on every device if it has no mesh."""
         if _has_mesh(kind):
             return kind.sharding
         return NamedSharding(kinds[0].sharding.mesh, PartitionSpec(*[None] * kind.ndim))
@@ -109,7 +109,7 @@ def _summed(gradient, kind):
 
 
 def _sharding_like(kinds, output) -> NamedSharding:
-    """Each axis split as the axis of the same place and size is in the first of these types."""
+    """A sharding that splits each axis like that of its place and size in the first of these."""
     spec, used = [], set()
     whole = [kind for kind in kinds if kind.shape == output.shape]
     for axis, size in enumerate(output.shape):

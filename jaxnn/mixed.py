@@ -13,14 +13,14 @@ from jaxnn.op import Op
 from jaxnn.padded import Padded, values_of
 
 DTYPES = ("bfloat16", "float16", "float32")
-BACKOFF_BITS = 4  # an overflow makes s into s/2⁴
+BACKOFF_BITS = 4  # an overflow divides s by 2⁴
 LARGEST_BITS = 126  # s and 1/s are normal numbers of float32
 
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Dtypes:
-    """The dtypes of the arrays of `params` and of `x`, known when the backward is traced."""
+    """The dtypes of the arrays of `params` and of `x`, static when the backward is traced."""
 
     params: tuple
     x: tuple
@@ -34,10 +34,10 @@ class MixedResiduals(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """One backward with a scale: how many were made before it, and what came of it.
+    """One backward with a scale: the number of attempts before it, and its result.
 
     Attributes:
-        n: the number of attempts before.
+        n: the number of attempts before it.
         gradients: those of the scaled dy, in the narrow dtype.
     """
 
@@ -97,7 +97,7 @@ class Mixed(Around):
         return _cast(y, jnp.float32), MixedResiduals(saved, Dtypes(_dtypes(params), _dtypes(x)))
 
     def bwd(self, residuals, dy):
-        """The network's backward between two casts, and with a scale where there is one."""
+        """The network's backward between two casts, and with a scale if there is one."""
         saved, dtypes = residuals
         if self.scales:
             (dparams, dx), s = self._scaled_bwd(saved, dy)
@@ -124,7 +124,7 @@ class Mixed(Around):
         if self.scales:
             raise ValueError(
                 "mixed: with a loss scale the backward is one piece, which gives no gradient of "
-                "each example; take bfloat16, or loss_scale=False"
+                "each example; use bfloat16, or loss_scale=False"
             )
         return self.layer.bwd_examples(residuals.saved, deltas, axis)
 
@@ -142,7 +142,7 @@ class Mixed(Around):
         return _cast(y, jnp.float32), cache
 
     def _scaled_bwd(self, saved, dy):
-        """`layer.bwd(s·dy)` with the first s of which nothing overflows, and that s."""
+        """`layer.bwd(s·dy)` with the first s for which nothing overflows, and that s."""
         largest = _largest(dy)
         _, exponent = jnp.frexp(jnp.where(jnp.isfinite(largest), largest, 0))
         limits = jnp.finfo(self.dtype)
@@ -174,7 +174,7 @@ class Mixed(Around):
 def mixed(net: Layer | Op, dtype, *, loss_scale: bool | None = None) -> Mixed:
     """A network that computes in bfloat16 or float16, with its parameters in float32.
 
-    The parameters stay as `net.init` makes them: the optimizer updates these master parameters,
+    The parameters remain as `net.init` makes them: the optimizer updates these master parameters,
     whose float32 holds updates that a narrow dtype would round away (1 + 1e-4 is 1 in bfloat16).
     Forward, with C the cast of every floating-point array to the narrow dtype:
         y = float32(net(C(θ), C(x)))
@@ -192,22 +192,22 @@ def mixed(net: Layer | Op, dtype, *, loss_scale: bool | None = None) -> Mixed:
     With s a power of two, the product and the quotient are exact, and both are taken in float32. s
     brings the largest |dy| to between 2⁷ and 2⁸, halfway (in bits) from 1 to the overflow of
     float16. If a gradient overflows nevertheless, the backward runs again with s/16, until all
-    gradients are finite or s·dy vanishes. Thus an overflow costs one more backward and no step, and
-    there is no scale to keep from step to step. A dy that holds infinity or NaN runs once.
+    gradients are finite or s·dy underflows to 0. An overflow costs one more backward but no step,
+    and no scale is kept from step to step. A dy that holds infinity or NaN runs once.
 
     bfloat16 has the range of float32, so it needs no scale. With a scale the backward holds a loop,
     through which JAX differentiates in forward mode only.
 
-    Saves what the network saves, in the narrow dtype.
+    Saves the residuals of the network, in the narrow dtype.
 
     Args:
         net: a layer, or an op of one argument.
-        dtype: `jnp.bfloat16` or `jnp.float16`; `jnp.float32` for none of it.
+        dtype: `jnp.bfloat16` or `jnp.float16`; `jnp.float32` changes nothing.
         loss_scale: whether the backward scales dy, by default only in float16.
 
     Raises:
-        TypeError: net is neither, or loss_scale is no boolean.
-        ValueError: dtype is something else.
+        TypeError: net is neither, or loss_scale is not a boolean.
+        ValueError: dtype is none of these.
 
     Reference: P. Micikevicius et al., "Mixed Precision Training", 2018, section 3.
 
@@ -255,7 +255,7 @@ def _restored(gradients, dtypes: tuple, s=None):
 def _largest(tree):
     """The largest magnitude of all floating-point numbers in float32, NaN if there is one.
 
-    Inside `shard_map`, of those of all devices: gradients are added up over them.
+    Inside `shard_map` it is over all devices, because gradients are added up over them.
     """
     largest = jnp.zeros((), jnp.float32)
     for leaf in jax.tree.leaves(tree):

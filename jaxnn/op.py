@@ -26,7 +26,7 @@ def _declares(rule: str, kind: str):
 
 
 class Op(Generic[P, T]):
-    """A pure function with a hand-written backward; `@jaxnn.op` makes one of its definition.
+    """A pure function with a hand-written backward; `@jaxnn.op` makes one from its definition.
 
         y                 = op(*args, **options)
         y, residuals      = op.fwd(*args, **options)
@@ -60,7 +60,7 @@ class Op(Generic[P, T]):
         self.__signature__ = inspect.signature(definition)
         self.rules, self._unbound = Rules(definition.__name__, definition), self
 
-    validate = _declares("validate", "`(*args, **options)`, which raises a sentence")
+    validate = _declares("validate", "`(*args, **options)`, which raises if they are invalid")
     forward = _declares("forward", "`(*args, **options) -> (y, residuals)`, a `NamedTuple`")
     backward = _declares("backward", "`(residuals, dy, **options) -> gradients`, linear in `dy`")
     backward_input = _declares("backward_input", "`(residuals, dy, **options) -> (deltas, dx, …)`")
@@ -90,11 +90,11 @@ class Op(Generic[P, T]):
         return self.rules.by_definition(*arguments.bind(self, args, options))
 
     def check(self, *args: P.args, **options: P.kwargs) -> None:
-        """Raise `TypeError` or `ValueError`, in words, if these arguments do not fit."""
+        """Raise `TypeError` or `ValueError`, with a clear message, if the arguments are invalid."""
         arguments.bind(self, args, options)
 
     def bind(self, **fixed) -> "Op[P, T]":
-        """The same op with these options and optional arrays fixed, to enter `serial` or `fit`.
+        """The same op with these options and optional arrays fixed, such as for `serial` or `fit`.
 
         Example:
             >>> jaxnn.leaky_relu.bind(slope=0.5)
@@ -113,19 +113,19 @@ class Op(Generic[P, T]):
 
     @property
     def required(self) -> tuple[str, ...]:
-        """The names of those that have no default: one for a layer, two for a loss."""
+        """The names of the arguments without a default: one for a layer, two for a loss."""
         parameters = self.__signature__.parameters
         return tuple(n for n in self.arguments if parameters[n].default is inspect.Parameter.empty)
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options with their values; `inspect.Parameter.empty` where there is no default."""
+        """The options with their values; `inspect.Parameter.empty` for one without a default."""
         parameters = self.__signature__.parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
     @property
     def fixed(self) -> dict[str, Any]:
-        """What `bind` has fixed to something else than the definition's default."""
+        """The options and arrays that `bind` has fixed to a value other than the default."""
         defined = inspect.signature(self.rules.definition).parameters
         given = self.__signature__.parameters.values()
         return {p.name: p.default for p in given if p.default != defined[p.name].default}

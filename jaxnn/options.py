@@ -1,4 +1,4 @@
-"""Options: plain Python values that are known when a call is traced, of the annotated type."""
+"""Options: plain Python values, static when a call is traced, of the annotated type."""
 
 import typing
 from typing import Any
@@ -10,14 +10,14 @@ NAMES = {bool: "True or False", int: "an integer", float: "a number", str: "a st
 
 
 def as_option(name: str, value, annotation=Any):
-    """An option as it is kept: a NumPy scalar as a Python number, a list as a tuple.
+    """An option in its stored form: a NumPy scalar as a Python number, a list as a tuple.
 
     Args:
         name: the option.
-        value: what was given.
-        annotation: what it may be. Of `bool`, `int`, `float`, `str`, literals and choices of
-            these, anything else is refused: `True` is no number, and a number is no flag. All
-            other annotations are left to the op.
+        value: the value that was passed.
+        annotation: its type. `bool`, `int`, `float`, `str`, literals and unions of these are
+            checked strictly: `True` is not a number, and a number is not a flag. The op itself
+            checks all others.
 
     Raises:
         TypeError: it is an array, it is not hashable, or it is not of the annotated type.
@@ -46,7 +46,7 @@ def as_option(name: str, value, annotation=Any):
 
 
 def as_option_of(caller: str, name: str, value, annotation=Any):
-    """Like `as_option`, of a function that is no op: its name comes before the sentence."""
+    """Like `as_option`, for a function that is not an op: its name precedes the message."""
     try:
         return as_option(name, value, annotation)
     except (TypeError, ValueError) as error:
@@ -56,7 +56,7 @@ def as_option_of(caller: str, name: str, value, annotation=Any):
 def _hashable(name, value):
     if isinstance(value, jax.Array | np.ndarray):
         raise TypeError(
-            f"option {name!r} must be a plain Python value, known when the op is traced, and is an "
+            f"option {name!r} must be a plain Python value, known when the op is traced, but is an "
             "array"
         )
     if isinstance(value, list | tuple):
@@ -65,7 +65,7 @@ def _hashable(name, value):
         hash(value)
     except TypeError:
         raise TypeError(
-            f"option {name!r} must be hashable, such as a tuple, and is a {type(value).__name__}"
+            f"option {name!r} must be hashable, such as a tuple, but is a {type(value).__name__}"
         ) from None
     return value.item() if isinstance(value, np.generic) else value
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Integer
 
 
 class Padded(NamedTuple):
-    """Sequences that are padded to one length, which layers take in place of an array.
+    """Sequences that are padded to one length, which layers accept in place of an array.
 
         net.apply(params, jaxnn.Padded(values, lengths))
 
@@ -21,8 +21,8 @@ class Padded(NamedTuple):
         N batch; T the longest length
         values:  (N, T, …); inside `batch_first`, (T, N, …)
         lengths: (N,), optional
-        mask:    optional, which keys each query sees: (T, T), (N, 1, 1, T), or another shape that
-                 `attention` takes; recurrent layers refuse it
+        mask:    optional, true for the keys that each query sees: (T, T), (N, 1, 1, T), or another
+                 shape that `attention` takes; recurrent layers reject it
 
     Example:
         >>> layer = jaxnn.batch_first(jaxnn.LSTM(4, 3))
@@ -38,7 +38,7 @@ class Padded(NamedTuple):
 
     @property
     def valid(self) -> Bool[Array, "N T"]:
-        """Which positions are before the end of their sequence."""
+        """The mask of the positions before the end of their sequence."""
         positions = jnp.arange(self.values.shape[1])[None]
         return positions < jnp.asarray(self.lengths).astype(int)[:, None]
 
@@ -48,13 +48,13 @@ class TimeFirst(Padded):
 
     @property
     def valid(self) -> Bool[Array, "T N"]:
-        """Which positions are before the end of their sequence."""
+        """The mask of the positions before the end of their sequence."""
         positions = jnp.arange(self.values.shape[0])[:, None]
         return positions < jnp.asarray(self.lengths).astype(int)[None]
 
 
 def swap_batch_and_time(x, name: str = "x"):
-    """The first two axes swapped, of an array or of the values of a `Padded`, by its name."""
+    """An array, or the values of a `Padded`, with the first two axes swapped."""
     values = values_of(x)
     if not isinstance(values, jax.Array) or values.ndim < 2:
         got = f"shape {values.shape}" if isinstance(values, jax.Array) else type(values).__name__

@@ -1,10 +1,10 @@
 """The gradient of each example: its norm, clipped sums, the noise of the gradient.
 
 The backward of a layer has two halves: `bwd_input`, the chain rule back to the input, and
-`bwd_params`, which sums the gradients of the parameters over the batch. What lies between them, the
-deltas, holds the gradient of each example as a product of small factors. So the norm of each
-example's gradient costs a few more products, and any weighted sum of the gradients is one more
-`bwd_params`. One walk back gives
+`bwd_params`, which sums the gradients of the parameters over the batch. The deltas between them
+hold the gradient of each example as a product of small factors. So the norm of each example's
+gradient costs a few more products, and any weighted sum of the gradients is one more `bwd_params`.
+One backward walk gives
 
         norms    = √Σ squared_norms(residuals, deltas)             before anything is summed
         clipped  = bwd_params(residuals, deltas, weights)          weights = clip/max(norms, clip)
@@ -12,7 +12,7 @@ example's gradient costs a few more products, and any weighted sum of the gradie
 where `vmap(grad)` makes N gradients of the size of the parameters. For a 784-512-512-10 network and
 a batch of 128 those are 523 MiB.
 
-The loss of an example is its losses reduced as a batch of one is: "sum" adds up those of its
+The loss of an example is its losses reduced as in a batch of one: "sum" adds up those of its
 positions, if it has several, and "mean" takes their mean.
 """
 
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnn.arrays import as_array, require_real
+from jaxnn.arrays import as_array, require_real, wrapped_like
 from jaxnn.example_gradients import Whole, map_forms, squared_norms
 from jaxnn.layer import Layer, Params, as_layer
 from jaxnn.op import Op
@@ -36,12 +36,12 @@ from jaxnn.training.reduction import Reduced, reduce, require_losses, require_re
 
 
 class Forward(NamedTuple):
-    """The way forward through a network and its loss.
+    """The forward pass through a network and its loss.
 
     Attributes:
         residuals: those of the network.
         prediction: its output, without the lengths of a `Padded` one.
-        weights: of the losses; 0 beyond those lengths.
+        weights: the weights of the losses; 0 beyond those lengths.
         losses: one for each example, or for each of its positions.
         loss_residuals: those of the loss.
     """
@@ -54,7 +54,7 @@ class Forward(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """The way forward and back to the deltas.
+    """The forward pass, and the backward pass to the deltas.
 
     Attributes:
         values: the loss of each example, (N,).
@@ -80,11 +80,11 @@ def per_example_norms(net: Layer | Op, loss: Op, reduction: str = "sum") -> Call
     Args:
         net: a layer, or an op of one argument.
         loss: an op `(prediction, target) -> one value per example`.
-        reduction: of the losses of one example, as in `value_and_grad`.
+        reduction: the reduction of the losses of one example, as in `value_and_grad`.
 
     Raises:
-        TypeError: net is no layer, or loss no op of two arguments.
-        ValueError: reduction is something else; the examples of a batch depend on each other, as in
+        TypeError: net is not a layer, or loss is not an op of two arguments.
+        ValueError: reduction is unknown; the examples of a batch depend on each other, as in
             `BatchNorm` or `info_nce`, or a layer does not define `bwd_examples`; later, the
             arguments do not fit.
 
@@ -112,16 +112,16 @@ def per_example_grads(net: Layer | Op, loss: Op, reduction: str = "sum") -> Call
 
         values, grads = f(params, x, target, key=None, weights=None)
 
-    It holds N times the memory of the parameters: use it where the gradients themselves are what
-    one wants, on a small batch or a small network.
+    It takes N times the memory of the parameters: use it if you need the gradients themselves, on a
+    small batch or a small network.
 
     Args:
         net: a layer, or an op of one argument.
         loss: an op `(prediction, target) -> one value per example`.
-        reduction: of the losses of one example, as in `value_and_grad`.
+        reduction: the reduction of the losses of one example, as in `value_and_grad`.
 
     Raises:
-        TypeError, ValueError: as `per_example_norms`.
+        TypeError, ValueError: as for `per_example_norms`.
 
     Example:
         >>> net = jaxnn.mlp((4, 3))
@@ -155,23 +155,23 @@ def value_and_clipped_grad(
 
         grads = Σₙ gₙ·min(1, clip/‖gₙ‖)
 
-    One walk back gives the deltas; from them follow the norms, and then the sum with these weights.
-    With `reduction="mean"`, value and grads are divided by N; each gₙ is that of its own mean.
+    One backward walk gives the deltas, these give the norms, and the norms give the weights of the
+    sum. With `reduction="mean"`, value and grads are divided by N; each gₙ is that of its own mean.
 
-    It is what private training adds its noise to: the sum changes by at most `clip` where one
-    example is added. The noise is `optax.add_noise`, and `dp_accounting` computes what it buys; the
-    experiment `per_example` shows them together.
+    Differentially private training adds noise to this sum, which changes by at most `clip` if one
+    example is added. `optax.add_noise` adds the noise, and `dp_accounting` computes its privacy
+    guarantee; the experiment `per_example` shows them together.
 
     Args:
         net: a layer, or an op of one argument.
         loss: an op `(prediction, target) -> one value per example`.
         clip: the largest norm, above 0.
-        reduction: of the losses of one example, as in `value_and_grad`; all but "sum" also average
-            over the examples.
+        reduction: the reduction of the losses of one example, as in `value_and_grad`; all but "sum"
+            also average over the examples.
         per_leaf: whether each array of the gradient is clipped by its own norm.
 
     Raises:
-        TypeError, ValueError: as `per_example_norms`, or clip is not a number above 0.
+        TypeError, ValueError: as for `per_example_norms`, or clip is not a number above 0.
 
     Reference: M. Abadi et al., "Deep Learning with Differential Privacy", 2016, algorithm 1.
 
@@ -211,13 +211,13 @@ def clipped_fraction_and_grad(net, loss, reduction, clip, per_leaf=False) -> Cal
         squares = squared_norms(made) if per_leaf else _total(squared_norms(made), values)
         each = jax.tree.map(lambda s: factors(s) / divisor, squares)
         grads = _weighted_sum(made, each, net.bwd_params(*halves, each))
-        return Reduced(total, divisor, values), grads, state
+        return Reduced(total, divisor, values), wrapped_like(params, grads), state
 
     return gradient
 
 
 class NoiseScale(NamedTuple):
-    """How much the gradients of single examples differ; see `noise_scale`.
+    """The spread of the gradients of single examples; see `noise_scale`.
 
     Attributes:
         value: the mean loss of the batch.
@@ -235,7 +235,7 @@ class NoiseScale(NamedTuple):
 
 
 def noise_scale(net: Layer | Op, loss: Op, reduction: str = "sum") -> Callable:
-    """The simple noise scale of the gradient, tr Σ/‖G‖²: the batch from which noise is the lesser.
+    """Simple noise scale of the gradient, tr Σ/‖G‖²: the batch size at which noise equals signal.
 
         estimate = f(params, x, target, key=None, weights=None)      a `NoiseScale`
 
@@ -243,16 +243,16 @@ def noise_scale(net: Layer | Op, loss: Op, reduction: str = "sum") -> Callable:
     gradient gₙ. From the N gradients of one batch, with ḡ their mean, unbiased estimates are
         tr Σ = (Σₙ ‖gₙ‖² − N·‖ḡ‖²)/(N − 1)
         ‖G‖² = ‖ḡ‖² − tr Σ/N                  because E‖ḡ‖² = ‖G‖² + tr Σ/N
-    which needs neither two batch sizes nor a running average. Where the batch is too small to tell
-    G from the noise, the estimate of ‖G‖² and with it the noise scale may be negative.
+    which needs neither two batch sizes nor a running average. If the batch is too small to tell G
+    from the noise, the estimate of ‖G‖², and so the noise scale, may be negative.
 
     Args:
         net: a layer, or an op of one argument.
         loss: an op `(prediction, target) -> one value per example`.
-        reduction: of the losses of one example, as in `value_and_grad`.
+        reduction: the reduction of the losses of one example, as in `value_and_grad`.
 
     Raises:
-        TypeError, ValueError: as `per_example_norms`, or the batch has fewer than two examples.
+        TypeError, ValueError: as for `per_example_norms`, or the batch has fewer than two examples.
 
     Reference: S. McCandlish et al., "An Empirical Model of Large-Batch Training", 2018, equation
     2.9 and appendix A.1.
@@ -316,7 +316,7 @@ def walk_back(net, loss, reduction) -> Callable:
 
 
 def _weighted_sum(made, weights, gradients):
-    """Σₙ wₙ·gₙ, of the gradients that were made for their norms, else as the second half has it."""
+    """Σₙ wₙ·gₙ, from the gradients computed for their norms, or else by the second half."""
 
     def of_leaf(made, gradient, weights):
         if not isinstance(made, Whole) or made.n_places == 1:
@@ -330,7 +330,7 @@ def _weighted_sum(made, weights, gradients):
 
 
 def forward(net: Layer, loss: Op, params, x, target, key, weights) -> Forward:
-    """A network and its loss, and what the two save."""
+    """The forward pass of a network and its loss, with the residuals of both."""
     x = zero_padding(x)
     y, residuals = net.fwd(params, x, key)
     prediction, weights = without_padding(y, weights)

@@ -1,4 +1,4 @@
-"""A layer that saves its input in place of its residuals, and computes those again."""
+"""A layer that saves its input instead of its residuals, and recomputes those."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,12 +15,12 @@ from jaxnn.layer import Layer
 
 
 def computed_after(tree, event):
-    """The same arrays; what follows from them is computed again, and only after `event`.
+    """The same arrays, such that operations on them are recomputed, and only after `event`.
 
     Without it XLA merges the second forward pass with the first, or computes it early, and stores
     the result in between. `optimization_barrier` prevents that, but not on a CPU, where XLA removes
-    it before it merges equal operations. There the arrays pass a `select` as well, whose condition
-    is true, which the compiler cannot know.
+    it before it merges equal operations. There the arrays also pass through a `select` whose
+    condition is true, which the compiler cannot know.
     """
     behind, _ = lax.optimization_barrier((tree, event))
     condition = always(event)
@@ -36,9 +36,9 @@ def computed_after(tree, event):
 
 
 def always(tree):
-    """True, made of a number of the tree: it equals itself or is NaN, which a CPU must find out.
+    """True, computed on a CPU from a number of the tree: it equals itself or is NaN.
 
-    `None` where the tree has no floating-point number, or only on explicit axes.
+    `None` if the tree has no floating-point number, or only on explicit axes.
     """
     for a in jax.tree.leaves(tree):
         explicit = AxisType.Explicit in jax.typeof(a).sharding.mesh.axis_types
@@ -52,7 +52,7 @@ def always(tree):
 
 
 class RematResiduals(NamedTuple):
-    """The arguments of `fwd`, and the statistics that the state is updated from."""
+    """The arguments of `fwd`, and the statistics from which the state is updated."""
 
     params: Any
     x: Any
@@ -62,7 +62,7 @@ class RematResiduals(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Remat(Around):
-    """A layer whose residuals are computed again in the backward; see `jaxnn.remat`.
+    """A layer whose residuals are recomputed in the backward; see `jaxnn.remat`.
 
     Attributes:
         layer: the layer.
@@ -86,7 +86,7 @@ class Remat(Around):
         return y, RematResiduals(params, x, key, statistics)
 
     def bwd(self, residuals, dy):
-        """The forward again, and the layer's backward from what it saves."""
+        """The forward again, and the layer's backward from its residuals."""
         params, x, key, _ = residuals
         _, saved = self.layer.fwd(params, computed_after(x, dy), key)
         return self.layer.bwd(saved, dy)
@@ -120,13 +120,13 @@ class Remat(Around):
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Structure:
-    """The tree of some residuals, with the type of each array, or the leaf if it is no array."""
+    """The tree of some residuals, with the type of each array, and leaves that are not arrays."""
 
     tree: Any
     leaves: tuple
 
     def cut(self, layer: Layer, state) -> tuple[ClosedJaxpr, ClosedJaxpr]:
-        """`layer.update_state` as what it computes of the residuals alone, and the rest."""
+        """`layer.update_state`, split into its part that needs only the residuals, and the rest."""
         kinds = [leaf for leaf in self.leaves if isinstance(leaf, ShapedArray)]
 
         def update(state, arrays):
@@ -156,11 +156,11 @@ class Structure:
 
 
 class Statistics(NamedTuple):
-    """What `update_state` computes of the residuals alone: small, where the residuals are large.
+    """The values that `update_state` computes from the residuals alone: they are small.
 
     Attributes:
         values: the results, which the rest of `update_state` takes.
-        structure: that of the residuals, to trace `update_state` a second time.
+        structure: the structure of the residuals, to trace `update_state` again.
     """
 
     values: tuple

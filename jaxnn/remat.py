@@ -1,4 +1,4 @@
-"""Recomputing in the backward what the forward would save."""
+"""Recomputing residuals in the backward instead of saving them."""
 
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -32,7 +32,7 @@ class PlannedResiduals(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class RematWithin(Around):
-    """A network that recomputes as much as a budget of memory demands; see `remat`.
+    """A network that recomputes as much as a memory budget requires; see `remat`.
 
     Attributes:
         layer: the network.
@@ -52,7 +52,7 @@ class RematWithin(Around):
         return self.layer.apply(params, x, state)
 
     def fwd(self, params, x, key=None):
-        """The output of the network, and what the plan saves."""
+        """The output of the network, and the residuals of the plan."""
         plan = self.plan(params, x, key)
         y, saved = self.run(plan, params, x, key)
         return y, PlannedResiduals(plan, saved)
@@ -107,7 +107,7 @@ class RematWithin(Around):
         return _planned(self, *map(Kinds.of, (params, x, key)))
 
     def run(self, plan: Plan, params, x, key):
-        """The output, and what the plan saves."""
+        """The output, and the residuals of the plan."""
         return plan.net(self._layers()).fwd(plan.grouped(self._entries(params)), x, key)
 
     def costs(self, params, x, key) -> list[Cost]:
@@ -132,7 +132,7 @@ class RematWithin(Around):
 
 
 def remat(layer: Layer | Op, *, budget_bytes: int | None = None) -> Remat | RematWithin:
-    """A layer that saves its input in place of its residuals, and computes them again.
+    """A layer that saves its input instead of its residuals, and recomputes them.
 
     Backward. fwd saves the parameters θ, x and the key. bwd runs y, residuals = f.fwd(θ, x, key)
     once more: the same function of the same arguments, so the same residuals, and the same masks of
@@ -140,21 +140,20 @@ def remat(layer: Layer | Op, *, budget_bytes: int | None = None) -> Remat | Rema
         ⟨dy, ẏ⟩ = ⟨(∂f/∂θ)ᵀ·dy, θ̇⟩ + ⟨(∂f/∂x)ᵀ·dy, ẋ⟩
     and f.bwd(residuals, dy) computes both factors, dθ and dx. The gradients are those of the layer.
     The price is one more forward pass, a third of the operations of a training step; where memory
-    traffic is what costs, it may even save time.
+    traffic dominates, it may even save time.
 
     It pays to recompute blocks one by one, `serial(remat(block), remat(block), …)` or
     `stacked(remat(block), n)`: only their inputs are saved, and the residuals of one block at a
     time. `remat` of a whole network saves less, because its backward holds the residuals of all
     layers at once.
 
-    With `budget_bytes` it chooses which layers of a `serial` to recompute, while `fwd` is traced,
-    so that everything that forward and backward hold at a time fits; parameters, their gradients
-    and the arguments of the program do not count. It measures what each layer saves, what the
-    compiled backward of each needs, and the operations of its forward, and takes the plan that
-    recomputes the fewest operations. Then it compiles the network once, and plans again if that
-    does not fit. Neighbours may form a segment of which only the first input is saved; then its
-    layers but the last are recomputed twice. A layer that is no `serial` is recomputed whole or not
-    at all.
+    With `budget_bytes` it chooses the layers of a `serial` to recompute, while `fwd` is traced, so
+    that the peak memory of forward and backward fits; parameters, their gradients and the arguments
+    of the program do not count. It measures the residuals of each layer, the memory of its compiled
+    backward and the operations of its forward, and chooses the plan that recomputes the fewest
+    operations. Then it compiles the network once, and plans again if that does not fit. Neighbours
+    may form a segment that saves only its first input; then its layers except the last are
+    recomputed twice. A layer that is not a `serial` is recomputed whole or not at all.
 
     Args:
         layer: a layer, or an op of one argument.
@@ -163,7 +162,7 @@ def remat(layer: Layer | Op, *, budget_bytes: int | None = None) -> Remat | Rema
     Raises:
         TypeError: layer is neither.
         ValueError: budget_bytes is not a positive integer; or, in `fwd`, it is too small, and the
-            message says which is the least possible, or `fwd` runs inside `jax.shard_map`.
+            message gives the least possible one, or `fwd` runs inside `jax.shard_map`.
 
     Reference: T. Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.
 
@@ -187,8 +186,8 @@ def remat(layer: Layer | Op, *, budget_bytes: int | None = None) -> Remat | Rema
 def _planned(net: RematWithin, params: Kinds, x: Kinds, key: Kinds) -> Plan:
     """The plan of a network for arguments of these types.
 
-    The costs of the layers predict what a plan needs. The compiler may keep more, so the whole
-    program is compiled, and planned again with less where it does not fit.
+    The costs of the layers predict the memory of a plan. The compiler may keep more, so the whole
+    program is compiled, and planned again with less if it does not fit.
     """
     arguments = params.shapes(), x.shapes(), key.shapes()
     costs, allowed = net.costs(*arguments), net.budget_bytes

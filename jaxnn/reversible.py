@@ -1,4 +1,4 @@
-"""Layers whose input follows from their output, so that nothing in between is saved."""
+"""Layers whose input is recovered from their output, so that nothing in between is saved."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -26,9 +26,9 @@ class CarryResiduals(NamedTuple):
 class Invertible(Layer):
     """A layer whose backward starts from its output: its residuals are no larger than that.
 
-    It works on a carry, which is the output and whatever else makes the way back exact. Several
-    such layers in sequence, as in `stacked`, save the last carry alone. A subclass defines these
-    four, and `init` and `apply`.
+    It works on a carry, which is the output and any further arrays that make the inversion exact.
+    Several such layers in sequence, as in `stacked`, save only the last carry. A subclass defines
+    these methods, and `init` and `apply`.
     """
 
     def carry_of(self, x):
@@ -57,12 +57,12 @@ class Invertible(Layer):
         return self.output_of(carry), CarryResiduals(params, carry, key)
 
     def bwd(self, residuals, dy):
-        """The way back from the carry."""
+        """The backward pass from the carry."""
         dparams, _, dx = self.go_back(residuals.params, residuals.carry, dy, residuals.key)
         return dparams, dx
 
     def bwd_input(self, residuals, dy):
-        """The same, which leaves the gradients of the parameters for later."""
+        """The same, without the gradients of the parameters."""
         deltas, _, dx = self.go_back_input(residuals.params, residuals.carry, dy, residuals.key)
         return deltas, dx
 
@@ -74,10 +74,10 @@ class Precise(NamedTuple):
     error: jax.Array
 
     def plus(self, term) -> "Precise":
-        """The sum with another array, which comes back as it was when the array is subtracted."""
+        """The sum with another array; subtracting that array restores this one exactly."""
         if jax.typeof(term) != jax.typeof(self.value) or (condition := always(term)) is None:
             return self._sum(term)
-        # Apart from the rest: XLA would fuse each sum with all the sums before it, in a time and a
+        # Isolated, because XLA would fuse each sum with all the sums before it, in a time and a
         # memory that grow with the square of their number.
         total = lax.cond(condition, Precise._sum, lambda same, _: same, self, term)
         return lax.optimization_barrier(total)
@@ -127,11 +127,11 @@ class Reversible(Invertible, Composed):
             if layer.stateful:
                 raise ValueError(
                     f"reversible: {layer!r} gathers statistics for inference from its residuals, "
-                    "which are not saved; take a layer without state, such as LayerNorm"
+                    "which are not saved; use a layer without state, such as LayerNorm"
                 )
 
     def apply(self, params, x, state=None):
-        """The halves after all couplings, one beside the other."""
+        """The halves after all couplings, side by side."""
         return self.output_of(self._walk(params, self.carry_of(x), self._applied))
 
     def carry_of(self, x):
@@ -146,7 +146,7 @@ class Reversible(Invertible, Composed):
         return Halves(first, second, x._replace(values=None) if isinstance(x, Padded) else None)
 
     def output_of(self, carry):
-        """The halves, one beside the other."""
+        """The halves, side by side."""
         halves = carry.first.value, carry.second.value
         return with_values(carry.padded, jnp.concatenate(halves, axis=-1))
 
@@ -155,11 +155,11 @@ class Reversible(Invertible, Composed):
         return self._walk(params, carry, partial(self._trained, key))
 
     def go_back(self, params, carry, dy, key=None):
-        """x₂ = y₂ − g(y₁) and x₁ = y₁ − f(x₂), pair by pair, and each backward on the way."""
+        """x₂ = y₂ − g(y₁) and x₁ = y₁ − f(x₂), pair by pair, with each backward along the way."""
         return self._walk_back(params, carry, dy, key, lambda layer, *given: layer.bwd(*given))
 
     def go_back_input(self, params, carry, dy, key=None):
-        """The same, where the residuals of each layer are held beside its deltas."""
+        """The same, with the residuals of each layer held together with its deltas."""
 
         def backward(layer, saved, dy):
             deltas, dx = layer.bwd_input(saved, dy)
@@ -178,7 +178,7 @@ class Reversible(Invertible, Composed):
         return super().bwd_examples(saved, deltas, axis)
 
     def _walk_back(self, params, carry, dy, key, backward):
-        """The way back, with `backward(layer, residuals, dy) -> (kept, dx)` of each layer."""
+        """The backward walk, with `backward(layer, residuals, dy) -> (kept, dx)` of each layer."""
         self.require_one_for_each("params", params)
         moved, other, padded = carry
         shape = (*moved.value.shape[:-1], 2 * moved.value.shape[-1])
@@ -213,7 +213,7 @@ class Reversible(Invertible, Composed):
                 change = values_of(run(i, layer_params, with_values(padded, other.value)))
                 if (change.shape, change.dtype) != (moved.value.shape, moved.value.dtype):
                     raise ValueError(
-                        f"it makes {change.dtype}{change.shape} of {moved.value.dtype}"
+                        f"it gives {change.dtype}{change.shape} for {moved.value.dtype}"
                         f"{moved.value.shape}; in `reversible` it must keep the shape and the dtype"
                     )
                 moved, other = other, moved.plus(change)
@@ -246,7 +246,7 @@ def reversible(*layers: Layer | Op) -> Reversible:
     """Pairs of layers that save only their last output: y₁ = x₁ + f(x₂), y₂ = x₂ + g(y₁).
 
     x₁ and x₂ are the halves of x along its last axis, y₁ and y₂ those of y. Further pairs follow in
-    sequence. `stacked(reversible(f, g), n)` saves its last output only, too: the memory of the
+    sequence. `stacked(reversible(f, g), n)` also saves only its last output: the memory of the
     backward does not depend on the depth.
 
     The input follows from the output, g first:
@@ -261,16 +261,17 @@ def reversible(*layers: Layer | Op) -> Reversible:
     and the gradients of the parameters are those of the same two calls. The keys of random layers
     are those of the forward, so their masks are the same.
 
-    Saves: y, and the rounding errors of its sums, an array like y. Without them x would come back
-    with an error that grows with depth. With them it comes back exact, as long as the activations
-    grow less than about 2²⁴-fold from the first layer to the last: normalise inside f and g.
+    Saves: y, and the rounding errors of its sums, an array like y. Without them x would be
+    recovered with an error that grows with depth. With them it is recovered exactly, as long as the
+    activations grow less than about 2²⁴-fold from the first layer to the last: normalise inside f
+    and g.
 
     Args:
         *layers: f, g, and further pairs; layers, or ops of one argument, whose output has the shape
             of their input, half of x.
 
     Raises:
-        TypeError: something is neither.
+        TypeError: an argument is neither.
         ValueError: the number of layers is odd, or one has a state; later, the last axis of x is
             odd, or a layer changes the shape or the dtype.
 

@@ -18,13 +18,13 @@ from jaxnn.reversible import CarryResiduals, Invertible
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Places:
-    """Where each leaf of some residuals is found.
+    """The location of each leaf of some residuals.
 
     Attributes:
         tree: their structure.
         of_params: for each leaf, its position among the parameters, or `None`.
         of_arrays: the same among the other arrays.
-        others: the leaves that are no arrays.
+        others: the leaves that are not arrays.
     """
 
     tree: Any
@@ -82,7 +82,7 @@ class Stacked(Around):
 
     Attributes:
         layer: the layer.
-        n: how many there are.
+        n: the number of layers.
     """
 
     layer: Layer
@@ -97,7 +97,7 @@ class Stacked(Around):
         return self.layer.position_wise
 
     def init(self, key):
-        """The parameters of each layer, from a key of its own, along a leading axis."""
+        """The parameters of each layer, from its own key, along a leading axis."""
         return jax.vmap(self.layer.init)(jax.random.split(key, self.n))
 
     def params_of_layer(self, params):
@@ -144,14 +144,14 @@ class Stacked(Around):
         return self._chain(residuals, dy, layer.bwd)
 
     def bwd_input(self, residuals, dy):
-        """The same loop, which leaves the gradients of the parameters for later."""
+        """The same loop, without the gradients of the parameters."""
         layer = self.layer
         if isinstance(residuals, CarryResiduals):
             return self._walk_back(residuals, dy, layer.go_back_input)
         return self._chain(residuals, dy, layer.bwd_input)
 
     def bwd_params(self, residuals, deltas, weights=None, axis=0):
-        """The gradients of the parameters of one layer after the other."""
+        """The gradients of the parameters, one layer at a time."""
 
         def gradient(saved, deltas):
             return bwd_params_of(self.layer, saved, deltas, weights, axis)
@@ -168,7 +168,7 @@ class Stacked(Around):
         return map_forms(Stack, of_layers)
 
     def _walk_back(self, residuals, dy, go_back):
-        """The way back from the last carry, and what `go_back` gives for each layer."""
+        """The backward walk from the last carry, with the result of `go_back` for each layer."""
         params, carry, key = residuals
 
         def back(state, entry):
@@ -181,7 +181,7 @@ class Stacked(Around):
         return kept, dx
 
     def _chain(self, residuals, dy, backward):
-        """The chain rule, and what `backward` gives for each layer beside dx."""
+        """The chain rule, with the result of `backward` for each layer besides dx."""
 
         def step(dy, entry):
             p, saved = entry
@@ -247,11 +247,11 @@ def stacked(layer: Layer | Op, n: int) -> Stacked:
     so one call f.bwd(dₖ₊₁), with the residuals of layer k, gives dθₖ and dₖ. At the end dx = d₀.
 
     Saves: the residuals of each layer, without the parameters, which exist anyway. With
-    `remat(layer)` these are the inputs; with `reversible` layers nothing but the last output.
+    `remat(layer)` these are the inputs; with `reversible` layers only the last output.
 
     Args:
         layer: a layer, or an op of one argument, whose output has the shape and dtype of its input.
-        n: how many there are.
+        n: the number of layers.
 
     Raises:
         TypeError: layer is neither a layer nor an op of one argument.
@@ -277,7 +277,7 @@ def stacked(layer: Layer | Op, n: int) -> Stacked:
 
 
 def _entries(residuals, deltas):
-    """What the layers have along their axis; the deltas of invertible layers hold the residuals."""
+    """The arrays along the axis of layers; the deltas of invertible layers hold the residuals."""
     return None if isinstance(residuals, CarryResiduals) else residuals, deltas
 
 
@@ -299,5 +299,5 @@ def _same(x, y):
     """y, if it has the type of x."""
     kinds = [jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", tree) for tree in (x, y)]
     if kinds[0] != kinds[1]:
-        raise ValueError(f"stacked: the layer makes {kinds[1]} of {kinds[0]}; it must keep it")
+        raise ValueError(f"stacked: the layer gives {kinds[1]} for {kinds[0]}; they must be equal")
     return y

@@ -1,4 +1,4 @@
-"""What each layer of a network does to the shapes, and what it costs."""
+"""The output shape and the cost of each layer of a network."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ class Row(NamedTuple):
     """One layer.
 
     Attributes:
-        depth: how many layers it lies inside.
+        depth: the number of layers that contain it.
         layer: the layer, as it prints.
         output: the dtype and the shape of its output.
         parameters: the number of its parameters.
@@ -68,7 +68,7 @@ def summary(net: Layer | Op, x, params=None) -> Summary:
 
     Args:
         net: a layer, or an op of one argument.
-        x: an input, an array or a tree of them, or `jax.ShapeDtypeStruct`s in their place.
+        x: an input, an array or a tree of them, or `jax.ShapeDtypeStruct`s instead.
         params: the parameters, or their shapes; by default those that `net.init` makes.
 
     Raises:
@@ -97,7 +97,7 @@ def summary(net: Layer | Op, x, params=None) -> Summary:
 
 
 def _shapes(name: str, tree):
-    """The shapes of a tree of arrays; what is a shape already stays one."""
+    """The shapes of a tree of arrays; leaves that are shapes already are unchanged."""
 
     def shape(path, leaf):
         if isinstance(leaf, jax.ShapeDtypeStruct):

@@ -34,12 +34,12 @@ class RowResiduals(NamedTuple):
 
 
 class SplitLinear(Around):
-    """What `Column` and `Row` share: where they run, and on which parts.
+    """The base of `Column` and `Row`: where they run, and on which parts.
 
     A subclass defines the computation of one device, `part_apply`, `part_fwd`, `part_bwd_input` and
     `part_bwd_params`. Inside `shard_map` over the axis, the caller's arrays are the parts already.
     On a mesh with that axis, the layer enters `shard_map` itself. On one device, and on explicit
-    axes, where arrays say how they lie and the ops follow them, it is the plain layer.
+    axes, where arrays have their sharding in their types, it is the plain layer.
     """
 
     layer: Linear
@@ -100,7 +100,7 @@ class SplitLinear(Around):
         return self.layer.bwd_input(residuals, dy)
 
     def bwd_params(self, residuals, deltas, weights=None, axis=0):
-        """dW and db, split as W and b are."""
+        """dW and db, split like W and b."""
         if weights is not None:
             self.bwd_examples(residuals, deltas, axis)  # may raise
             return weighted(self.bwd_params, residuals, deltas, weights, axis)
@@ -117,8 +117,8 @@ class SplitLinear(Around):
             return linear_bwd_examples(of_op, deltas, examples_axis=axis)
         if self._axis_type() is AxisType.Manual:
             raise ValueError(
-                f"{self.name}: inside jax.shard_map a device has a part of each example's gradient "
-                "only; take the gradient of each example outside"
+                f"{self.name}: inside jax.shard_map a device has only a part of each example's "
+                "gradient; compute the gradient of each example outside"
             )
         return self.layer.bwd_examples(residuals, deltas, axis)
 
@@ -172,7 +172,7 @@ class SplitLinear(Around):
             return None
         if self.axis not in mesh.axis_names:
             raise ValueError(
-                f"{self.name}: the mesh has the axes {mesh.axis_names}, and none is {self.axis!r}"
+                f"{self.name}: the mesh has the axes {mesh.axis_names}, but none is {self.axis!r}"
             )
         return mesh.axis_types[mesh.axis_names.index(self.axis)]
 
@@ -220,7 +220,7 @@ class SplitLinear(Around):
 
 
 class Specs(NamedTuple):
-    """How the arguments and the output of a layer are split, in the order of its backward."""
+    """The splits of the arguments and the output of a layer, in the order of its backward."""
 
     params: Any
     x: PartitionSpec
@@ -324,9 +324,9 @@ class Row(SplitLinear):
 def column(layer: Linear, axis: str = "model") -> Column:
     """A linear layer whose outputs are split over the devices of a mesh axis.
 
-    Device k holds the columns Wₖ (I, O/n) and bₖ (O/n,), takes all of x, and makes its part of the
-    output, yₖ = x·Wₖ + bₖ. Nothing is exchanged. `row` takes the parts as they lie, so
-    `serial(column(Linear(D, H)), relu, row(Linear(H, D)))` exchanges one all-reduce forward and one
+    Device k holds the columns Wₖ (I, O/n) and bₖ (O/n,), takes all of x, and computes its part of
+    the output, yₖ = x·Wₖ + bₖ. Nothing is exchanged. `row` takes these parts where they are, so
+    `serial(column(Linear(D, H)), relu, row(Linear(H, D)))` needs one all-reduce forward and one
     backward.
 
     Backward, from ⟨dy, ẏ⟩ = Σₖ⟨dyₖ, ẏₖ⟩ with ẏₖ = x·Ẇₖ + ḃₖ + ẋ·Wₖ:
@@ -337,18 +337,18 @@ def column(layer: Linear, axis: str = "model") -> Column:
     Under `jax.set_mesh(mesh)` the arrays are whole and the layer splits the work; `init` places the
     parameters, and a batch that is sharded along another axis of the mesh stays so. Inside
     `jax.shard_map` over the axis they are the parts of one device. Without a mesh this is the
-    layer itself, with the same parameters for the same key. On explicit axes (`AxisType.Explicit`)
-    it is too, and the compiler places the exchanges as the types of the arrays demand.
+    layer itself, with the same parameters for the same key. So it is on explicit axes
+    (`AxisType.Explicit`), where the compiler places the exchanges that the arrays' types require.
 
-    In attention, columns make queries, keys and values, and a row the output: if the devices
-    divide the heads, each of them has whole heads and attends to them without an exchange.
+    In attention, use columns for queries, keys and values, and a row for the output: if the number
+    of devices divides the number of heads, each device computes whole heads without an exchange.
 
     Args:
         layer: a `Linear`.
         axis: the name of the mesh axis.
 
     Raises:
-        TypeError: layer is no `Linear`, or axis no name.
+        TypeError: layer is not a `Linear`, or axis is not a name.
         ValueError: later, the mesh has no such axis, its devices do not divide the outputs, or
             params inside `shard_map` are not those of one device.
 
@@ -382,14 +382,14 @@ def row(layer: Linear, axis: str = "model") -> Row:
         db  = Σₙ dy       the same on every device
     Each device has dy, so nothing is exchanged.
 
-    Where it runs is as in `column`, which makes such an input.
+    It runs in the same places as `column`, which makes such an input.
 
     Args:
         layer: a `Linear`.
         axis: the name of the mesh axis.
 
     Raises:
-        TypeError: layer is no `Linear`, or axis no name.
+        TypeError: layer is not a `Linear`, or axis is not a name.
         ValueError: later, the mesh has no such axis, its devices do not divide the inputs, or
             params inside `shard_map` are not those of one device.
 

@@ -16,12 +16,12 @@ Path = tuple[int | str, ...]
 
 @dataclass(frozen=True, repr=False)
 class Tied(Around):
-    """A network in which one array of the parameters stands in two places; see `tied`.
+    """A network in which one array of the parameters is used in two places; see `tied`.
 
     Attributes:
         layer: the network.
-        path: where the array is not stored.
-        to: where it is.
+        path: the place where the array is not stored.
+        to: the place where it is stored.
         transpose: whether its two axes are swapped there.
     """
 
@@ -51,7 +51,7 @@ class Tied(Around):
         return self.layer.fwd(self.params_of_layer(params), x, key)
 
     def bwd_input(self, residuals, dy):
-        """That of the network."""
+        """The deltas and dx of the network."""
         return self.layer.bwd_input(residuals, dy)
 
     def bwd_params(self, residuals, deltas, weights=None, axis=0):
@@ -91,19 +91,20 @@ class Tied(Around):
 def tied(layer: Layer | Op, path: Path, to: Path, *, transpose: bool = False) -> Tied:
     """A network whose parameters at one path are those at another: they are stored once.
 
-    Tied embeddings, tied autoencoders, and layers that are repeated with the same parameters. A
-    path is the keys that lead to an array or a subtree of the parameters, such as `(0, "w")` for
-    "w" of the first layer of a `serial`. Backward, because the array goes into both places:
+    Use it for tied embeddings, tied autoencoders, and layers repeated with the same parameters. A
+    path is the tuple of keys to an array or a subtree of the parameters, such as `(0, "w")` for "w"
+    of the first layer of a `serial`. Backward, because the array is used in both places:
         d(array) = gradient at `to` + gradient at `path`, transposed if the array is
 
     Args:
         layer: the network.
-        path: where the parameters are replaced; they are not stored there.
-        to: where they are stored.
+        path: the place where the parameters are replaced; they are not stored there.
+        to: the place where they are stored.
         transpose: whether the replacement is the transpose.
 
     Raises:
-        TypeError: layer is no layer, path or to is no tuple of keys, or transpose is no flag.
+        TypeError: layer is not a layer, path or to is not a tuple of keys, or transpose is not a
+            flag.
         ValueError: there is nothing at a path, or, in `init`, the shapes differ.
 
     Reference: O. Press and L. Wolf, "Using the Output Embedding to Improve Language Models", 2017.
@@ -138,7 +139,7 @@ def _found(params, path: Path):
 
 
 def _changed(params, path: tuple, new):
-    """The tree with something else at a path; for `None`, no key in a dict and () in a tuple."""
+    """The tree with a new subtree at a path; for `None`, no key in a dict and () in a tuple."""
     key, *rest = path
     if rest:
         new = _changed(params[key], tuple(rest), new)

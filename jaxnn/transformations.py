@@ -1,10 +1,9 @@
 """An op under every transformation of JAX, from its `forward` and `backward` alone.
 
 The tangent map of an op is the transpose of its backward: `backward` is linear in `dy`, and
-⟨dy, J·ẋ⟩ = ⟨Jᵀ·dy, ẋ⟩. So forward mode needs no rule of its own: a primitive stands for
-ẏ = J·ẋ given the residuals. Where JAX transposes it (reverse mode), it is the backward; where JAX
-evaluates it (forward mode), it is the backward transposed by `jax.linear_transpose`, or the op's
-own `tangent`.
+⟨dy, J·ẋ⟩ = ⟨Jᵀ·dy, ẋ⟩. So forward mode needs no separate rule: a primitive represents ẏ = J·ẋ given
+the residuals. When JAX transposes it (reverse mode), it is the backward; when JAX evaluates it
+(forward mode), it is the backward transposed by `jax.linear_transpose`, or the op's own `tangent`.
 """
 
 from functools import partial
@@ -26,10 +25,10 @@ transposing = jax.make_user_context(default_value=False)
 def definitions():
     """A context in which every op runs its definition, so that JAX differentiates that.
 
-    It gives the autodiff twin of whatever is made of ops. The value of `fwd` is the definition's
-    too, so the training form of a network with random layers has a twin as well. The context is
-    part of the key of every trace of JAX: `jit`, `checkpoint`, `scan` and `cond` trace again inside
-    it.
+    It gives the autodiff counterpart of anything built from ops. The value of `fwd` is the
+    definition's too, so the training form of a network with random layers has a counterpart as
+    well. The context is part of the key of every trace of JAX: `jit`, `checkpoint`, `scan` and
+    `cond` trace again inside it.
 
     Example:
         >>> gradient = jax.jit(jax.grad(lambda x: jaxnn.gelu(x).sum()))
@@ -81,20 +80,20 @@ def _(rules, options, primals, tangents):
 
 
 def _forward(rules, options, *args):
-    return rules.fwd(jax.tree.map(jnp.asarray, args), dict(options))  # JAX may hand over numbers
+    return rules.fwd(jax.tree.map(jnp.asarray, args), dict(options))  # JAX may pass Python numbers
 
 
 def undifferentiated(rules: calls.Rules, args: tuple, options: dict):
-    """The residuals, as constants to whatever differentiates."""
+    """The residuals, as constants under differentiation."""
     return _forward(rules, options, *jax.lax.stop_gradient(args))[1]
 
 
 _whole_forward = jax.custom_jvp(_forward, nondiff_argnums=(0, 1))
 """The forward in one piece, for reverse mode.
 
-Where JAX linearizes, it evaluates the forward partially, and then hoists from each loop whatever
-does not depend on its carry: zeros of the size of all the logits of a chunk become an array that is
-stored. A function with a rule of its own is left whole. Elsewhere, in `checkpoint` for one, JAX
+When JAX linearizes, it partially evaluates the forward, and then hoists from each loop all values
+that do not depend on its carry: zeros of the size of all the logits of a chunk become an array that
+is stored. A function with a custom rule is kept whole. Elsewhere, such as in `checkpoint`, JAX
 should see the inside of the forward.
 """
 
@@ -108,7 +107,7 @@ class TangentMap(NamedTuple):
     """The linear map from some tangents of an op's arguments to those of its output.
 
     Attributes:
-        rules: the op's.
+        rules: the op's rules.
         residuals: the structure of its residuals.
         inputs: the positions of the tangents among the arrays of all the arguments.
         outputs: the types of the arrays of the output.

@@ -77,7 +77,7 @@ BAD = [
             jaxnn.Linear(5, 3).init(jax.random.key(0)), X
         ),
         ValueError,
-        r"residual: the layer makes \(7, 3\) of \(7, 5\); it must keep it",
+        r"residual: the layer gives shape \(7, 3\) for an input of shape \(7, 5\)",
     ),
     (lambda: jaxnn.parallel(), ValueError, "parallel: there is no layer"),
     (
@@ -95,7 +95,7 @@ BAD = [
             ((), (jaxnn.Linear(5, 3).init(jax.random.key(0)),)), X
         ),
         ValueError,
-        r"the outputs have the shapes \[\(7, 5\), \(7, 3\)\], which do not fit together by 'sum'",
+        r"the outputs have the shapes \[\(7, 5\), \(7, 3\)\], which cannot be combined by 'sum'",
     ),
     (
         lambda: jaxnn.serial(jaxnn.relu).fwd(None, X),

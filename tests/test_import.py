@@ -1,9 +1,15 @@
 """What `import jaxnn` brings, and what the package may not do."""
 
 import ast
+import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
 
 import jaxnn
 
@@ -57,3 +63,32 @@ def test_importing_the_library_does_not_load_the_referee():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_one_version():
+    records = PACKAGE.parent / ".github"
+    assert version("jaxnn") == jaxnn.__version__
+    cited = re.search(r"^version: (.*)$", (records / "CITATION.cff").read_text(), re.MULTILINE)
+    assert cited[1] == jaxnn.__version__
+    newest = re.search(r"^## (\S+)", (records / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest[1] == jaxnn.__version__
+
+
+def test_the_package_tells_where_the_programs_are(tmp_path):
+    """From a plain folder that is not installed, too."""
+    (tmp_path / "jaxnn").symlink_to(PACKAGE)
+    command = [sys.executable, "-m", "jaxnn"]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert said.startswith(f"jaxnn {jaxnn.__version__}\n")
+    assert "python -m jaxnn.gradcheck FILE" in said
+    assert "python -m experiments" in said
+
+
+def test_an_exported_network_is_serialised():
+    pytest.importorskip("flatbuffers")  # of the extra `export`
+    net = jaxnn.mlp((3, 4, 2))
+    params, x = net.init(jax.random.key(0)), jnp.ones((5, 3))
+    written = jax.export.export(jax.jit(net.apply))(params, x).serialize()
+    assert jnp.array_equal(
+        jax.export.deserialize(written).call(params, x), jax.jit(net.apply)(params, x)
+    )

@@ -353,7 +353,7 @@ BAD = [
     (
         lambda: jaxnn.LSTM(4, 3, reverse=True).extend({}, jnp.ones((1, 1, 4)), None),
         ValueError,
-        "cannot go on step by step",
+        "cannot be extended step by step",
     ),
     (
         lambda: jaxnn.Conv(4, 3, (3,)).extend({}, jnp.ones((1, 1, 4)), ()),
@@ -379,7 +379,7 @@ BAD = [
     (
         lambda: jaxnn.LSTM(4, 3).apply({}, jaxnn.Padded(jnp.ones((5, 2, 4)), None, jnp.ones(2))),
         ValueError,
-        "a recurrent layer takes lengths, and x has a mask",
+        "a recurrent layer takes lengths, but x has a mask",
     ),
     (lambda: jaxnn.autodiff(3), TypeError, "expected a function"),
 ]

@@ -269,7 +269,7 @@ BAD = [
     (
         lambda: jaxnn.max_pool(X[None, ..., None], window={2}),
         TypeError,
-        "option 'window' must be hashable, such as a tuple, and is a set",
+        "option 'window' must be hashable, such as a tuple, but is a set",
     ),
     (lambda: jaxnn.linear({"w": "a"}, X), TypeError, r"linear: params must hold arrays, got str"),
     (
@@ -349,7 +349,7 @@ BAD = [
         ValueError,
         "label_smoothing must be at least 0 and at most 1, got 1.5",
     ),
-    (lambda: jaxnn.cross_entropy(X[:, :0], jnp.zeros(7, int)), ValueError, "without any class"),
+    (lambda: jaxnn.cross_entropy(X[:, :0], jnp.zeros(7, int)), ValueError, "with no class"),
     (
         lambda: jaxnn.relu.bwd(jaxnn.relu.fwd(X)[1], B),
         ValueError,

@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 import jaxnn
+from jaxnn import gradcheck
 from jaxnn.ops.losses.linear_softmax_cross_entropy import linear_softmax_cross_entropy
 
 N, N_IN, HIDDEN, K = 7, 5, 6, 3
@@ -186,9 +187,66 @@ def test_second_order_methods_over_modules_with_ops(kind):
         np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)
 
 
-def test_parameters_of_flax_are_arrays():
-    layer = nnx.Linear(5, 6, rngs=nnx.Rngs(0))
-    params = {"w": layer.kernel, "b": layer.bias}
-    x = jnp.ones((7, 5), jnp.float32)
-    np.testing.assert_allclose(jaxnn.linear(params, x), layer(x), rtol=1e-6)
-    np.testing.assert_allclose(jaxnn.relu(layer.kernel), jax.nn.relu(layer.kernel[...]))
+LINEAR, LOSS = jaxnn.Linear(N_IN, K), jaxnn.softmax_cross_entropy
+SGD = optax.sgd(0.1, momentum=0.9)
+
+# Calls that take parameters, an input and labels; each gives a tree of arrays.
+CALLS = {
+    "op": lambda params, x, labels: jaxnn.linear(params, x),
+    "op.fwd, op.bwd": lambda params, x, labels: jaxnn.linear.bwd(
+        jaxnn.linear.fwd(params, x)[1], jnp.ones((N, K), jnp.float32)
+    ),
+    "cotangent": lambda params, x, labels: jaxnn.relu.bwd(jaxnn.relu.fwd(x)[1], x),
+    "loss": lambda params, x, labels: jaxnn.linear_softmax_cross_entropy(params, x, labels),
+    "definitions": lambda params, x, labels: jaxnn.linear.definition(params, x),
+    "layer.apply": lambda params, x, labels: LINEAR.apply(params, x),
+    "layer.fwd, layer.bwd": lambda params, x, labels: LINEAR.bwd(
+        LINEAR.fwd(params, x)[1], jnp.ones((N, K), jnp.float32)
+    ),
+    "jax.grad": lambda params, x, labels: jax.grad(lambda p: jaxnn.linear(p, x).sum())(params),
+    "value_and_grad": lambda *batch: jaxnn.value_and_grad(LINEAR, LOSS)(*batch),
+    "clipped gradient": lambda *batch: jaxnn.per_example.value_and_clipped_grad(
+        LINEAR, LOSS, clip=0.1
+    )(*batch),
+    "train_step": lambda params, x, labels: jaxnn.train_step(LINEAR, LOSS, SGD)(
+        params, SGD.init(params), x, labels
+    ),
+    "train_epoch": lambda params, x, labels: jaxnn.train_epoch(LINEAR, LOSS, SGD, 4)(
+        jax.tree.map(jnp.copy, params), SGD.init(params), x, labels, jax.random.key(0)
+    ),
+    "fit": lambda params, x, labels: jaxnn.fit(LINEAR, LOSS, params, (x, labels), epochs=2).params,
+    "predict": lambda params, x, labels: jaxnn.predict(LINEAR, params, x),
+    "convert_convention": lambda params, x, labels: jaxnn.convert_convention(params, "torch"),
+    "params_to_torch": lambda params, x, labels: jaxnn.params_to_torch(LINEAR, params, {(): "fc"}),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_parameter_of_flax_stands_for_its_array(name, batch):
+    x, labels = batch
+    layer = nnx.Linear(N_IN, K, rngs=nnx.Rngs(0))
+    as_params = {"w": layer.kernel, "b": layer.bias}, nnx.Param(x), nnx.Variable(labels)
+    as_arrays = {"w": layer.kernel[...], "b": layer.bias[...]}, x, labels
+    found, expected = CALLS[name](*as_params), CALLS[name](*as_arrays)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_gradient_has_the_tree_of_the_parameters(batch):
+    net = jaxnn.serial(jaxnn.Linear(N_IN, K), jaxnn.relu)
+    params = jax.tree.map(nnx.Param, net.init(jax.random.key(0)))
+    _, grads = jaxnn.value_and_grad(net, LOSS)(params, *batch)
+    assert jax.tree.structure(grads) == jax.tree.structure(params)
+    assert isinstance(grads[0]["w"], nnx.Param)
+    _, grads = jaxnn.value_and_grad(net, LOSS)(list(net.init(jax.random.key(0))), *batch)
+    assert isinstance(grads[0]["w"], jax.Array)
+
+
+def test_the_checker_takes_flax_parameters():
+    net = jaxnn.serial(jaxnn.Linear(5, 4), jaxnn.tanh, jaxnn.Linear(4, 3))
+    plain = net.init(jax.random.key(0))
+    params = jax.tree.map(nnx.Param, plain)
+    x, labels = jnp.ones((7, 5)), jnp.zeros(7, jnp.int32)
+    assert gradcheck.check(jaxnn.linear, params[0], x).ok
+    _, grads = jaxnn.value_and_grad(net, jaxnn.softmax_cross_entropy)(params, x, labels)
+    assert gradcheck.diagnose(net, jaxnn.softmax_cross_entropy, params, x, labels, grads).ok

@@ -4,13 +4,12 @@ import os
 import re
 import subprocess
 import sys
-from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
 import jaxnn
-from experiments import readme
+from experiments.__main__ import experiments
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -78,42 +77,42 @@ def test_commands_name_what_exists(command):
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
 
 
-def test_the_generated_tables_are_those_of_the_code():
-    """`python -m experiments.readme` writes them again."""
-    assert readme.rewritten(README) == README
-    blocks = re.findall(r"<!-- (generated|measured): (\w+) -->", README)
-    assert [name for kind, name in blocks if kind == "generated"] == [
-        "experiments",
-        "ops",
-        "layers",
-    ]
+def test_one_page():
+    assert len(README.splitlines()) <= 150
+    assert len(README.encode()) <= 9000
 
 
-def test_measured_tables_change_only_when_figures_are_given():
-    new = readme.rewritten(README, {"training": "| network |\n|---|\n| none |"})
-    assert "| none |" in new
-    assert len(new) < len(README)
-    assert readme.rewritten(new, {}) == new
+def test_the_picture_is_made_by_an_experiment_and_small():
+    (picture,) = map(Path, re.findall(r"!\[.+?\]\((.+?)\)", README))
+    assert picture.stem in experiments()
+    assert (ROOT / picture).stat().st_size <= 200_000
 
 
-def test_a_measured_row_is_of_an_op_that_exists():
-    for name in re.findall(r"^\| `(\w+)` \S.*\| \d+\.\d\d \|", README, flags=re.M):
-        assert isinstance(getattr(jaxnn, name), jaxnn.Op)
+@pytest.mark.parametrize("link", re.findall(r"[^!]\[.+?\]\((?!http)(.+?)\)", README))
+def test_links_name_files(link):
+    assert (ROOT / link).is_file()
 
 
-def test_the_pictures_are_made_by_experiments_and_small():
-    pictures = re.findall(r"!\[.+?\]\((.+?)\)", README)
-    assert len(pictures) == 4
-    for picture in map(Path, pictures):
-        assert f"`python -m experiments.{picture.stem}" in README
-        assert (ROOT / picture).stat().st_size <= 200_000
+def test_the_figures_were_measured():
+    """Each row of the table repeats figures of the benchmark's tables."""
 
+    def figures(suite, row):
+        (line,) = [line for line in table(suite).splitlines() if line.startswith(f"| {row}")]
+        return [cell.strip() for cell in line.strip("|").split("|")]
 
-def test_the_table_of_the_notes_names_tests_and_functions_that_exist():
-    rows = re.findall(r"^\|.*?\|.*?\| (.*) \| `(test_\w+\.py)::(test_\w+)` \|$", README, flags=re.M)
-    assert len(rows) >= 25
-    for functions, file, test in rows:
-        assert f"def {test}(" in (ROOT / "tests/notes" / file).read_text()
-        for name in re.findall(r"`([\w.]+)`", functions):
-            owner = jaxnn if hasattr(jaxnn, name.split(".")[0]) else jaxnn.jacobians
-            assert attrgetter(name)(owner)
+    def table(suite):
+        return (ROOT / f"experiments/site/measured/{suite}.md").read_text()
+
+    norms = figures("per_example", "MLP 784-512-512-10")
+    assert f"{norms[2]} × the time of a step" in README
+    times, memory = re.findall(r"\d+", norms[6])
+    assert f"{times} × (`vmap(grad)`, with {memory} × the memory)" in README
+    diagonal = figures("per_example", "diag_ggn")
+    assert f"{float(diagonal[2]):g} × the time of a gradient" in README
+    for op in ("linear_softmax_cross_entropy", "attention", "max_pool"):
+        *_, mebibytes, of_autodiff = figures("ops", f"`{op}`")
+        assert f"{float(mebibytes):.0f} MiB" in README
+        assert f"{float(of_autodiff):.0f} MiB" in README
+    for suite, row in (("ops", "`attention`"), ("ops", "`max_pool`"), ("training", "CNN")):
+        ratio = figures(suite, row)[{"ops": 2, "training": 3}[suite]]
+        assert f"{ratio.lstrip('0')} of the time" in README

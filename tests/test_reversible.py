@@ -160,7 +160,7 @@ REFUSED = [
     ),
     (
         lambda: apply(F, jaxnn.Linear(3, 4)),
-        r"layer 1 \(Linear\): it makes float64\(7, 4\) of float64\(7, 3\)",
+        r"layer 1 \(Linear\): it gives float64\(7, 4\) for float64\(7, 3\)",
     ),
 ]
 

@@ -108,7 +108,7 @@ REFUSED = [
         lambda: jaxnn.stacked(jaxnn.Linear(6, 5), 2).fwd(
             jaxnn.stacked(jaxnn.Linear(6, 5), 2).init(KEY), X
         ),
-        r"stacked: the layer makes float64\[7, 5\] of float64\[7, 6\]; it must keep it",
+        r"stacked: the layer gives float64\[7, 5\] for float64\[7, 6\]; they must be equal",
     ),
     (
         lambda: jaxnn.stacked(SIMPLE, 3).apply(jaxnn.stacked(SIMPLE, 2).init(KEY), X),

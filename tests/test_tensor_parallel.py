@@ -77,7 +77,7 @@ def test_bad_input_is_refused():
     with pytest.raises(TypeError, match="row: axis must be the name of a mesh axis, got 1"):
         jaxnn.row(PLAIN.layers[0], axis=1)
     mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
-    with jax.set_mesh(mesh), pytest.raises(ValueError, match=r"axes \('data',\), and none is 'mod"):
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match=r"axes \('data',\), but none is 'mod"):
         SPLIT.init(jax.random.key(0))
 
 

@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     suite = SUITES[args.suite]
     if not any(args.only in name for name in suite.rows(args.seed)):
         parser.error(f"no row of {args.suite} has {args.only!r} in its name")
-    if not run(args, suite):
+    if not parser.run(run, args, suite):
         sys.exit(1)
 
 

@@ -22,7 +22,7 @@ def native(op: jaxnn.Op) -> Callable | None:
 
 
 def _without_omitted(function: Callable) -> Callable:
-    """A function that is not handed the optional arguments at the end that are `None`."""
+    """A function called without the trailing optional arguments that are `None`."""
 
     def called(*args, **options):
         while args and args[-1] is None:

@@ -13,7 +13,7 @@ plt = common.pyplot()
 
 HEADERS = ("start", "jaxnn ms", "plain JAX ms", "ratio", "quartiles", "difference ms", "quartiles")
 LEGEND = (
-    "Each side runs in a process of its own. Imports count from the start of the process; the "
+    "Each side runs in its own process. Imports count from the start of the process; the "
     "first step of the 64-128-10 network counts from the call to its result, with tracing and "
     "compilation."
 )

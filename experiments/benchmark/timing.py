@@ -63,10 +63,13 @@ def compile_all(rows: Iterable[Row], platforms: list[str]) -> None:
 
     A row that does not compile raises its error when it is measured.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
         compiling = [pool.submit(row.compile, platform) for row in rows for platform in platforms]
         done = as_completed(compiling)
         list(tqdm(done, "compiling", len(compiling), unit="row", disable=None))
+    finally:
+        pool.shutdown(cancel_futures=True)  # of an interrupted run
 
 
 def compiled(function: Callable, *args) -> Contestant:

@@ -1,4 +1,4 @@
-"""Every op with example arguments: what the tests, the benchmark and the tables iterate over.
+"""Every op with example arguments, for the tests, the benchmark and the tables to iterate over.
 
 A new op is one function triple and one entry here, in the file of its family.
 """

@@ -1,4 +1,4 @@
-"""What an entry of the catalogue is made of: ops, cases, and makers of arguments."""
+"""The parts of an entry of the catalogue: ops, cases, and makers of arguments."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,10 +10,10 @@ from jaxnn.op import Op
 
 
 class Case(NamedTuple):
-    """Arguments and options that an op is tried with.
+    """Arguments and options with which an op is tested.
 
     Attributes:
-        name: what the case is about.
+        name: a description of the case.
         arguments: `(seed, dtype) -> args`.
         options: the op's options.
     """
@@ -68,12 +68,12 @@ def labels(n, n_classes):
 
 
 def mask(*shape, share=0.7):
-    """Booleans of which about this share is true."""
+    """Booleans of which about this fraction is true."""
     return lambda random, dtype: jnp.asarray(random.random(shape) < share)
 
 
 def constant(values):
-    """The same numbers always, bounded by what the dtype can hold."""
+    """The same numbers always, bounded by the range of the dtype."""
 
     def make(random, dtype):
         array = jnp.asarray(values)

@@ -1,4 +1,4 @@
-"""Images made larger in the catalogue."""
+"""Upsampling and padding in the catalogue."""
 
 from jaxnn.catalogue.case import Entry, case, constant, normal
 from jaxnn.ops.images import pad, upsample

@@ -34,7 +34,7 @@ SEEN = constant(
         [True, True, True, True, True, False],
         [False] * 6,
     ]
-)  # it drops NaN, infinity and the whole of the last row; one number is left in the last column
+)  # it drops NaN, infinity and the whole of the last row; one number remains in the last column
 
 
 ENTRIES = (

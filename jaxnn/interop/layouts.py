@@ -1,9 +1,9 @@
-"""The conventions in which the weights of a linear layer are stored, and the way between them."""
+"""Conversion between the conventions in which the weights of a linear layer are stored."""
 
 import jax
 import numpy as np
 
-from jaxnn.arrays import as_numpy
+from jaxnn.arrays import as_numpy, unwrapped
 from jaxnn.layer import Params
 
 CONVENTIONS = ("row", "torch", "column")
@@ -18,15 +18,15 @@ def convert_convention(params: Params, to: str, *, source: str = "row") -> Param
         "column"  z = W·x + b     x (I, N)   W (O, I)   b (O, 1)   textbooks: one example, a column
 
     All three are the same function of the same numbers, so the gradient of a loss with respect to
-    W is transposed as W is, and that of b reshaped as b is:
+    W is transposed like W, and that of b is reshaped like b:
         "row"     dW = xᵀ·dz   db = Σ over rows
         "torch"   dW = dzᵀ·x   db = Σ over rows
         "column"  dW = dz·xᵀ   db = Σ over columns
 
     Args:
         params: a pytree of dicts, tuples and lists. Every dict with a "w" is a linear layer, with
-            or without a "b"; everything else stays as it is.
-        to: the convention wanted, "row", "torch" or "column".
+            or without a "b"; everything else is unchanged.
+        to: the target convention, "row", "torch" or "column".
         source: the convention of `params`.
 
     Returns:
@@ -35,8 +35,8 @@ def convert_convention(params: Params, to: str, *, source: str = "row") -> Param
 
     Raises:
         TypeError: an array of a linear layer holds something other than numbers.
-        ValueError: there is no such convention, or a linear layer does not fit the one of
-            `source`; the message has its path in the tree.
+        ValueError: there is no such convention, or a linear layer does not fit that of `source`;
+            the message gives its path in the tree.
 
     Reference: the conventions of R. B. Aeen's summary, of PyTorch and of the handwritten derivation
     of the 2-2-1 network.
@@ -63,7 +63,7 @@ def convert_convention(params: Params, to: str, *, source: str = "row") -> Param
             converted["b"] = node["b"].reshape((-1, 1) if to == "column" else (-1,))
         return converted
 
-    return jax.tree_util.tree_map_with_path(convert, params, is_leaf=_is_linear)
+    return jax.tree_util.tree_map_with_path(convert, unwrapped(params), is_leaf=_is_linear)
 
 
 def _is_linear(node) -> bool:
@@ -73,7 +73,7 @@ def _is_linear(node) -> bool:
 def _check(layer, path, source):
     if unknown := sorted(set(layer) - {"w", "b"}, key=str):
         raise ValueError(
-            f"convert_convention: {path} has a 'w' and is no linear layer: it has {unknown[0]!r}"
+            f"convert_convention: {path} has a 'w' but is not a linear layer: it has {unknown[0]!r}"
         )
     for name, array in layer.items():
         if not isinstance(array, jax.Array | np.ndarray):

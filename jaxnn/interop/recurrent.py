@@ -1,9 +1,9 @@
-"""The params of the recurrent ops as other libraries store them, and the way between them.
+"""Conversion of the params of the recurrent ops to and from the layouts of other libraries.
 
 Torch (`weight_ih`, `weight_hh`, `bias_ih`, `bias_hh`) has the gates in the order of jaxnn, its
 matrices are (gates·H, I), and it adds two biases. Keras (`kernel`, `recurrent_kernel`, `bias`)
 has matrices of jaxnn's shape, the gates of a GRU in the order z, r, n, and two biases for it.
-Flax has a kernel, and here and there a bias, for each gate.
+Flax has one kernel for each gate, and a bias for some of them.
 """
 
 from collections.abc import Mapping
@@ -28,17 +28,17 @@ _GATES: dict[Op, tuple[str, ...]] = {rnn: ("",), gru: ("r", "z", "n"), lstm: ("i
 def recurrent_from_torch(op: Op, arrays: Arrays) -> Params:
     """Params of a recurrent op from those of `torch.nn.RNN`, `GRU` or `LSTM`, of one layer.
 
-    Two biases that are only ever added become one: b = bias_ih + bias_hh. In a GRU that of the
-    candidate's product with U stays apart, as b_u.
+    Two biases that are only added become one: b = bias_ih + bias_hh. In a GRU, the bias of the
+    candidate's product with U remains separate, as b_u.
 
     Args:
         op: `jaxnn.rnn`, `jaxnn.gru` or `jaxnn.lstm`.
         arrays: "weight_ih" (G·H, I), "weight_hh" (G·H, H), "bias_ih" and "bias_hh" (G·H,), with
             G gates: 1, 3 or 4. Without the biases, as with `bias=False`, params has none either.
-            Arrays of NumPy do.
+            NumPy arrays are accepted.
 
     Raises:
-        TypeError: the op is none of the three, or an array is not of floating-point numbers.
+        TypeError: the op is none of the three, or an array is not floating point.
         ValueError: an array is missing, unknown or of a wrong shape.
 
     Example:
@@ -59,7 +59,7 @@ def recurrent_from_torch(op: Op, arrays: Arrays) -> Params:
 
 
 def recurrent_to_torch(op: Op, params: Params) -> Arrays:
-    """The inverse of `recurrent_from_torch`; what can stand in either bias is put in "bias_ih".
+    """The inverse of `recurrent_from_torch`; a sum of both biases is written to "bias_ih".
 
     Args:
         op: `jaxnn.rnn`, `jaxnn.gru` or `jaxnn.lstm`.
@@ -232,7 +232,7 @@ def _given(function, arrays, what) -> dict:
 
 
 def _require_names(function, arrays, names) -> None:
-    """All the names are there, and no others."""
+    """Raise unless all the names are there, and no others."""
     if missing := [name for name in names if name not in arrays]:
         raise ValueError(f"{function}: there is no {missing[0]!r} in {sorted(arrays)}")
     if unknown := sorted(set(arrays) - set(names)):
@@ -240,7 +240,7 @@ def _require_names(function, arrays, names) -> None:
 
 
 def _named(function, arrays, names) -> list:
-    """The floating-point arrays of these names, the matrices among them not empty of axes."""
+    """The floating-point arrays of these names, each with at least one axis."""
     arrays = _given(function, arrays, "arrays")
     _require_names(function, arrays, names)
     found = []
@@ -255,13 +255,13 @@ def _named(function, arrays, names) -> list:
 
 
 def _require_shapes(function, arrays, shapes, of_bias) -> None:
-    """Each array has its shape; one that `shapes` lacks is a bias."""
+    """Raise unless each array has its shape; one that `shapes` lacks is a bias."""
     for name, array in arrays.items():
         shape = shapes.get(name, of_bias)
         if np.shape(array) != shape:
             raise ValueError(
-                f"{function}: {name} has shape {np.shape(array)}, and beside the others it must "
-                f"have shape {shape}"
+                f"{function}: {name} has shape {np.shape(array)}, but the other arrays require "
+                f"shape {shape}"
             )
 
 

@@ -1,4 +1,4 @@
-"""The weights of networks of PyTorch and Hugging Face, by the names of their tensors."""
+"""The weights of PyTorch and Hugging Face networks, by the names of their tensors."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.arrays import as_arrays, as_numpy
+from jaxnn.arrays import as_arrays, as_numpy, unwrapped
 from jaxnn.combinators import Around, Composed
 from jaxnn.interop.torch_modules import (
     PARTS,
@@ -37,9 +37,9 @@ def params_from_torch(
 
     `names` maps the path of each layer in the params of `net`, as in `tied`, to the prefix of its
     module in PyTorch: `{(0,): "encoder.ln_1"}` reads "encoder.ln_1.weight" and "encoder.ln_1.bias".
-    Axes are put into jaxnn's order, and dtypes stay as they are. Only weights are read: the layers
-    of `net` must have the options of the modules, such as stride, ε and the activation (PyTorch's
-    GELU is `gelu.bind(approximate=False)`).
+    Axes are put into jaxnn's order; dtypes do not change. Only weights are read: the layers of
+    `net` must have the options of the modules, such as stride, ε and the activation (PyTorch's GELU
+    is `gelu.bind(approximate=False)`).
 
         jaxnn                        PyTorch, under the prefix
         Linear                       weight (O, I), bias
@@ -65,7 +65,7 @@ def params_from_torch(
                                      has the layers inside instead.
 
     A path may also lead to a single array, such as `(3, "alpha")`: its name is then that of a
-    tensor, which is taken as it is. That is how the params of any other layer are read. A tensor of
+    tensor, which is read unchanged. The params of any other layer are read in this way. A tensor of
     an array that `tied` replaces may be missing; if it is there, it must be equal.
 
     Args:
@@ -73,7 +73,7 @@ def params_from_torch(
         tensors: an array for each name: `{name: tensor.numpy() for name, tensor in
             module.state_dict().items()}`, or `safetensors.numpy.load_file(path)`.
         names: the prefix for each path.
-        ignore: patterns of tensors that may be left unused, such as "attn.bias" or "lm_head.*". A
+        ignore: patterns of tensors that may be unused, such as "attn.bias" or "lm_head.*". A
             pattern matches a whole name, or its end after a dot. The running statistics of a
             `BatchNorm` count as used; `state_from_torch` reads them.
         conv1d: patterns of prefixes of linear layers whose weight is stored as (I, O), as by the
@@ -81,11 +81,11 @@ def params_from_torch(
             missing pattern is not always noticed.
 
     Returns:
-        Params in the tree of `net.init`. They are copies.
+        Params in the tree of `net.init`, as copies.
 
     Raises:
-        TypeError: a tensor is not an array of floating-point numbers, or a name is not of the type
-            that its layer needs.
+        TypeError: a tensor is not an array of floating-point numbers, or a name does not have the
+            type that its layer needs.
         ValueError: `names` lacks a layer that has parameters, or has a path where there is none; a
             tensor is missing, has a wrong shape, differs from the one it is tied to, or is unused.
 
@@ -118,7 +118,7 @@ def params_from_torch(
         n = len(unused)
         what = f"{n} tensors are not used, the first is" if n > 1 else "there is one unused tensor,"
         raise ValueError(
-            f"{caller}: {what} {unused[0]!r}; let names have its layer, or let ignore match it"
+            f"{caller}: {what} {unused[0]!r}; add its layer to names, or match it with ignore"
         )
     return _filled(PARAMS.tree(net), arrays)
 
@@ -140,7 +140,7 @@ def state_from_torch(
         The state, in the tree of `net.init_state`. The arrays are copies.
 
     Raises:
-        TypeError: a tensor is not an array of floating-point numbers, or a name is no prefix.
+        TypeError: a tensor is not an array of floating-point numbers, or a name is not a prefix.
         ValueError: `names` lacks a layer that has a state, or a tensor is missing or has a wrong
             shape.
 
@@ -184,7 +184,7 @@ def params_to_torch(
         tensors.items()})` loads them.
 
     Raises:
-        TypeError: a name is not of the type that its layer needs, or params or state holds
+        TypeError: a name does not have the type that its layer needs, or params or state holds
             something other than arrays of floating-point numbers.
         ValueError: params or state are not those of the network, `names` lacks a layer or has a
             path where there is none, or two arrays that differ have one name.
@@ -202,7 +202,7 @@ def params_to_torch(
     for kind, tree in ((PARAMS, params), (STATE, state)):
         if tree is None and kind is STATE:
             continue
-        tree = as_arrays(f"{caller}: {kind.name}", tree)
+        tree = as_arrays(f"{caller}: {kind.name}", unwrapped(tree))
         arrays, wanted = _leaves(tree), _leaves(kind.tree(net))
         for path, array in arrays.items():
             if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -227,12 +227,12 @@ def params_to_torch(
 
 
 class Kind(NamedTuple):
-    """What is read or written.
+    """The arrays that are read or written: params or state.
 
     Attributes:
-        name: as messages call it.
-        tree: the shapes of it that a layer has.
-        rules: of each class of layers.
+        name: their name in messages.
+        tree: a function from a layer to the shapes of these arrays.
+        rules: the rules of each class of layers.
     """
 
     name: str
@@ -245,7 +245,7 @@ STATE = Kind("state", lambda layer: jax.eval_shape(layer.init_state), STATE_RULE
 
 
 def _require_tensors(caller: str, tensors) -> None:
-    """Raise unless there is a dict of tensors by name."""
+    """Raise unless tensors is a dict of arrays by name."""
     if not isinstance(tensors, Mapping) or not all(isinstance(name, str) for name in tensors):
         raise TypeError(
             f"{caller}: tensors must be a dict of arrays by name, got {type(tensors).__name__}"
@@ -253,7 +253,7 @@ def _require_tensors(caller: str, tensors) -> None:
 
 
 def _require_patterns(caller: str, **options) -> None:
-    """Raise unless each option is a sequence of patterns; one string is none."""
+    """Raise unless each option is a sequence of patterns; a single string is not."""
     for option, patterns in options.items():
         is_sequence = isinstance(patterns, Sequence | set) and not isinstance(patterns, str)
         if not is_sequence or not all(isinstance(pattern, str) for pattern in patterns):
@@ -310,18 +310,18 @@ def _rules(
 
 
 def _of_one_array(caller: str, key: Path, name: Name) -> Rule:
-    """That an array is a tensor, as it is."""
+    """The rule that an array is a tensor, unchanged."""
     if not isinstance(name, str):
         raise TypeError(
-            f"{caller}: names[{key}], of one array, must be the name of a tensor, got {name!r}"
+            f"{caller}: names[{key}], for one array, must be the name of a tensor, got {name!r}"
         )
     return Rule((key,), (name,))
 
 
 def _uncovered(where: str, key: Path, make: Callable | None, named: bool) -> str:
-    """That no rule makes an array of a layer."""
+    """The message that no rule makes an array of a layer."""
     if make is None:
-        return f"there is no rule for {where}, so names must have each of its arrays, such as {key}"
+        return f"there is no rule for {where}, so names must list each of its arrays, such as {key}"
     if named:
         return f"names has nothing for the array {key} of {where}"
     return f"names has nothing for {where}"
@@ -362,7 +362,7 @@ def _of_class(table: Mapping[type, Callable], layer: Layer) -> Callable | None:
 def _arrays(
     caller: str, tensors: Mapping[str, Any], rules: list[Rule], ties: dict
 ) -> tuple[dict[Path, Any], set[str]]:
-    """The arrays by path, and the names of the tensors they are made of."""
+    """The arrays by path, and the names of the tensors they are made from."""
     arrays: dict[Path, Any] = {}
     for rule in rules:
         optional = all(_tie(ties, key) for key in rule.arrays)
@@ -377,8 +377,8 @@ def _arrays(
         tie = _tie(ties, key)
         if tie and not np.array_equal(arrays[key], _stored_array(arrays, ties, key)):
             raise ValueError(
-                f"{caller}: tensor {made_of[key][0]!r} makes another array at {key} than the one "
-                f"it is tied to, at {tie[0]}"
+                f"{caller}: tensor {made_of[key][0]!r} gives an array at {key} that differs from "
+                f"the one it is tied to, at {tie[0]}"
             )
     return arrays, {name for rule in rules for name in rule.tensors}
 
@@ -392,8 +392,8 @@ def _require_tensor(caller: str, tensors: Mapping[str, Any], name: str, shape, r
     tensor = tensors[name]
     if not isinstance(tensor, np.ndarray | jax.Array):
         raise TypeError(
-            f"{caller}: tensor {name!r} must be an array of NumPy or JAX, got "
-            f"{type(tensor).__name__}; tensor.numpy() makes one of a tensor of PyTorch"
+            f"{caller}: tensor {name!r} must be a NumPy or JAX array, got "
+            f"{type(tensor).__name__}; convert a PyTorch tensor with tensor.numpy()"
         )
     if isinstance(tensor, np.ndarray):
         as_numpy(f"{caller}: tensor {name!r}", tensor)
@@ -401,9 +401,9 @@ def _require_tensor(caller: str, tensors: Mapping[str, Any], name: str, shape, r
         raise TypeError(f"{caller}: tensor {name!r} must be floating point, got {tensor.dtype}")
     if tensor.shape != shape:
         turned = rule.linear and tensor.shape == shape[::-1]
-        hint = f"; if it is stored as (I, O), let conv1d match {rule.linear!r}" if turned else ""
+        hint = f"; if it is stored as (I, O), match {rule.linear!r} with conv1d" if turned else ""
         raise ValueError(
-            f"{caller}: tensor {name!r} has shape {tensor.shape}, and {rule.layer} needs {shape}"
+            f"{caller}: tensor {name!r} has shape {tensor.shape}, but {rule.layer} needs {shape}"
             f"{hint}"
         )
 

@@ -1,6 +1,6 @@
 """The rules by which the arrays of jaxnn's layers and the tensors of PyTorch's modules correspond.
 
-Each rule goes both ways. The shapes that tensors must have follow from those of the arrays.
+Each rule works both ways. The shapes that tensors must have follow from those of the arrays.
 """
 
 from collections.abc import Callable, Collection
@@ -25,8 +25,8 @@ from jaxnn.ops.recurrent.gru import gru
 from jaxnn.tied import Path
 
 Name = str | dict[str, str] | tuple[str, int | None]
-"""What `names` has for a layer: a prefix, those of the parts of an attention, or a recurrent one's
-prefix and the number of the layer."""
+"""The value of `names` for a layer: a prefix, the prefixes of the parts of an attention, or the
+prefix of a recurrent layer and its number."""
 
 
 class Stored(NamedTuple):
@@ -54,7 +54,7 @@ def _transposed(*arrays):
 
 
 class Rule(NamedTuple):
-    """How some arrays of a layer and some tensors of a module make each other.
+    """The conversion between some arrays of a layer and some tensors of a module.
 
     Attributes:
         arrays: the paths of the arrays in the params.
@@ -62,8 +62,8 @@ class Rule(NamedTuple):
         read: from the tensors to the tuple of the arrays.
         write: from the arrays to the tuple of the tensors.
         linear: the prefix of the linear layer whose weight it is, if that is (O, I).
-        shapes: of the tensors.
-        layer: the layer, as messages call it.
+        shapes: the shapes of the tensors.
+        layer: the layer's name in messages.
     """
 
     arrays: tuple[Path, ...]
@@ -228,7 +228,7 @@ def _parts_of_bidirectional(layer, name: Name) -> dict[Path, Name]:
 
 
 def _parts_of_block(layer, prefix: str) -> dict[Path, Name]:
-    """Those of torch.nn.TransformerEncoderLayer or TransformerDecoderLayer."""
+    """The parts of torch.nn.TransformerEncoderLayer or TransformerDecoderLayer."""
     parts: dict[Path, str] = {
         (0, 0): "norm1",
         (0, 1): "self_attn",
@@ -253,7 +253,7 @@ PARTS: dict[type, Callable[..., dict[Path, Name]]] = {
     Bidirectional: _parts_of_bidirectional,
     TransformerBlock: _parts_of_block,
 }
-"""The names of the layers inside a layer of each class, of its own name."""
+"""For each class, the names of the layers inside a layer, as a function of the layer's name."""
 
 RULES: dict[type, Callable[..., list[Rule]]] = {
     Linear: _linear,
@@ -265,10 +265,10 @@ RULES: dict[type, Callable[..., list[Rule]]] = {
     RecurrentLayer: _recurrent,
     MultiHeadAttention: _attention,
 }
-"""The rules of a layer of each class, of its name and of how its tensors are stored."""
+"""For each class, the rules of a layer, as a function of its name and its tensors' storage."""
 
 STATE_RULES: dict[type, Callable[..., list[Rule]]] = {BatchNorm: _running_statistics}
-"""Those of its state."""
+"""The same for its state."""
 
 
 def require_name(caller: str, name, make: Callable, path: Path, layer: Layer) -> None:
@@ -285,7 +285,7 @@ def require_name(caller: str, name, make: Callable, path: Path, layer: Layer) ->
         fits |= isinstance(name, dict) and sorted(name) in (["k", "o", "q", "v"], ["o", "qkv"])
     if not fits:
         raise TypeError(
-            f"{caller}: names[{path}], of the {type(layer).__name__}, must be {needed}, got "
+            f"{caller}: names[{path}], for the {type(layer).__name__}, must be {needed}, got "
             f"{name!r}"
         )
 

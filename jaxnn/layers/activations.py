@@ -39,7 +39,7 @@ class PReLU(ParametricOpLayer):
         _require_number("PReLU", "slope", self.slope)
 
     def init(self, key):
-        """The slope everywhere the same."""
+        """The same slope everywhere."""
         return {"slope": jnp.full(() if self.n is None else self.n, float(self.slope))}
 
 
@@ -50,8 +50,8 @@ class DynamicTanh(ParametricOpLayer):
     Args:
         n: the size of the last axis.
         alpha: the initial α.
-        use_scale: whether params has a "scale"; it begins as 1.
-        use_bias: whether params has a "bias"; it begins as 0.
+        use_scale: whether params has a "scale"; it starts at 1.
+        use_bias: whether params has a "bias"; it starts at 0.
 
     Raises:
         TypeError: alpha is not a number.

@@ -1,4 +1,4 @@
-"""Multi-head attention, and the block that transformers are made of."""
+"""Multi-head attention, and the transformer block."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from jaxnn.padded import Padded, values_of, with_values, zero_padding
 class MultiHeadAttentionResiduals(NamedTuple):
     """The residuals of each linear layer, of each rotary embedding and of the attention.
 
-    The padding of the queries and the keys has no gradient; `valid` tells where it is.
+    The padding of the queries and the keys has no gradient; `valid` is false there.
     """
 
     linear: dict
@@ -36,14 +36,14 @@ class MultiHeadAttentionResiduals(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """The input of an attention layer, taken apart.
+    """The parts of the input of an attention layer.
 
     Attributes:
-        queries: what the queries are made of.
-        context: what the keys and values are made of; `None` for self-attention.
-        q_lengths: of the queries, optional.
-        kv_lengths: of the keys, optional.
-        mask: which keys each query sees, optional.
+        queries: the input of the queries.
+        context: the input of the keys and values; `None` for self-attention.
+        q_lengths: optional, the lengths of the queries.
+        kv_lengths: optional, the lengths of the keys.
+        mask: optional, true for the keys that each query sees.
     """
 
     queries: jax.Array
@@ -54,7 +54,7 @@ class Inputs(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """The keys and values of the positions so far, and how many there are."""
+    """The keys and values of the positions so far, and their number."""
 
     k: jax.Array
     v: jax.Array
@@ -88,11 +88,12 @@ class MultiHeadAttention(Layer):
         kv_heads: the number of key/value heads, by default the same.
         context_dim: the number of components of the context, by default dim.
         causal: whether a position sees only itself and those before.
-        window: how many positions before and after itself a position sees; see `attention`.
-        softcap: a bound of the scores; see `attention`.
+        window: the number of positions before and after itself that a position sees; see
+            `attention`.
+        softcap: a bound on the scores; see `attention`.
         rotary: whether queries and keys are turned by their position; see `rotary_embedding`.
         use_bias: whether the linear layers have a "b".
-        w_init: of the four weights, one of `jax.nn.initializers`.
+        w_init: `(key, shape) -> w` for the four weights, one of `jax.nn.initializers`.
         b_init: the same for the biases.
 
     Raises:
@@ -225,7 +226,7 @@ class MultiHeadAttention(Layer):
     def extend(self, params, x, cache):
         """The output for the next positions, which see themselves and all before them.
 
-        In cross-attention the context is given every time, and there is nothing to remember.
+        In cross-attention the context is passed every time, and nothing is cached.
         """
         if _is_pair(x):
             return self.apply(params, x), cache
@@ -251,12 +252,12 @@ class MultiHeadAttention(Layer):
         return {"causal": self.causal, "window": self.window, "softcap": self.softcap}
 
     def _seen(self, inputs: Inputs) -> dict:
-        """What says which keys a query sees."""
+        """The arguments that determine which keys a query sees."""
         given = {"mask": inputs.mask, "q_lengths": inputs.q_lengths}
         return given | {"kv_lengths": inputs.kv_lengths, **self._options}
 
     def _sources(self, inputs: Inputs):
-        """What queries, keys and values are made of."""
+        """The inputs of the queries, keys and values."""
         context = inputs.queries if inputs.context is None else inputs.context
         return (("q", inputs.queries), ("k", context), ("v", context))
 
@@ -287,13 +288,13 @@ class MultiHeadAttention(Layer):
     def _require_extendable(self, x) -> None:
         if isinstance(x, Padded):
             raise TypeError(
-                "MultiHeadAttention: the next positions of several sequences are an array, all of "
-                "one length, and not Padded"
+                "MultiHeadAttention: extend takes the next positions as an array in which all "
+                "sequences have one length, not as Padded"
             )
         if not self.causal:
             raise ValueError(
                 "MultiHeadAttention: without causal=True every position sees the later ones, so it "
-                "cannot go on position by position"
+                "cannot be extended position by position"
             )
 
     def _in_heads(self, a):
@@ -301,22 +302,22 @@ class MultiHeadAttention(Layer):
 
 
 def _is_pair(x) -> bool:
-    """Whether it is an input and its context."""
+    """Whether x is a pair of an input and its context."""
     return type(x) is tuple and len(x) == 2
 
 
 def _with_values(x, y):
-    """y with the lengths of the input, without its mask where that is of the context."""
+    """y with the lengths of the input, without its mask if that belongs to the context."""
     return with_values(x[0] if _is_pair(x) else x, y)
 
 
 def _valid(x):
-    """Where an input is no padding; `None` if it is nowhere padded."""
+    """True where an input is not padding; `None` if there is no padding."""
     return x.valid[..., None] if isinstance(x, Padded) and x.lengths is not None else None
 
 
 def _where(valid, dx):
-    """The gradient, 0 at the padding."""
+    """The gradient, with 0 in the padding."""
     return dx if valid is None else jnp.where(valid, dx, 0)
 
 
@@ -340,11 +341,12 @@ class TransformerBlock(BuiltLayer):
         heads: the number of heads.
         hidden: the number of hidden units, by default 4·dim.
         cross: whether there is a context.
-        kv_heads, causal, window, softcap, rotary: as of `MultiHeadAttention`; attention to the
+        kv_heads, causal, window, softcap, rotary: as in `MultiHeadAttention`; attention to the
             context is neither causal nor rotary, and has no window.
-        use_bias: of all the linear layers.
+        use_bias: whether the linear layers have a "b".
         norm: `(dim) -> layer`, such as `LayerNorm` or `RMSNorm`.
-        activation: of the hidden units; one that halves its input, as `swiglu`, gets twice as many.
+        activation: the activation of the hidden units; one that halves its input, such as `swiglu`,
+            gets twice as many.
         dropout: the fraction that training drops, which then needs a key.
 
     Raises:
@@ -382,7 +384,7 @@ class TransformerBlock(BuiltLayer):
             "hidden": 1 if self.hidden is None else self.hidden,
         }
         require_sizes("TransformerBlock", **sizes)
-        _ = self.net  # other bad options are refused here
+        _ = self.net  # other bad options are rejected here
 
     @cached_property
     def net(self) -> Serial:
@@ -428,7 +430,7 @@ class TransformerBlock(BuiltLayer):
 
 
 def _halves(layer: Layer) -> bool:
-    """Whether a layer makes one component of two."""
+    """Whether a layer makes one component out of two."""
 
     def four_components():
         return layer.apply(layer.init(jax.random.key(0)), jnp.zeros(4))

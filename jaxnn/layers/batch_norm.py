@@ -17,19 +17,19 @@ class BatchNorm(NormalisationLayer):
     """Batch norm of n channels, with params {"scale": (n,), "bias": (n,)} and a state.
 
     Training normalises by the mean and the variance of the batch (`batch_norm`), inference by the
-    running ones in the state (`batch_norm_inference`): {"mean": (n,), "var": (n,)}, 0 and 1 at
-    first. With m the momentum and N the numbers that a channel has in the batch, each step does
+    running ones in the state (`batch_norm_inference`): {"mean": (n,), "var": (n,)}, initially 0 and
+    1. With m the momentum and N the number of entries of a channel in the batch, each step does
 
         mean ← m·mean + (1 − m)·(mean of the batch)
         var  ← m·var  + (1 − m)·(variance of the batch)·N/(N − 1)
 
     N/(N − 1) makes the variance an unbiased estimate, as in PyTorch, so that small batches do not
-    shrink it. A single number tells nothing about the variance and leaves it as it is. With
-    `unbiased=False` the variance of the batch is taken as it is, without N/(N − 1), as in Flax and
-    Keras. (m is the momentum of Flax and Keras; PyTorch's is 1 − m.)
+    shrink it. A batch with a single number says nothing about the variance and does not change it.
+    With `unbiased=False` the variance of the batch is used without N/(N − 1), as in Flax and Keras.
+    (m is the momentum of Flax and Keras; PyTorch's is 1 − m.)
 
     The padding of a `Padded` enters neither the statistics of the batch nor the running ones. `fwd`
-    also takes a mask of its own, as `batch_norm` does: `fwd(params, x, where=where)`.
+    also takes a mask, as `batch_norm` does: `fwd(params, x, where=where)`.
 
     Args:
         n: the number of channels.

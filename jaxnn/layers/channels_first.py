@@ -1,4 +1,4 @@
-"""Layers of images whose channels come first."""
+"""Layers for images with the channels first."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from jaxnn.op import Op
 
 @dataclass(frozen=True, repr=False)
 class ChannelsFirst(Around):
-    """A layer of images (N, H, W, C) as one of (N, C, H, W); see `channels_first`.
+    """A layer for images (N, H, W, C), applied to (N, C, H, W); see `channels_first`.
 
     Attributes:
         layer: the layer.
@@ -34,17 +34,17 @@ class ChannelsFirst(Around):
         return _to_front(y), saved
 
     def bwd_input(self, residuals, dy):
-        """The channels of dx and dy are moved as those of x and y."""
+        """The channels of dx and dy are moved like those of x and y."""
         deltas, dx = self.layer.bwd_input(residuals, _to_back("dy", dy))
         return deltas, _to_front(dx)
 
 
 def channels_first(layer: Layer | Op) -> ChannelsFirst:
-    """A layer of images (N, H, W, C) as one of (N, C, H, W), for any number of axes in space.
+    """A layer for images (N, H, W, C), applied to (N, C, H, W), for any number of spatial axes.
 
     All layers and ops of jaxnn have the channels last. Around a whole network, data with the
-    channels first, such as PyTorch's, is transposed once on either side. An output (N, K) stays as
-    it is. Backward: the channels of dx and dy are moved as those of x and y.
+    channels first, such as PyTorch's, is transposed once on either side. An output (N, K) is
+    unchanged. Backward: the channels of dx and dy are moved like those of x and y.
 
     Args:
         layer: a layer, or an op of one argument.

@@ -12,7 +12,7 @@ from jaxnn.ops.convolution import Padding, conv, conv_transpose
 
 
 class ConvolutionLayer(ParametricOpLayer):
-    """What the two layers share: params {"w": kernel, "b": one number for each output}."""
+    """The base of the two layers, with params {"w": kernel, "b": one number for each output}."""
 
     n_in: int
     n_out: int
@@ -57,11 +57,11 @@ class Conv(ConvolutionLayer):
         n_out: the number of channels O of y.
         kernel: the size of the kernel along each axis: (w,) for sequences, (h, w) for images,
             (d, h, w) for volumes.
-        stride: see `conv`, as the next three.
+        stride: see `conv`, also for the next three.
         padding: "SAME", "SAME_LOWER", "VALID", "CAUSAL", an integer, or one of these or a pair for
             each axis.
-        dilation: the distance between the entries that neighbours in the kernel meet.
-        groups: convolutions side by side; n_in of them make the depthwise convolution.
+        dilation: the distance in x between neighbouring entries of the kernel.
+        groups: the number of independent convolutions; n_in of them make a depthwise convolution.
         w_init: `(key, shape) -> w`, one of `jax.nn.initializers`.
         b_init: the same for b.
         use_bias: whether params has a "b".
@@ -108,11 +108,11 @@ class ConvTranspose(ConvolutionLayer):
         n_out: the number of channels O of y.
         kernel: the size of the kernel along each axis: (w,) for sequences, (h, w) for images,
             (d, h, w) for volumes.
-        stride: how much larger y is; see `conv_transpose`, as for the next four.
+        stride: the factor by which y is larger; see `conv_transpose`, also for the next four.
         padding: "SAME", "SAME_LOWER", "VALID", "CAUSAL", an integer, or one of these or a pair for
             each axis. Integers remove entries of y, as in PyTorch; pairs add zeros around x̃.
-        dilation: the distance between the entries that neighbours in the kernel meet.
-        groups: convolutions side by side.
+        dilation: the distance in y between neighbouring entries of the kernel.
+        groups: the number of independent convolutions.
         output_padding: further entries at the end of y.
         w_init: `(key, shape) -> w`, one of `jax.nn.initializers`.
         b_init: the same for b.

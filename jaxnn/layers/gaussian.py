@@ -14,7 +14,7 @@ class GaussianSample(Layer):
     Inference (`apply`) gives the mean. The training form needs a key.
 
     Raises:
-        ValueError: x is no pair, or `fwd` gets no key.
+        ValueError: x is not a pair, or `fwd` gets no key.
 
     Example:
         >>> layer = jaxnn.GaussianSample()

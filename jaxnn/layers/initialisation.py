@@ -15,16 +15,16 @@ SHORTEST_ROW = 2**13
 def lecun_normal(
     key: PRNGKeyArray, shape: tuple[int, ...], dtype: DTypeLike = float
 ) -> Float[Array, "..."]:
-    """Normal numbers of variance 1/I, where I inputs go into each unit, cut at two deviations.
+    """Normal numbers of variance 1/I, for I inputs of each unit, truncated at two deviations.
 
     The numbers of `jax.nn.initializers.lecun_normal()`, bit for bit. They are drawn as one long
     row: for rows of a few numbers, such as the weights into ten classes, the compiler unrolls the
     generator and takes several times as long.
 
     Args:
-        key: of the random numbers.
+        key: the key of the random numbers.
         shape: (…, I, O), with a factor of I in each axis before the last.
-        dtype: of the numbers; by default that of JAX.
+        dtype: the dtype of the numbers; by default JAX's.
 
     Reference: Y. LeCun, L. Bottou, G. Orr and K.-R. Müller, "Efficient BackProp", 1998,
     section 4.6.
@@ -43,10 +43,10 @@ def small_normal(key, shape, dtype=float):
 
 
 def _standard_numbers(key, n, dtype):
-    """At least n standard normal numbers, cut at two deviations.
+    """At least n standard normal numbers, truncated at two deviations.
 
     The compiler takes a tenth of a second for the generator, so all small arrays share one program:
-    with this generator the first n of more numbers are those of exactly n.
+    with this generator the first n of a longer draw are the draw of exactly n.
     """
     threefry = str(jax.random.key_impl(key)) == "threefry2x32"
     if threefry and jax.config.jax_threefry_partitionable:

@@ -20,8 +20,8 @@ def mlp(
 
     Args:
         sizes: the numbers of units (inputs, hidden …, outputs), at least two.
-        activation: what follows each linear layer but the last.
-        output: what follows the last one.
+        activation: the activation after each linear layer but the last.
+        output: the activation after the last one.
 
     Raises:
         ValueError: there are fewer than two sizes, or one is not a positive integer.

@@ -20,7 +20,7 @@ ONES, ZEROS = jax.nn.initializers.ones, jax.nn.initializers.zeros
 
 
 class NormalisationLayer(ParametricOpLayer):
-    """What layers that normalise share: params {"scale": (n,), "bias": (n,)}, either optional."""
+    """The base of the normalisation layers, with optional params {"scale": (n,), "bias": (n,)}."""
 
     n: int | tuple[int, ...]
     use_bias = False
@@ -46,7 +46,7 @@ class NormalisationLayer(ParametricOpLayer):
         return tuple(range(-len(self.shape), 0)) if isinstance(self.n, tuple) else -1
 
     def require_options(self) -> None:
-        """Raise unless the options of the layer fit."""
+        """Raise unless the options of the layer are valid."""
 
     def init(self, key):
         """The scale by `scale_init` and the bias by `bias_init`."""
@@ -77,7 +77,7 @@ class LayerNorm(NormalisationLayer):
         n: the size of the last axis, or a tuple of the sizes of the last axes, which are normalised
             together.
         eps: ε, above 0.
-        scale_offset: a number that is added to the scale; with 1, let `scale_init` give zeros.
+        scale_offset: a number that is added to the scale; with 1, `scale_init` should give zeros.
         scale_init: `(key, shape) -> scale`, one of `jax.nn.initializers`.
         bias_init: the same for the bias.
         use_scale: whether params has a "scale".
@@ -121,7 +121,7 @@ class RMSNorm(NormalisationLayer):
         n: the size of the last axis, or a tuple of the sizes of the last axes, which are normalised
             together.
         eps: ε, above 0.
-        scale_offset: a number that is added to the scale; with 1, let `scale_init` give zeros.
+        scale_offset: a number that is added to the scale; with 1, `scale_init` should give zeros.
         scale_init: `(key, shape) -> scale`, one of `jax.nn.initializers`.
         use_scale: whether params has a "scale".
 

@@ -28,7 +28,7 @@ class RecurrentResiduals(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class RecurrentLayer(Layer):
-    """A layer of an op `(params, x) -> (y, state)`, from which only y goes on.
+    """A layer of an op `(params, x) -> (y, state)` that returns only y.
 
     Attributes:
         op: the op.
@@ -104,7 +104,7 @@ class RecurrentLayer(Layer):
         if self.reverse:
             raise ValueError(
                 f"{type(self).__name__}: a layer that reads from the last step to the first cannot "
-                "go on step by step"
+                "be extended step by step"
             )
         return self.op(params, x, cache)
 
@@ -114,7 +114,7 @@ class RecurrentLayer(Layer):
             return x, None
         if x.mask is not None:
             raise ValueError(
-                f"{type(self).__name__}: a recurrent layer takes lengths, and x has a mask"
+                f"{type(self).__name__}: a recurrent layer takes lengths, but x has a mask"
             )
         return x.values, x.lengths
 
@@ -126,7 +126,7 @@ class RecurrentLayer(Layer):
 class RNN(RecurrentLayer):
     """Layer of a simple recurrent network with params {"w", "u", "b"}; see `rnn`.
 
-    Its state starts from zero, and only y goes on to the next layer; `rnn` has the rest.
+    Its state starts at zero, and only y is passed to the next layer.
 
     Args:
         n_in: the number of inputs I.
@@ -161,7 +161,7 @@ class RNN(RecurrentLayer):
 class GRU(RecurrentLayer):
     """Layer of gated recurrent units with params {"w", "u", "b", "b_u"}; see `gru`.
 
-    Its state starts from zero, and only y goes on to the next layer; `gru` has the rest.
+    Its state starts at zero, and only y is passed to the next layer.
 
     Args:
         n_in: the number of inputs I.
@@ -185,7 +185,7 @@ class GRU(RecurrentLayer):
     gates = 3
 
     def init(self, key):
-        """As the others, and the bias of the candidate's recurrent product."""
+        """The params of any recurrent layer, and the bias of the candidate's recurrent product."""
         params = super().init(key)
         if self.use_bias:
             params["b_u"] = self.b_init(jax.random.split(key, 4)[3], (self.n_hidden,))
@@ -196,7 +196,7 @@ class GRU(RecurrentLayer):
 class LSTM(RecurrentLayer):
     """Layer of long short-term memory with params {"w", "u", "b"}; see `lstm`.
 
-    Its state starts from zero, and only y goes on to the next layer; `lstm` has the rest.
+    Its state starts at zero, and only y is passed to the next layer.
 
     Args:
         n_in: the number of inputs I.
@@ -230,8 +230,8 @@ class Bidirectional(BuiltLayer):
 
     Args:
         recurrent: `jaxnn.RNN`, `jaxnn.GRU` or `jaxnn.LSTM`.
-        *sizes: what it takes, the numbers of inputs and hidden units.
-        **options: its options but for `reverse_sequences`.
+        *sizes: its numbers of inputs and hidden units.
+        **options: its options other than `reverse`.
 
     Reference: M. Schuster and K. Paliwal, "Bidirectional Recurrent Neural Networks", 1997.
 
@@ -249,7 +249,7 @@ class Bidirectional(BuiltLayer):
         object.__setattr__(self, "recurrent", recurrent)
         object.__setattr__(self, "sizes", sizes)
         object.__setattr__(self, "options", tuple(sorted(options.items())))
-        _ = self.net  # bad sizes and options are refused here
+        _ = self.net  # bad sizes and options are rejected here
 
     @cached_property
     def net(self):

@@ -1,4 +1,4 @@
-"""The list of all ops: what is imported here is a name of `jaxnn`, documented and tested."""
+"""The list of all ops: every import here is a name of `jaxnn`, documented and tested."""
 
 from jaxnn.op import Op
 from jaxnn.ops.activations.gated import (

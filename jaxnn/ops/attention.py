@@ -110,7 +110,7 @@ def attention(
         bias, dbias:  (B, H, T, S), where any axis may be 1 and is then the same for all, and
                       leading axes may be omitted: (T, S), (H, 1, 1), …
         mask:         the same, of booleans; true where a query sees a key
-        q_lengths, kv_lengths: (B,), how many queries and keys of each example count
+        q_lengths, kv_lengths: (B,), the number of queries and keys of each example that count
         q_start:      () or (B,), the position of the first query among the keys
         sinks, dsinks: (H,)
 
@@ -118,8 +118,8 @@ def attention(
     t is at position t + q_start, and key j at position j. With `causal` a query sees no later key;
     with the window (before, after) it sees keys from `before` positions before it to `after`
     positions after it. A query that sees none has output 0 and gradient 0. A key and a query that
-    do not see each other have no influence on each other, whatever they hold, NaN and infinity too.
-    A query that sees a key or a value with a NaN or an infinity has the output NaN.
+    do not see each other have no influence on each other, even if they hold NaN or infinity. A
+    query that sees a key or a value with a NaN or an infinity has the output NaN.
 
     A sink is a further key of a head that every query sees, with its own logit and the value 0: it
     adds e^sink to the denominator of the softmax. A softcap a bounds the scores before the bias is
@@ -135,7 +135,7 @@ def attention(
     The sum over all keys in δ is a sum over components, known before any tile:
         δₜ = Σⱼ pₜⱼ·Σ_d dyₜ_d·vⱼ_d = Σ_d dyₜ_d·yₜ_d
     Where one key has almost all the weight, dp − δ cancels. The sum Σⱼ dsₜⱼ is 0, so a tile that
-    holds all the keys computes ds of a key with p > ½ as minus the sum of the others. Among several
+    holds all the keys computes ds of a key with p > ½ as minus the sum of the others. With several
     tiles, where p rounds to 1, dp − δ = Σ_d dyₜ_d·(vⱼ_d − yₜ_d), which is 0 where y is that v.
 
     With the options, ds stays the gradient of the scores that enter the softmax:
@@ -151,22 +151,23 @@ def attention(
 
     Saves its arguments, y, and of each row the maximum m and the sum l = Σ e^(s − m), in at least
     float32, and the position of its largest score where that has all the weight. A tile's p is
-    recomputed, e^(s − m)/l, so memory grows with T and not with T². m and l are saved apart: in
-    m + log l a large score would round l away.
+    recomputed, e^(s − m)/l, so memory grows with T and not with T². m and l are saved separately:
+    in m + log l a large score would round l away.
 
     Implementation notes:
-        All passes go over tiles of `block` queries by `block` keys and omit those outside the order
-        where it is known while tracing: causal attention those above the diagonal. The forward pass
-        carries for each row the largest score m so far, Σ e^(s − m) and Σ e^(s − m)·v; a tile with
-        a larger score scales the sums down. Σ e^(s − m)·j, in the same product as Σ e^(s − m),
+        All passes loop over tiles of `block` queries by `block` keys and omit those that the order
+        excludes, if it is known while tracing: with `causal` those above the diagonal. The forward
+        pass carries for each row the largest score m so far, Σ e^(s − m) and Σ e^(s − m)·v; a tile
+        with a larger score scales the sums down. Σ e^(s − m)·j, in the same product as Σ e^(s − m),
         gives the position of a key that has all the weight. Gradients of heads that share keys are
         summed by the product itself: the queries of a group are rows of one matrix. The two
         products of ṡ are one of twice the components, [q̇, q]·[k, k̇]ᵀ. Products of float16 and
         bfloat16 accumulate in float32. In a product whose weights are 0 where a key is not seen,
-        0 takes the place of NaN and infinity, because 0·NaN is NaN.
-        On a GPU, cuDNN's kernels compute float16 and bfloat16 without masks, lengths and options
-        beyond causal ones and their windows. A NaN reaches queries there that do not see it, and
-        the last bits of dq differ between runs, unless XLA is told to be deterministic.
+        0 replaces NaN and infinity, because 0·NaN is NaN.
+        On a GPU, cuDNN's kernels compute calls in float16 and bfloat16 that have no bias, mask or
+        lengths and no options but causal ones and their windows. In these kernels a NaN reaches
+        queries that do not see it, and the last bits of dq differ between runs unless XLA is set to
+        be deterministic.
         The mask of dropout is drawn from the key with the example, the head, the query and the key
         folded in, so it does not depend on the tiles, and the backward draws it again.
 
@@ -175,7 +176,7 @@ def attention(
         k: keys.
         v: values.
         bias: optional, added to the scores.
-        mask: optional, which keys each query sees.
+        mask: optional, true for the keys that each query sees.
         q_lengths: optional; queries from this position on see nothing.
         kv_lengths: optional; keys from this position on are not seen.
         q_start: optional, by default 0. With a cache of keys and values it is the number of
@@ -184,22 +185,22 @@ def attention(
         key: a PRNG key, for `dropout_rate` above 0.
         causal: whether a query sees no later key; "lower_right" aligns the last query with the last
             key, as if q_start were S − T.
-        window: optional, how many positions before and after its own a query sees: a number, or a
-            pair with `None` for no bound.
+        window: optional, the number of positions that a query sees before and after its own: an
+            integer, or a pair with `None` for no bound.
         softcap: optional, the bound a of the scores.
         dropout_rate: the fraction of the probabilities that dropout drops, below 1.
-        scale: of the products, by default 1/√D.
+        scale: the factor of the products, by default 1/√D.
         block: the most queries, and keys, in a tile; by default chosen from the shapes.
-        implementation: "tiles", "cudnn", or by default cuDNN where it can compute this, the arrays
+        implementation: "tiles" or "cudnn"; by default cuDNN if it can compute the call, the arrays
             are on no mesh and `block` is not given.
 
     Raises:
         TypeError: q, k, v, bias and sinks are not floating point, mask is not boolean, lengths or
-            q_start are not integers, key is not a PRNG key, or an option is of another kind.
+            q_start are not integers, key is not a PRNG key, or an option has a wrong type.
         ValueError: the shapes do not fit, K does not divide H, an option is out of range, dropout
-            has no key, q_start meets "lower_right", cuDNN is chosen and cannot run, or a length is
-            out of range (under `jit`, where lengths are not known, one beyond the end means the
-            end).
+            has no key, q_start is given with "lower_right", cuDNN is chosen and cannot run, or a
+            length is out of range (under `jit`, where lengths are not known, one beyond the end
+            counts as the end).
 
     Reference: A. Vaswani et al., "Attention Is All You Need", 2017, equation 1; T. Dao et al.,
     "FlashAttention", 2022, algorithm 4; J. Ainslie et al., "GQA", 2023, for K < H; Gemma 2, 2024,
@@ -237,7 +238,7 @@ def attention(
     if after is not None:
         seen &= j <= t + after
     hides = any(a is not None for a in (bias, mask, q_lengths, kv_lengths, q_start))
-    if hides:  # whatever a query or a key holds that takes no part, it has no influence
+    if hides:  # a query or a key that takes no part has no influence, even if it holds NaN
         row_seen, column_seen = (jnp.swapaxes(seen.any(a), 1, 2)[..., None] for a in (3, 2))
         q = jnp.where(row_seen, q, 0)
         k, v = jnp.where(column_seen, k, 0), jnp.where(column_seen, v, 0)
@@ -328,7 +329,7 @@ def _(
             )
     if mask is not None and mask.dtype != bool:
         raise TypeError(
-            f"mask must be boolean, got {describe(mask)}; what is added to the scores is bias"
+            f"mask must be boolean, got {describe(mask)}; to add it to the scores, pass it as bias"
         )
     require_lengths("q_lengths", q_lengths, q.shape[:1], q.shape[1])
     require_lengths("kv_lengths", kv_lengths, q.shape[:1], k.shape[1])
@@ -511,7 +512,7 @@ def attention_tangent(residuals, tangents, **options):
         qi, largest = (tiles.queries(a, i) for a in by_query)
         kj, vj, vj_dot = (None if a is None else tiles.keys(a, j) for a in by_key)
         s, slope, where_seen = scores(i, j, qi, kj)
-        e = jnp.exp(s - largest)  # l·p: the sums are divided by l in the end
+        e = jnp.exp(s - largest)  # l·p: the sums are divided by l at the end
         if vj_dot is not None:
             vj_dot = scores.where_a_query_sees(vj_dot, i, j)
             weighted = weighted + _weighted(scores.dropped(e, i, j), vj_dot, 3)
@@ -532,12 +533,12 @@ def attention_tangent(residuals, tangents, **options):
 
 
 class _Tile(NamedTuple):
-    """What a tile's products of queries and keys become.
+    """The scores of a tile, from its products of queries and keys.
 
     Attributes:
         s: the scores, −∞ where a key is not seen.
-        slope: of the softcap, or `None` without one.
-        where_seen: an array of this tile, with 0 in place of whatever is not seen.
+        slope: the slope of the softcap, or `None` without one.
+        where_seen: a function that sets an array of this tile to 0 where a key is not seen.
     """
 
     s: Array
@@ -546,7 +547,7 @@ class _Tile(NamedTuple):
 
 
 class _Scores:
-    """The tiles of some arguments under some options, and what each pass needs of one."""
+    """The tiles of a call, and the operations of the passes on one tile."""
 
     def __init__(self, arguments: AttentionArguments, options: dict, **size):
         q, k, _, bias, mask, q_lengths, kv_lengths, q_start, self.sinks, key = arguments
@@ -579,7 +580,7 @@ class _Scores:
         return _Tile(s, slope, lambda a: tiles.by_group(jnp.where(seen, tiles.by_head(a), 0)))
 
     def _with_bias(self, seen):
-        """Which pairs of a tile count, without those whose bias is −∞."""
+        """The mask of the pairs of a tile, without those whose bias is −∞."""
         if self.bias is None:
             return seen
 
@@ -590,10 +591,10 @@ class _Scores:
         return of_tile
 
     def visible(self, rows):
-        """Rows of a product whose weights are 0 where they are not seen: 0 for NaN and infinity.
+        """Rows to multiply by weights that are 0 where a row is not seen: 0 for NaN and infinity.
 
-        0·NaN is NaN, so a row that is not seen must be finite. One that is seen has made NaN of
-        its scores already.
+        0·NaN is NaN, so a row that is not seen must be finite. A row that is seen has already made
+        its scores NaN.
         """
         return rows if self.seen is None else jnp.where(jnp.isfinite(rows), rows, 0)
 
@@ -608,7 +609,7 @@ class _Scores:
         return jnp.where(seen[..., None], rows, 0)
 
     def ones_and_places(self, j):
-        """Beside each other a 1 and its position for each key of column j: (columns, 2)."""
+        """A 1 and the position of each key of column j, side by side: (columns, 2)."""
         places = self.tiles.key_places(j)
         return jnp.stack([jnp.ones_like(places), places], -1).astype(self.dtype)
 
@@ -681,16 +682,16 @@ def _score_tangents(scores: _Scores, arguments, tangents) -> Callable | None:
 
 
 def _obstacle(arguments: AttentionArguments, options: AttentionOptions) -> str | None:
-    """Why cuDNN cannot compute this, in words, or `None` if it can."""
+    """The reason why cuDNN cannot compute this, or `None` if it can."""
     q, k, v, *others = arguments
     for name, a in zip(arguments._fields[3:-1], others[:-1], strict=True):
         if a is not None:
-            return f"jaxnn gives it no {name}"
+            return f"jaxnn passes it no {name}"
     before, after = _sides(options.window)
     if options.softcap is not None or options.dropout_rate:
-        return "jaxnn gives it neither softcap nor dropout_rate"
+        return "jaxnn passes it neither softcap nor dropout_rate"
     if options.causal == "lower_right" and q.shape[1] != k.shape[1]:
-        return "it aligns the first query with the first key, and T and S differ"
+        return "it aligns the first query with the first key, but q and k have different lengths"
     if options.window is not None and (
         q.shape[1] != k.shape[1] or before is None or not (options.causal or after == 0)
     ):
@@ -705,7 +706,7 @@ def _problem(q, options: AttentionOptions) -> cudnn.Problem:
 
 
 def _for_cudnn(arguments: AttentionArguments, options: dict) -> cudnn.Problem | None:
-    """The call as cuDNN takes it, or `None` where it goes over tiles."""
+    """The call in cuDNN's terms, or `None` if attention loops over tiles."""
     chosen = AttentionOptions(**options)
     if chosen.implementation == "tiles":
         return None
@@ -717,14 +718,14 @@ def _for_cudnn(arguments: AttentionArguments, options: dict) -> cudnn.Problem | 
 
 
 def _forward_by_cudnn(q, k, v, problem: cudnn.Problem):
-    """The same as `_forward`: m = log Σ e^s − 1 and l = e, so that no l is 1."""
+    """The results of `_forward`, with m = log Σ e^s − 1 and l = e, so that no l is 1."""
     y, log_total = cudnn.forward(q, k, v, problem)
     total, leader = jnp.full_like(log_total, jnp.e), jnp.zeros_like(log_total, jnp.int32)
     return at_least_float32(y), log_total - 1, total, leader
 
 
 def _backward_by_cudnn(residuals: AttentionResiduals, dy, problem: cudnn.Problem):
-    """The gradients of q, k and v, in float32 as those of the tiles are."""
+    """The gradients of q, k and v, in float32 like those of the tiles."""
     q, k, v = residuals.arguments[:3]
     y, dy = residuals.y.astype(q.dtype), dy.astype(q.dtype)
     log_total = residuals.maximum + jnp.log(residuals.total)
@@ -732,7 +733,7 @@ def _backward_by_cudnn(residuals: AttentionResiduals, dy, problem: cudnn.Problem
 
 
 def _band(options: AttentionOptions, q, k, q_start) -> Band:
-    """The keys that a query sees by the options causal and window and by its position."""
+    """The keys that a query sees, given its position and the options causal and window."""
     before, after = _sides(options.window)
     if options.causal:
         after = 0
@@ -747,7 +748,7 @@ def _sides(window) -> tuple:
 
 
 def _require_order(q, q_start, causal, window) -> None:
-    """Raise unless the options and the argument about the order of positions fit."""
+    """Raise unless causal, window and q_start are valid and fit together."""
     if not isinstance(causal, bool) and causal != "lower_right":
         raise TypeError(f"option causal must be True, False or 'lower_right', got {causal!r}")
     sides = _sides(window)
@@ -772,7 +773,7 @@ def _require_order(q, q_start, causal, window) -> None:
 
 
 def _require_dropout(key, rate) -> None:
-    """Raise unless the rate is one, and the key fits it."""
+    """Raise unless the rate is valid, and there is a key if it is above 0."""
     require_number("dropout_rate", rate, at_least=0)
     if not rate < 1:
         raise ValueError(f"option dropout_rate must be below 1, got {rate!r}")
@@ -789,7 +790,7 @@ def _of_pairs(a):
 
 
 def _of_heads(sinks):
-    """The sinks beside the statistics of the rows, (1, 1, H, 1)."""
+    """The sinks with the axes of the statistics of the rows, (1, 1, H, 1)."""
     return at_least_float32(sinks)[None, None, :, None]
 
 
@@ -832,13 +833,13 @@ def _row_products(a, b):
 
 
 def _for_rows(queries, value, width=1):
-    """So many numbers for each query of each head, from which a loop starts."""
+    """A value repeated for each query of each head, with which a loop starts."""
     shape = (*queries.shape[:3], width)
     return jnp.full_like(queries, value, accumulator(queries.dtype), shape=shape)
 
 
 def _inverse(total):
-    """1/l, and 0 in a row that sees nothing."""
+    """1/l, or 0 in a row that sees nothing."""
     return jnp.where(total == 0, 0, 1 / jnp.where(total == 0, 1, total))
 
 

@@ -33,7 +33,7 @@ Statistics = dict[str, Channels]
 class BatchNormResiduals(NamedTuple):
     """The arguments, and mean and variance of each channel of x minus its origin.
 
-    The origin is the first example or, with a mask, the mean as it was summed first.
+    The origin is the first example or, with a mask, a first estimate of the mean.
     """
 
     params: Params
@@ -51,7 +51,7 @@ class BatchNormResiduals(NamedTuple):
 
     @property
     def counts(self) -> Integer[Array, " C"] | int:
-        """The numbers that each channel has in the batch: one number, or one for each channel."""
+        """The number of entries in a channel of the batch: one for all, or one for each channel."""
         if self.where is None:
             return math.prod(self.x.shape[:-1])
         return jnp.sum(jnp.broadcast_to(self.where, self.x.shape), axis=_batch(self.x))
@@ -72,10 +72,10 @@ def batch_norm(
     """Batch norm in training, y = γ·(x − mean)/√(var + ε) + β, each channel over the batch.
 
     Mean and var = mean (x − mean)² run over all the axes but the last: over the N numbers that a
-    channel has in the batch. `batch_norm_inference` uses running statistics in their place.
+    channel has in the batch. `batch_norm_inference` uses running statistics instead.
 
     With a mask `where`, such as one of shape (N, 1) that omits padded rows, mean and variance are
-    those of the entries that it selects. The others may hold anything, NaN too: their y is 0, and
+    those of the entries that it selects. The others may hold anything, even NaN: their y is 0, and
     so is their gradient. (With the same mask Flax normalises the dropped entries as well; the
     selected ones agree.)
 
@@ -93,21 +93,21 @@ def batch_norm(
         dβ = Σₙ dy
         dγ = Σₙ dy·x̂
         dx = γ·r·(dy − dβ/N − x̂·dγ/N)
-    The two sums of the parameters are those that dx needs: one pass gives both. With a mask, dy and
-    x̂ count as 0 where it drops, N is the number of selected entries of a channel, and dx is 0
+    dx needs the same two sums as the parameters; one pass gives both. With a mask, dy and x̂ count
+    as 0 in dropped entries, N is the number of selected entries of a channel, and dx is 0
     elsewhere.
 
-    Saves x, the params (β for its presence alone), the mask, and two numbers for each channel in at
-    least float32, three with a mask: to compute them from x again costs two passes, and running
-    statistics are gathered from them. They are of x minus its first example, or minus its mean, so
-    that a mean far from 0 takes no digits.
+    Saves x, the params (of β only its presence matters), the mask, and two numbers for each channel
+    in at least float32, three with a mask: recomputing them from x takes two passes, and running
+    statistics use them. They are statistics of x minus its first example, or minus its mean, so
+    that a mean far from 0 costs no digits.
 
     Args:
         params: γ and β.
         x: a batch, channels last.
         where: the entries that count; all by default.
-        eps: ε, above 0; a constant channel gives β, and so does a batch of one. An ε that vanishes
-            in the dtype counts as its smallest normal number.
+        eps: ε, above 0; a constant channel gives β, and so does a batch of one. An ε that
+            underflows in the dtype counts as its smallest normal number.
 
     Raises:
         TypeError: an array is not floating point, or the mask not boolean.
@@ -158,7 +158,7 @@ def batch_norm_bwd(residuals, dy, *, eps=1e-5):
 @batch_norm.backward_input
 @wide
 def batch_norm_bwd_input(residuals, dy, *, eps=1e-5):
-    """dx = γ·r·(dy − dβ/N − x̂·dγ/N), and on the way dγ and dβ."""
+    """dx = γ·r·(dy − dβ/N − x̂·dγ/N), and, along the way, dγ and dβ."""
     params, x, where, origin, mean, var = residuals
     r, n, dy = _r(var, eps), _number_of(x, where), selected(dy, where)
     x_hat, dscale, dbias = _sums(from_origin(x, _batch(x), where, origin), dy, mean, r)
@@ -175,10 +175,10 @@ def batch_norm_bwd_params(residuals, deltas, *, eps=1e-5):
 
 @batch_norm.backward_examples
 def batch_norm_bwd_examples(residuals, deltas, *, examples_axis, eps=1e-5):
-    """Refused: the statistics belong to the whole batch."""
+    """Raises: the statistics belong to the whole batch."""
     raise ValueError(
         "the gradient of one example is not defined in training, because the examples of a batch "
-        "share its mean and variance; take LayerNorm or GroupNorm"
+        "share its mean and variance; use LayerNorm or GroupNorm"
     )
 
 
@@ -202,13 +202,13 @@ def batch_norm_inference(
         dmean = −γ·r·Σₙ dy = −γ·r·dβ
         dvar  = −½·γ·r³·Σₙ dy·(x − mean) = −½·γ·r²·dγ
 
-    Saves its arguments (β for its presence alone); r costs C square roots.
+    Saves its arguments (of β only its presence matters); r costs C square roots.
 
     Args:
         params: γ and β.
-        statistics: the mean and the variance of each channel, such as `BatchNorm` gathers.
+        statistics: the mean and the variance of each channel, such as those of `BatchNorm`.
         x: channels last.
-        eps: ε, above 0, as in training. An ε that vanishes in the dtype counts as its smallest
+        eps: ε, above 0, as in training. An ε that underflows in the dtype counts as its smallest
             normal number.
 
     Raises:
@@ -269,7 +269,7 @@ def batch_norm_inference_bwd(residuals, dy, *, eps=1e-5):
 @batch_norm_inference.backward_input
 @wide
 def batch_norm_inference_bwd_input(residuals, dy, *, eps=1e-5):
-    """dx = γ·r·dy, dmean = −γ·r·dβ, dvar = −½·γ·r²·dγ, and on the way dγₙ and dβₙ."""
+    """dx = γ·r·dy, dmean = −γ·r·dβ, dvar = −½·γ·r²·dγ, and, along the way, dγₙ and dβₙ."""
     params, statistics, x = residuals
     mean, r = _mean_and_r(statistics, eps)
     x_hat = _by_channel(x - jnp.broadcast_to(mean, x.shape), r)
@@ -296,7 +296,7 @@ def _batch(x):
 
 
 def _number_of(x, where):
-    """The numbers that each channel has in the batch, at least 1: one number, or an array (C,)."""
+    """The number of entries of each channel, at least 1: one number, or an array (C,)."""
     n = number_of(x, _batch(x), where)
     return n if where is None else n.reshape(-1)
 
@@ -334,5 +334,5 @@ def _by_channel(x, factor):
 
 
 def _slope(params, r):
-    """∂y/∂x with the statistics held still, γ·r."""
+    """∂y/∂x with the statistics held fixed, γ·r."""
     return r * params["scale"] if "scale" in params else r

@@ -58,8 +58,8 @@ def conv(
 ) -> Outputs:
     """Convolution over one, two or three axes, y[p] = Σₖ x[s·p + d·k − l]·W[k] + b.
 
-    The rank of x decides over how many axes; with two, p, k, s, d and l are pairs. As everywhere in
-    neural networks the kernel is not flipped: this is a cross-correlation.
+    The rank of x determines the number of axes; with two, p, k, s, d and l are pairs. As usual in
+    neural networks, the kernel is not flipped: this is a cross-correlation.
 
     Shapes:
         N batch; H, W space; h, w kernel; I input and O output channels; G groups
@@ -76,33 +76,33 @@ def conv(
         dx[q] = Σₖ dy[(q + l − d·k)/s]·W[k]ᵀ           s·p + d·k − l = q, if s divides
 
     Both sums over p and k are convolutions again. In dW, x is the image and dy the kernel, and the
-    sum also runs over N; stride and dilation change places, because p and k do in s·p + d·k. In dx,
-    the image is dy with s − 1 zeros between its entries, which the indices meet that s does not
-    divide; the kernel is W flipped, with I and O exchanged. Groups are convolutions side by side:
-    group g maps the g-th share of the inputs to the g-th share of the outputs.
+    sum also runs over N; stride and dilation trade places, because p and k do in s·p + d·k. In dx,
+    the image is dy with s − 1 zeros between its entries, at the indices that s does not divide; the
+    kernel is the flipped W, with I and O exchanged. Groups are independent convolutions: group g
+    maps the g-th part of the input channels to the g-th part of the output channels.
 
-    The gradient of example n is the same sum over p alone: one product of the pixels that an entry
-    k of the kernel meets and dyₙ, so ‖dWₙ‖² = Σₖ ‖Σₚ x[n, s·p + d·k − l]ᵀ·dy[n, p]‖².
+    The gradient of example n is the same sum over p alone: one product of dyₙ and the pixels under
+    an entry k of the kernel, so ‖dWₙ‖² = Σₖ ‖Σₚ x[n, s·p + d·k − l]ᵀ·dy[n, p]‖².
 
     Saves x and the params. Neither x nor W can be recomputed, and saving them copies nothing.
 
     Implementation notes:
         Products of float16 and bfloat16 accumulate in float32. On a CPU, dW of a large batch is
         summed over a few images at a time, because the whole batch does not fit the caches, and dW
-        of several groups is computed one group after the other; see `gradient_of_w`. The tangent
-        has its own rule, because the transpose of that loop takes 18 times as long (128 images
-        of 56×56 and 16 channels).
+        of several groups is computed one group at a time; see `gradient_of_w`. The tangent has its
+        own rule, because the transpose of that loop takes 18 times as long (128 images of 56×56 and
+        16 channels).
 
     Args:
         params: W and b.
         x: sequences (N, W, I), images (N, H, W, I) or volumes (N, D, H, W, I).
         stride: s, an integer or one for each axis.
-        padding: zeros around x, for all axes alike or in a tuple for each: "SAME" (⌈H/s⌉ outputs,
-            an odd zero goes to the end), "SAME_LOWER" (it goes to the start), "VALID" (none),
-            "CAUSAL" (d·(h − 1) before x, so that y[p] depends on no x beyond s·p), or an integer
-            for both sides. In the tuple also a pair (before, after).
-        dilation: d, the distance between the entries that neighbours in the kernel meet; an
-            integer or one for each axis.
+        padding: zeros around x, one choice for all axes or a tuple of one for each: "SAME" (⌈H/s⌉
+            outputs, an odd zero goes to the end), "SAME_LOWER" (it goes to the start), "VALID"
+            (none), "CAUSAL" (d·(h − 1) before x, so that y[p] depends on no x beyond s·p), or an
+            integer for both sides. A tuple may also hold pairs (before, after).
+        dilation: d, the distance in x between neighbouring entries of the kernel; an integer or one
+            for each axis.
         groups: G, which divides I and O. G = I is the depthwise convolution.
 
     Raises:
@@ -142,7 +142,7 @@ def _(params, x, *, stride, padding, dilation, groups):
         if axis.number < 1:
             raise ValueError(
                 f"along axis {axis.axis} the kernel covers {axis.reach} entries, which is more "
-                f"than x with its padding has; x has shape {x.shape} and params['w'] "
+                f"than the padded x has; x has shape {x.shape} and params['w'] "
                 f"{params['w'].shape}"
             )
 
@@ -208,7 +208,7 @@ def conv_transpose(
 ) -> Outputs:
     """Transposed convolution, y[p] = Σₖ x̃[p + d·k − l]·W[k] + b, where x̃ is x spread out by s.
 
-    x̃ holds entry q of x at s·q, with s − 1 zeros between neighbours. It enlarges images by the
+    x̃ holds entry q of x at s·q, with s − 1 zeros between neighbours. The op enlarges images by the
     stride, as the backward of `conv` does: with W flipped and its inputs and outputs exchanged,
     ⟨conv(x), y⟩ = ⟨x, conv_transpose(y)⟩, provided that s divides the size of x under "SAME", and
     that every entry of x is in a window under "VALID".
@@ -231,8 +231,8 @@ def conv_transpose(
         db    = Σₙₚ dy[n, p]                           and the same b
         dx[q] = Σₖ dy[s·q + l − d·k]·W[k]ᵀ             p + d·k − l = s·q, if s divides
 
-    dx is a plain convolution of stride s with the flipped kernel. Groups are transposed
-    convolutions side by side, as in `conv`.
+    dx is a plain convolution of stride s with the flipped kernel. Groups are independent transposed
+    convolutions, as in `conv`.
 
     Saves x and the params, for the reasons given in `conv`.
 
@@ -242,25 +242,25 @@ def conv_transpose(
 
     Args:
         params: W and b. The kernel is the one that x̃ is convolved with, as in `jax.lax` and Flax.
-            PyTorch and Keras store that of the convolution which is transposed: flipped along every
-            axis in space, with inputs and outputs exchanged. For G = 1, PyTorch's kernel becomes
+            PyTorch and Keras store that of the convolution being transposed: flipped along every
+            spatial axis, with inputs and outputs exchanged. For G = 1, PyTorch's kernel becomes
             `jnp.flip(kernel, (2, 3)).transpose(2, 3, 0, 1)`; with groups, the same within each.
         x: sequences (N, W, I), images (N, H, W, I) or volumes (N, D, H, W, I).
         stride: s, an integer or one for each axis.
-        padding: for all axes alike or in a tuple for each:
+        padding: one choice for all axes or a tuple of one for each:
             an integer c removes c entries from both ends of y, like PyTorch's padding, which is
-            that of the convolution that is transposed;
-            a pair (before, after), in the tuple, puts zeros around x̃ and so adds entries to y, as
-            in `jax.lax`: c does what (r − 1 − c, r − 1 − c) does;
-            "SAME" removes the r − s entries that are more than s·H, the odd one from the end of y,
-            and "SAME_LOWER" from its start: they transpose the `conv` of that padding;
+            that of the convolution being transposed;
+            a pair (before, after), only in a tuple, puts zeros around x̃ and so adds entries to y,
+            as in `jax.lax`: c is the same as (r − 1 − c, r − 1 − c);
+            "SAME" removes the r − s entries in excess of s·H, an odd one from the end of y, and
+            "SAME_LOWER" from its start: they transpose the `conv` of that padding;
             "VALID" removes nothing;
             "CAUSAL" removes them all from the end, so that y[p] depends on no x beyond ⌊p/s⌋.
         dilation: d, an integer or one for each axis.
         groups: G, which divides I and O.
         output_padding: e further entries at the end of y, an integer or one for each axis, which
-            tells the sizes apart that `conv` maps to the same H. As in PyTorch it must be smaller
-            than the stride or than the dilation.
+            distinguishes the sizes that `conv` maps to the same H. As in PyTorch, it must be
+            smaller than the stride or than the dilation.
 
     Raises:
         TypeError: an array is not floating point, or an option has a wrong type.
@@ -370,7 +370,7 @@ def conv_transpose_tangent(residuals, tangents, *, groups=1, **options):
 
 
 def _options_of_lax(x, stride, dilation):
-    """The options of a definition as JAX's own convolutions take them."""
+    """For a definition: the options in the form that JAX's own convolutions take."""
     n_axes = x.ndim - 2
     strides, dilations = ((n,) * n_axes if isinstance(n, int) else n for n in (stride, dilation))
     space = "DHW"[-n_axes:]
@@ -378,7 +378,7 @@ def _options_of_lax(x, stride, dilation):
 
 
 def _reaches(w, dilations):
-    """For a definition: the entries from the first that a kernel covers to the last."""
+    """For a definition: the number of entries that the kernel spans along each axis."""
     return tuple(d * (n - 1) + 1 for n, d in zip(w.shape[:-2], dilations, strict=True))
 
 
@@ -467,7 +467,7 @@ def _require_arrays(params, x):
             f"{x.shape}"
         )
     if 0 in x.shape[1:-1]:
-        raise ValueError(f"x has no entries in space, shape {x.shape}")
+        raise ValueError(f"x has shape {x.shape}, with no entries along a spatial axis")
     if len(w_shape) != x.ndim:
         kernel = ("w", "h, w", "d, h, w")[x.ndim - 3]
         raise ValueError(

@@ -35,8 +35,8 @@ def dropout(
     """Dropout, y = m ⊙ x/(1 − p): a random mask m of zeros and ones drops a fraction p.
 
     Each entry of m is 0 with probability p = `rate`, independently, so that the mean of y over
-    the masks is x. Dropped entries become 0, even if they were NaN. Along `broadcast_axes` one
-    entry of the mask stands for all: with the axes of space, whole channels are dropped.
+    the masks is x. Dropped entries become 0, even if they were NaN. Along `broadcast_axes` the mask
+    is constant: with the spatial axes, whole channels are dropped.
 
     Shapes:
         x, y, dx, dy: any, all the same
@@ -48,18 +48,17 @@ def dropout(
 
     The key has no gradient.
 
-    Saves the key alone: the mask is drawn from it a second time, while a saved mask would take one
-    byte for each entry from the forward pass to the backward.
+    Saves only the key: the backward draws the mask from it again, while a saved mask would take one
+    byte for each entry between the two passes.
 
     Implementation notes:
-        The mask depends on the key, the shape and the rate, not on the dtype of x nor on whether
+        The mask depends on the key, the shape and the rate, not on the dtype of x or on whether
         float64 is enabled. The generator makes words of 32 bits, and each serves two entries: one
         in the first half of the last axis, which reads the lower 16 bits as the leading digits and
-        the upper 16 as the others, and one in the second half, which reads the word as it is. So
-        an entry is dropped with p to the nearest multiple of 2⁻³², at most 1 − 2⁻³², and 1 − p is
-        the probability that is really left. That both entries of a word are dropped has a
-        probability within 2⁻¹⁶ of p². Where one compiled program holds both passes, the compiler
-        may draw the mask once and store it.
+        the upper 16 as the others, and one in the second half, which reads the word as it is. So p
+        is rounded to the nearest multiple of 2⁻³², at most 1 − 2⁻³², and the division is by 1 minus
+        the rounded p. The probability that both entries of a word are dropped is within 2⁻¹⁶ of p².
+        If one compiled program holds both passes, the compiler may draw the mask once and store it.
 
     Args:
         x: the input.
@@ -125,7 +124,7 @@ def alpha_dropout(
 
     The key has no gradient.
 
-    Saves the key alone, as `dropout` does.
+    Saves only the key, as `dropout` does.
 
     Args:
         x: the input.
@@ -173,7 +172,7 @@ def alpha_dropout_bwd(residuals, dy, *, rate, broadcast_axes=()):
 
 
 def require_dropout(x, key, rate, broadcast_axes) -> None:
-    """Raise unless the arguments fit a dropout."""
+    """Raise unless the arguments of a dropout are valid."""
     require_floating(x=x)
     require_rate(rate)
     if broadcast_axes != ():
@@ -189,7 +188,7 @@ def require_rate(rate) -> None:
 
 
 def require_broadcast_axes(axes) -> None:
-    """Raise unless the axes, of an x that is not known yet, are integers."""
+    """Raise unless the axes, for an x that is not known yet, are integers."""
     each = axes if isinstance(axes, tuple) else (axes,)
     if not all(type(axis) is int for axis in each):
         raise TypeError(
@@ -198,7 +197,7 @@ def require_broadcast_axes(axes) -> None:
 
 
 def textbook_mask(key, shape, rate, broadcast_axes):
-    """Where entries are dropped, and the probability that one is not, for the definitions."""
+    """The mask of the dropped entries, and the probability of keeping one, for the definitions."""
     ndim, same = len(shape), broadcast_axes
     same = (same,) if isinstance(same, int) else same
     drawn = [1 if {a, a - ndim} & set(same) else size for a, size in enumerate(shape)]
@@ -211,12 +210,12 @@ def textbook_mask(key, shape, rate, broadcast_axes):
 
 
 def _drops(rate: float) -> int:
-    """The number of words of 32 bits for which an entry is dropped."""
+    """The number of 32-bit words for which an entry is dropped."""
     return min(round(rate * 2**32), 2**32 - 1)
 
 
 def _kept(rate: float) -> float:
-    """The probability that an entry stays."""
+    """The probability of keeping an entry."""
     return (2**32 - _drops(rate)) / 2**32
 
 
@@ -236,7 +235,7 @@ def _masked(x: Elements, key: PRNGKeyArray, rate: float, broadcast_axes) -> Elem
 def _mask(
     key: PRNGKeyArray, shape: tuple[int, ...], rate: float, broadcast_axes: int | Sequence[int]
 ) -> Bool[Array, "..."]:
-    """m, True where an entry stays."""
+    """m, True where an entry is kept."""
     same = (broadcast_axes,) if isinstance(broadcast_axes, int) else broadcast_axes
     same = [a % len(shape) for a in same]
     drawn = tuple(1 if a in same else size for a, size in enumerate(shape))

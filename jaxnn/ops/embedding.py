@@ -38,7 +38,7 @@ class EmbeddingResiduals(NamedTuple):
 class EmbeddingBagResiduals(NamedTuple):
     """The ids, the weights, the mask, and the shape of the table; the table if there are weights.
 
-    For the gradient of the table its shape will do; that of the weights needs its rows.
+    The gradient of the table needs only its shape; that of the weights needs its rows.
     """
 
     params: Params | None
@@ -49,7 +49,7 @@ class EmbeddingBagResiduals(NamedTuple):
 
 
 class Positions(NamedTuple):
-    """What the loop over the positions of the bags reads, each (L, N)."""
+    """The inputs of the loop over the positions of the bags, each (L, N)."""
 
     rows: Integer[Array, "..."]
     weights: Float[Array, "..."] | None
@@ -60,8 +60,8 @@ class Positions(NamedTuple):
 def embedding(params: Params, ids: Ids, *, padding_idx: int | None = None) -> Float[Array, "*N D"]:
     """Embedding, y = w[ids]: one row of a table for each id.
 
-    The row of `padding_idx` is read like any other, but its gradient is 0, as in PyTorch: a row of
-    zeros stays one.
+    The row of `padding_idx` is read like any other, but its gradient is 0, as in PyTorch, so a row
+    of zeros stays zero.
 
     Shapes:
         N ids, any number of axes or none; V rows; D components of each
@@ -74,13 +74,13 @@ def embedding(params: Params, ids: Ids, *, padding_idx: int | None = None) -> Fl
         dwᵥ = Σ dyₙ over the n with idsₙ = v
 
     That is dw = Eᵀ·dy of the linear map y = E·w, where Eₙᵥ = 1 if idsₙ = v and else 0. The matrix
-    E is never built: each row of dy is added to its row of dw, which starts at zero. A row that no
-    id asks for has gradient 0, and that of `padding_idx` is set to 0. Ids have no gradient.
+    E is never built: each row of dy is added to its row of dw, which starts at zero. A row without
+    an id has gradient 0, and that of `padding_idx` is set to 0. Ids have no gradient.
 
     For example n with the places t, dwₙ = Eₙᵀ·dYₙ, and since ⟨e_i, e_j⟩ = [i = j],
         ‖dwₙ‖² = Σₜₛ [idsₙₜ = idsₙₛ]·⟨dyₙₜ, dyₙₛ⟩
 
-    Saves the ids; of the table only the shape is needed. Sums of float16 and bfloat16 are in
+    Saves the ids and, of the table, only the shape. Sums of float16 and bfloat16 accumulate in
     float32.
 
     Args:
@@ -92,7 +92,7 @@ def embedding(params: Params, ids: Ids, *, padding_idx: int | None = None) -> Fl
         TypeError: w is not floating point, ids are not integers, or padding_idx is not one.
         ValueError: params has keys other than "w", w is not a table with a row, or it has no row
             `padding_idx`; an id is out of range (under `jit`, where ids are not known, such an id
-            gives a row of NaN, and its dy goes nowhere).
+            gives a row of NaN, and its dy is dropped).
 
     Reference: Y. Bengio et al., "A Neural Probabilistic Language Model", 2003, section 2: the
     matrix C.
@@ -172,14 +172,14 @@ def embedding_bag(
     """Sum or mean of the rows of each bag of ids, yₙ = Σₗ aₙₗ·w[idsₙₗ], with optional weights a.
 
     Ids that `where` drops, and those equal to `padding_idx`, are omitted from the sum and from the
-    number that a mean divides by. They may be any integers, and their weights anything, NaN too;
+    number that a mean divides by. They may be any integers, and their weights anything, even NaN;
     their gradient is 0. A bag without ids gives 0.
 
     Shapes:
         N bags, any number of axes or none; L ids of each; V rows; D components of each
         params:  {"w": (V, D)}
         ids:     (N, L) integers 0 … V − 1
-        weights: a (N, L); optional, 1 by default; with mode="sum" alone
+        weights: a (N, L); optional, 1 by default; only with mode="sum"
         where:   booleans that broadcast to (N, L); optional, all true by default
         y, dy:   (N, D)
 
@@ -188,11 +188,11 @@ def embedding_bag(
         dwᵥ  = Σ aₙₗ·dyₙ over the n and l with idsₙₗ = v
         daₙₗ = ⟨dyₙ, w[idsₙₗ]⟩
 
-    Saves the ids, the weights and the mask, and with weights the table, whose rows da is made of.
+    Saves the ids, the weights and the mask, and with weights the table, whose rows da uses.
 
     Implementation notes:
         A loop over the L positions adds one row to each bag at a time, forward and backward, so
-        that no array of N·L·D numbers is made: 512 bags of 32 rows of 256 numbers take 7 ms and
+        that no array of N·L·D numbers is built: 512 bags of 32 rows of 256 numbers take 7 ms and
         0.1 MB of temporary memory, and 31 ms and 34 MB in one piece (two cores of an AMD EPYC).
 
     Args:
@@ -208,9 +208,9 @@ def embedding_bag(
             boolean, or padding_idx is not an integer.
         ValueError: params has keys other than "w", the shapes do not fit, the mode is unknown,
             there are weights for a mean, or an id is out of range (under `jit`, such an id gives a
-            row of NaN, and its dy goes nowhere).
+            row of NaN, and its dy is dropped).
 
-    Reference: PyTorch's `embedding_bag`, which takes weights for sums alone, too.
+    Reference: PyTorch's `embedding_bag`, which also takes weights only for sums.
 
     Example:
         >>> params = {"w": jnp.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])}
@@ -353,7 +353,7 @@ def require_padding_idx(padding_idx, n_rows: int) -> None:
 
 
 def require_ids(ids, n_rows: int) -> None:
-    """Raise unless these are integers and, where they are known, rows of the table."""
+    """Raise unless ids are integers and, where they are known, rows of the table."""
     require_integers("ids", ids)
     if not is_readable(ids):
         return  # not known yet: at run time an id out of range gives NaN
@@ -367,12 +367,12 @@ def require_ids(ids, n_rows: int) -> None:
 
 
 def _rows(ids: Ids) -> Ids:
-    """Ids in a dtype that holds the number of rows, whatever it is."""
+    """Ids in a dtype that holds the number of rows."""
     return ids.astype(jnp.int32) if ids.dtype.itemsize < 4 else ids
 
 
 def _without(padding_idx: int | None, rows: Ids, n_rows: int) -> Ids:
-    """The rows, that of `padding_idx` out of range."""
+    """The rows, with that of `padding_idx` moved out of range."""
     if padding_idx is None:
         return rows
     return jnp.where(rows == padding_idx % n_rows, jnp.asarray(n_rows, rows.dtype), rows)
@@ -405,6 +405,6 @@ def _row_of_each(w, rows):
 
 
 def _number(y, ids: Bags, seen: Mask | None) -> Float[Array, "*N one"]:
-    """The ids that count in each bag, at least 1."""
+    """The number of ids that count in each bag, at least 1."""
     ones = jnp.ones_like(y, shape=(ids.shape[-1], *ids.shape[:-1]))
     return jnp.maximum(jnp.sum(_only(seen, ones), axis=0), 1)[..., None]

@@ -1,4 +1,4 @@
-"""The Gaussian of a variational autoencoder: a sample of it, and its distance from N(0, 1)."""
+"""The Gaussian of a variational autoencoder: a sample of it, and its divergence from N(0, 1)."""
 
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ Components = Float[Array, "*N K"]
 
 
 class SampleResiduals(NamedTuple):
-    """How far the sample lies from the mean."""
+    """The difference of the sample and the mean."""
 
     deviation: Latent
 
@@ -38,14 +38,14 @@ def gaussian_sample(mean: Latent, log_variance: Latent, key: PRNGKeyArray) -> La
 
     Shapes:
         mean μ, log_variance v, their gradients, y and dy: one shape
-        key: of the numbers ε, which has no gradient
+        key: one PRNG key, from which ε is drawn; it has no gradient
 
-    Backward, from ⟨dy, ẏ⟩ with ẏ = μ̇ + ½·e^(v/2)·ε·v̇, ε being a constant:
+    Backward, from ⟨dy, ẏ⟩ with ẏ = μ̇ + ½·e^(v/2)·ε·v̇ and ε constant:
         dμ = dy
         dv = ½·e^(v/2)·ε·dy
 
-    Saves e^(v/2)·ε, of which dv is a function: neither exponential nor random numbers are computed
-    again. The numbers ε are drawn in float32, so they are the same in every dtype.
+    Saves e^(v/2)·ε, of which dv is a function: neither the exponential nor the random numbers are
+    recomputed. The numbers ε are drawn in float32, so they are the same in every dtype.
 
     Raises:
         TypeError: mean or log_variance is not floating point.

@@ -1,4 +1,4 @@
-"""Images made larger: copies or interpolated entries in between, and padding around them."""
+"""Larger images: upsampling by copies or interpolation, and padding."""
 
 from typing import Any
 
@@ -31,10 +31,10 @@ MODES = {
 
 @op
 def upsample(x: Input, *, factor: Lengths, method: str = "nearest") -> Larger:
-    """Images made larger by a factor f, y = a copy of the nearest entry, or interpolated.
+    """Upsampling by a factor f, y = copies of the nearest entries, or interpolated ones.
 
     Shapes:
-        N batch; L one or more axes in space; C channels
+        N batch; L one or more spatial axes; C channels
         x, dx: (N, L…, C): (N, W, C) for sequences, (N, H, W, C) for images
         y, dy: (N, f·L…, C)
 
@@ -42,7 +42,7 @@ def upsample(x: Input, *, factor: Lengths, method: str = "nearest") -> Larger:
     and the outer edges of x and y coincide. Along each axis in turn:
         "nearest"   y[f·i + j] = x[i]
         "linear"    y[f·i + j] = (1 − |t|)·x[i] + |t|·x[i ± 1]      + for t > 0, − for t < 0
-    where beyond its ends x has its first and its last entry.
+    where x continues beyond its ends with its first and its last entry.
 
     Backward, from ⟨dy, ẏ⟩ = ⟨dx, ẋ⟩: entry i of x reaches f entries of y, and for "linear" some of
     its neighbours' as well,
@@ -55,13 +55,13 @@ def upsample(x: Input, *, factor: Lengths, method: str = "nearest") -> Larger:
 
     Args:
         x: the input.
-        factor: f, an integer for all axes in space or one for each.
+        factor: f, an integer for all spatial axes or one for each.
         method: "nearest" or "linear"; "bilinear" for two axes and "trilinear" for three are other
             names of the latter.
 
     Raises:
-        TypeError: x is not floating point, or factor is no integer.
-        ValueError: x has no axis in space, factor does not fit the axes, or the method is unknown
+        TypeError: x is not floating point, or factor is not an integer.
+        ValueError: x has no spatial axis, factor does not fit the axes, or the method is unknown
             or one for another number of axes.
 
     Reference: the places are those of `jax.image.resize`, and in PyTorch those of
@@ -120,7 +120,7 @@ def upsample_fwd(x, *, factor, method="nearest"):
 @upsample.backward
 @wide
 def upsample_bwd(residuals, dy, *, factor, method="nearest"):
-    """dx = the sum of what each entry of y hands back to the entries it was made of."""
+    """dx = the sum of the gradients that the entries of y send back to their sources."""
     shape = residuals.x.sizes
     factors = for_each(factor, shape[1:-1])
     if method == "nearest":
@@ -134,10 +134,10 @@ def upsample_bwd(residuals, dy, *, factor, method="nearest"):
 
 @op
 def pad(x: Input, *, widths: Widths, mode: str = "constant", value: float = 0.0) -> Larger:
-    """Padding around the axes in space: a constant, or copies of entries of x.
+    """Padding of the spatial axes: a constant, or copies of entries of x.
 
     Shapes:
-        N batch; L one or more axes in space; C channels
+        N batch; L one or more spatial axes; C channels
         x, dx: (N, L…, C): (N, W, C) for sequences, (N, H, W, C) for images
         y, dy: (N, before + L + after…, C)
 
@@ -148,25 +148,25 @@ def pad(x: Input, *, widths: Widths, mode: str = "constant", value: float = 0.0)
         "symmetric"              c b a │ a b c d │ d c b
         "wrap", "circular"       b c d │ a b c d │ a b c
 
-    Backward: what lies in the padding adds its gradient where it was copied from,
+    Backward: each copy adds its gradient to the entry that it was copied from,
         dx = dy without the padding + the gradients of the copies, each at its origin
-    The copies of "reflect" and "symmetric" are turned around first, those of "edge" summed. A
+    The copies of "reflect" and "symmetric" are reversed first, those of "edge" are summed. A
     constant has no origin.
 
     Saves no array: the derivative does not depend on x.
 
     Args:
         x: the input.
-        widths: the number of entries before and after: an integer for both sides of all axes in
-            space, or for each axis an integer or a pair (before, after). With "constant" a negative
+        widths: the number of entries before and after: an integer for both sides of all spatial
+            axes, or for each axis an integer or a pair (before, after). With "constant" a negative
             number removes entries.
         mode: one of those above.
-        value: v, of "constant".
+        value: v, for "constant".
 
     Raises:
-        TypeError: x is not floating point, or value is no number.
-        ValueError: x has no axis in space, widths do not fit the axes or are larger than x has
-            entries to copy, or the mode is unknown.
+        TypeError: x is not floating point, or value is not a number.
+        ValueError: x has no spatial axis, widths do not fit the axes or exceed the entries that x
+            has to copy, or the mode is unknown.
 
     Reference: the modes of `jax.numpy.pad`; "replicate" and "circular" are PyTorch's names.
 
@@ -221,13 +221,13 @@ def pad_bwd(residuals, dy, *, widths, mode="constant", value=0.0):
 
 
 def _split(shape, factors) -> tuple:
-    """The shape of y with an axis for the copies behind each axis in space."""
+    """The shape of y with an axis for the copies behind each spatial axis."""
     space = [n for pair in zip(shape[1:-1], factors, strict=True) for n in pair]
     return (shape[0], *space, shape[-1])
 
 
 def _copied(x: Input, factors) -> Larger:
-    """Each entry f times, along all axes in space."""
+    """Each entry f times, along all spatial axes."""
     split = _split(x.shape, factors)
     each = jnp.expand_dims(x, range(2, 2 * len(factors) + 1, 2))
     larger = [size * f for size, f in zip(x.shape[1:-1], factors, strict=True)]
@@ -283,7 +283,7 @@ def _gathered_back(dy: Larger, axis: int, size, f: int) -> Input:
 
 
 def _pairs(widths: Widths, x: Array) -> list[tuple[int, int]]:
-    """The entries before and after each axis in space."""
+    """The number of entries before and after each spatial axis."""
     each = widths if isinstance(widths, tuple) else (widths,) * (x.ndim - 2)
     return [width if isinstance(width, tuple) else (width, width) for width in each]
 
@@ -295,7 +295,7 @@ def _with_constant(x: Array, pairs, value=0.0) -> Array:
 
 
 def _with_copies(x: Array, axis: int, before: int, after: int, mode: str) -> list[Array]:
-    """What lies before x along one axis, x, and what lies behind it."""
+    """The padding before x along one axis, x, and the padding after it."""
     size = x.shape[axis]
 
     def part(start, end):
@@ -319,7 +319,7 @@ def _with_copies(x: Array, axis: int, before: int, after: int, mode: str) -> lis
 def _with_gradients_of_copies(dy: Array, axis: int, before: int, after: int, mode: str) -> Array:
     """dy without its padding along one axis, and the gradients of the copies at their origins.
 
-    Written into place, they touch no more than the origins.
+    They are added in place, which touches only the origins.
     """
     size = dy.shape[axis] - before - after
 
@@ -348,12 +348,12 @@ def _with_gradients_of_copies(dy: Array, axis: int, before: int, after: int, mod
 
 
 def _require_space(x) -> None:
-    """Raise unless x is floating point and has axes in space."""
+    """Raise unless x is floating point and has spatial axes."""
     require_floating(x=x)
     if x.ndim < 3:
         raise ValueError(
             f"x is {describe(x)}; it must have at least three axes: the batch first, the "
-            "channels last, and in between those in space"
+            "channels last, and the spatial axes in between"
         )
 
 
@@ -387,6 +387,6 @@ def _require_entries(x, axis: int, pair: tuple[int, int], mode: str) -> None:
     most = {"edge": max(pair) if size else 0, "reflect": size - 1}.get(MODES[mode], size)
     if max(pair) > most:
         raise ValueError(
-            f"option widths is {pair} along axis {axis}, where x is {describe(x)}: mode {mode!r} "
-            f"has {max(most, 0)} entries to copy"
+            f"option widths is {pair} along axis {axis}, where x is {describe(x)}: with mode "
+            f"{mode!r} it can be at most {max(most, 0)}"
         )

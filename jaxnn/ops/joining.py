@@ -41,7 +41,7 @@ def add(x: Arrays) -> Float[Array, "..."]:
     Saves nothing of the input: every gradient is dy.
 
     Raises:
-        TypeError: x is no tuple of floating-point arrays.
+        TypeError: x is not a tuple of floating-point arrays.
         ValueError: the tuple is empty, or the shapes differ (nothing is broadcast).
 
     Reference: D. Duvenaud and M. Johnson, stax, `FanInSum`.
@@ -87,7 +87,7 @@ def multiply(x: Arrays) -> Float[Array, "..."]:
     Saves its input: each gradient is a function of the other arrays.
 
     Raises:
-        TypeError: x is no tuple of floating-point arrays.
+        TypeError: x is not a tuple of floating-point arrays.
         ValueError: the tuple is empty, or the shapes differ (nothing is broadcast).
 
     Reference: S. Hochreiter and J. Schmidhuber, "Long Short-Term Memory", 1997, for products as
@@ -119,7 +119,7 @@ def multiply_fwd(x):
 @multiply.backward
 @wide
 def multiply_bwd(residuals, dy):
-    """dxᵢ = dy ⊙ Πⱼ≠ᵢ xⱼ, from the products of all before and of all after."""
+    """dxᵢ = dy ⊙ Πⱼ≠ᵢ xⱼ, from the products of all factors before and of all after."""
     x = residuals.x
     before = [dy]
     for factor in x[:-1]:
@@ -133,7 +133,7 @@ def multiply_bwd(residuals, dy):
 
 @op
 def concatenate(x: Arrays, *, axis: int = -1) -> Float[Array, "..."]:
-    """The arrays of a tuple one after the other, along an axis.
+    """Concatenation of the arrays of a tuple along an axis, y = [x₀, x₁, …].
 
     Shapes:
         x, dx: a tuple of arrays whose shapes differ at most along the axis
@@ -142,14 +142,14 @@ def concatenate(x: Arrays, *, axis: int = -1) -> Float[Array, "..."]:
     Backward: each number of y is one number of one array, so
         dxᵢ = the part of dy where xᵢ went
 
-    Saves nothing but the shapes of the input.
+    Saves only the shapes of the input.
 
     Args:
         x: the arrays.
-        axis: along which they follow each other.
+        axis: the axis along which to join them.
 
     Raises:
-        TypeError: x is no tuple of floating-point arrays, or axis is no integer.
+        TypeError: x is not a tuple of floating-point arrays, or axis is not an integer.
         ValueError: the tuple is empty, there is no such axis, or the shapes differ elsewhere.
 
     Reference: D. Duvenaud and M. Johnson, stax, `FanInConcat`.
@@ -171,7 +171,7 @@ def _(x, *, axis):
         raise ValueError(f"option axis is {axis} but the first array is {describe(x[0])}")
     others = [a.shape[: axis % n_axes] + a.shape[axis % n_axes + 1 :] for a in x]
     if any(a.ndim != n_axes for a in x) or len(set(others)) > 1:
-        raise ValueError(f"the shapes {_listed(x)} differ elsewhere than along axis {axis}")
+        raise ValueError(f"the shapes {_listed(x)} may differ only along axis {axis}")
 
 
 @concatenate.forward

@@ -36,7 +36,7 @@ def linear(params: Params, x: Float[Array, "*N I"]) -> Float[Array, "*N O"]:
         db = Σₙ dy      (O,)       every row n has the same b
         dx = dy·Wᵀ      (N, I)     ⟨dy, ẋ·W⟩ = ⟨dy·Wᵀ, ẋ⟩
 
-    For example n, with T places that meet the same W, dWₙ = Xₙᵀ·dYₙ and
+    For example n, with T places that share W, dWₙ = Xₙᵀ·dYₙ and
         ‖dWₙ‖² = Σₜₛ (Xₙ·Xₙᵀ)ₜₛ·(dYₙ·dYₙᵀ)ₜₛ,  which is ‖xₙ‖²·‖dyₙ‖² for T = 1
 
     dW carries no 1/N: a mean over the batch has already put it into dy.
@@ -44,9 +44,9 @@ def linear(params: Params, x: Float[Array, "*N I"]) -> Float[Array, "*N O"]:
     Saves x and the params. Neither x nor W can be recomputed, and saving them copies nothing.
 
     Implementation notes:
-        The axes of the batch are contracted where they are. Merging them into one would gather a
-        sharded batch on every device. Products of float16 and bfloat16 accumulate in float32. With
-        one axis of batch, dW is computed as (dyᵀ·x)ᵀ; see `transposed_product`.
+        The batch axes are contracted without merging them, which would gather a sharded batch on
+        every device. Products of float16 and bfloat16 accumulate in float32. With one batch axis,
+        dW is computed as (dyᵀ·x)ᵀ; see `transposed_product`.
 
     Raises:
         TypeError: an array is not floating point, or the dtypes differ.

@@ -38,7 +38,7 @@ Axes = int | tuple[int, ...]
 class LayerNormResiduals(NamedTuple):
     """The arguments, and r = 1/√(var + ε) and the mean of each row minus its origin.
 
-    The origin is the first number of a row or, with a mask, the mean as it was summed first.
+    The origin is the first number of a row or, with a mask, a first estimate of the mean.
     """
 
     params: Params
@@ -81,10 +81,9 @@ def layer_norm(
 
     var = mean (x − mean)², divided by C, not C − 1. The offset s of the scale is 0 by default.
 
-    With a mask `where`, mean and variance are those of the entries that it selects, of each row by
-    itself. The others may hold anything, NaN too: their y is 0, and so is their gradient. (With
-    the same mask `jax.nn.standardize` and Flax normalise the dropped entries as well; the selected
-    ones agree.)
+    With a mask `where`, mean and variance are those of the entries that it selects in each row. The
+    others may hold anything, even NaN: their y is 0, and so is their gradient. (With the same mask
+    `jax.nn.standardize` and Flax normalise the dropped entries as well; the selected ones agree.)
 
     Shapes:
         N batch, any number of axes or none; C features, the axes that are normalised
@@ -102,27 +101,28 @@ def layer_norm(
         dx = r·(g − mean g − x̂·mean(x̂·g))
         dγ = Σₙ dy·x̂
         dβ = Σₙ dy
-    With a mask, dy and x̂ count as 0 where it drops, all means are over the selected entries, and dx
-    is 0 elsewhere.
+    With a mask, dy and x̂ count as 0 in dropped entries, all means are over the selected entries,
+    and dx is 0 elsewhere.
 
-    Of example n alone, dγₙ and dβₙ are these sums over its own rows.
+    For example n alone, dγₙ and dβₙ are these sums over its own rows.
 
-    Saves x, the params (β for its presence alone), the mask, and two numbers for each row in at
-    least float32, three with a mask: to compute them from x again costs two passes. They are of x
-    minus the first number of its row, or minus its mean, so that a mean far from 0 takes no digits.
+    Saves x, the params (of β only its presence matters), the mask, and two numbers for each row in
+    at least float32, three with a mask: recomputing them from x takes two passes. They are
+    statistics of x minus the first number of its row, or minus its mean, so that a mean far from 0
+    costs no digits.
 
     Implementation notes:
         The sums of dy·(x − mean) over each row and each column are matrix–vector products, with γ
-        and with r, so that one array serves both. The axes of the batch are contracted where they
-        are. `stored` keeps the compiler from writing the two numbers of a row out over the whole
-        row.
+        and with r, so that one array serves both. The batch axes are contracted without merging
+        them. `stored` keeps the compiler from broadcasting the two numbers of a row to the whole
+        row in memory.
 
     Args:
         params: γ and β.
         x: the rows to normalise.
         where: the entries that count; all by default.
         axis: the axis or axes of the features.
-        eps: ε, above 0; a constant row gives β. An ε that vanishes in the dtype counts as its
+        eps: ε, above 0; a constant row gives β. An ε that underflows in the dtype counts as its
             smallest normal number.
         scale_offset: s; 1 for scales stored as γ − 1. Without a scale the factor is 1 in any case.
 
@@ -243,10 +243,10 @@ def rms_norm(
     of x̂:
         dx = r·(g − x̂·mean(x̂·g))
         dγ = Σₙ dy·x̂
-    With a mask, x and dy count as 0 where it drops.
+    With a mask, x and dy count as 0 in dropped entries.
 
-    Saves x, the params, the mask, and one number for each row in at least float32: to compute it
-    from x again costs a pass.
+    Saves x, the params, the mask, and one number for each row in at least float32: recomputing it
+    from x takes a pass.
 
     Implementation notes:
         The sums of dy·x over rows and columns are matrix–vector products, as in `layer_norm`.
@@ -256,7 +256,7 @@ def rms_norm(
         x: the rows to normalise.
         where: the entries that count; all by default.
         axis: the axis or axes of the features.
-        eps: ε, above 0; a row of zeros gives 0. An ε that vanishes in the dtype counts as its
+        eps: ε, above 0; a row of zeros gives 0. An ε that underflows in the dtype counts as its
             smallest normal number.
         scale_offset: s; 1 for scales stored as γ − 1. Without a scale the factor is 1 in any case.
 
@@ -357,22 +357,22 @@ def group_norm(
         dγ = Σₙ B,   mean(x̂·g) = (1/M)·Σ γ·B
         dx = r·(g − mean g − x̂·mean(x̂·g))
 
-    Saves x, the params (β for its presence alone), and two numbers for each group in at least
-    float32: to compute them from x again costs two passes. They are of x minus the first number of
-    its group.
+    Saves x, the params (of β only its presence matters), and two numbers for each group in at least
+    float32: recomputing them from x takes two passes. They are statistics of x minus the first
+    number of its group.
 
     Implementation notes:
         Each sum runs over the places first, then over the channels of a group. On (32, 28, 28, 64)
         with 8 groups, forward and backward take 2.9 ms that way, and 7.3 ms with sums over whole
-        groups (two cores of an Intel Xeon). The price: devices that share the places exchange A and
-        B, C numbers for each example, not one for each group. The axes of the places are summed
-        where they are, for merging them would gather sharded places on every device.
+        groups (two cores of an Intel Xeon). The price: devices among which the places are sharded
+        exchange A and B, C numbers for each example, not one for each group. The axes of the places
+        are summed without merging them, which would gather sharded places on every device.
 
     Args:
         params: γ and β.
         x: examples, channels last.
         groups: the number of groups, a divisor of C.
-        eps: ε, above 0; a constant group gives β. An ε that vanishes in the dtype counts as its
+        eps: ε, above 0; a constant group gives β. An ε that underflows in the dtype counts as its
             smallest normal number.
 
     Raises:
@@ -471,13 +471,13 @@ def instance_norm(
         dγ = Σₙ B
         dβ = Σₙ A
 
-    Saves x, the params (β for its presence alone), and two numbers for each example and channel, as
-    `group_norm` does.
+    Saves x, the params (of β only its presence matters), and two numbers for each example and
+    channel, as `group_norm` does.
 
     Args:
         params: γ and β.
         x: examples, channels last.
-        eps: ε, above 0; a constant channel gives β. An ε that vanishes in the dtype counts as its
+        eps: ε, above 0; a constant channel gives β. An ε that underflows in the dtype counts as its
             smallest normal number.
 
     Raises:
@@ -504,7 +504,7 @@ def instance_norm(
 def _(params, x, *, eps):
     require_normalised(params, x, eps, axes=3)
     if x.shape[-1] == 0:
-        raise ValueError(f"x is {describe(x)}, without any channel")
+        raise ValueError(f"x is {describe(x)}, with no channels in its last axis")
 
 
 @instance_norm.forward
@@ -549,12 +549,12 @@ def others(axes: Sequence[int], x: Numbers) -> tuple[int, ...]:
 
 
 def selected(x: Numbers, where: Mask | None) -> Numbers:
-    """`x`, with 0 for what the mask drops, whatever it held."""
+    """`x`, with 0 in the entries that the mask drops, even if they were NaN."""
     return x if where is None else jnp.where(jnp.broadcast_to(where, x.shape), x, 0)
 
 
 def number_of(x: Numbers, axes: Sequence[int], where: Mask | None = None):
-    """The numbers that each mean is over, at least 1."""
+    """The number of entries that each mean is over, at least 1."""
     if where is None:
         return max(math.prod(x.shape[a] for a in axes), 1)
     where = jnp.broadcast_to(where, x.shape)
@@ -567,7 +567,7 @@ def mean_over(x: Numbers, axes: Sequence[int], n) -> Numbers:
 
 
 def origin_of(x: Numbers, axes: Sequence[int], where: Mask | None) -> Numbers | None:
-    """The mean of the selected numbers, which a large mean rounds; `None` without a mask."""
+    """A first estimate of the mean of the selected numbers; `None` without a mask."""
     if where is None:
         return None
     mean = mean_over(selected(x, where), axes, number_of(x, axes, where))
@@ -575,14 +575,14 @@ def origin_of(x: Numbers, axes: Sequence[int], where: Mask | None) -> Numbers | 
 
 
 def from_origin(x: Numbers, axes: Sequence[int], where: Mask | None, origin) -> Numbers:
-    """`x` minus a number near its mean, 0 for what the mask drops; see `from_first`."""
+    """`x` minus a number near its mean, 0 in the entries that the mask drops; see `from_first`."""
     if where is None:
         return from_first(x, axes)
     return selected(x - jnp.broadcast_to(origin, x.shape), where)
 
 
 def from_first(z: Numbers, axes: Sequence[int]) -> Numbers:
-    """`z` minus its first entry along these axes, so that a large mean takes no digits.
+    """`z` minus its first entry along these axes, so that a large mean costs no digits.
 
     A constant changes neither the normalised numbers nor their gradient.
     """
@@ -596,14 +596,14 @@ def along(axes: Sequence[int], param, x: Numbers) -> Numbers:
 
 
 def scale_of(params: Params, x: Numbers, axes: Sequence[int], offset: float = 0.0):
-    """γ + s, ones where there is no γ."""
+    """γ + s, or ones if there is no γ."""
     if "scale" not in params:
         return jnp.ones_like(x, shape=tuple(x.shape[a] for a in axes))
     return params["scale"] + offset if offset else params["scale"]
 
 
 def affine(params: Params, x_hat: Numbers, axes: Axes = -1, offset: float = 0.0) -> Numbers:
-    """(γ + s)·x̂ + β, with those of γ and β that there are."""
+    """(γ + s)·x̂ + β, with those of γ and β that are present."""
     axes = axes_of(x_hat, axes)
     if "scale" in params:
         x_hat = x_hat * along(axes, scale_of(params, x_hat, axes, offset), x_hat)
@@ -611,7 +611,7 @@ def affine(params: Params, x_hat: Numbers, axes: Axes = -1, offset: float = 0.0)
 
 
 def affine_gradient(params: Params, dscale, dbias=None) -> dict:
-    """The gradients of those of γ and β that there are."""
+    """The gradients of those of γ and β that are present."""
     gradients = {"scale": dscale, "bias": dbias}
     return {name: gradients[name] for name in params}
 
@@ -627,7 +627,7 @@ def textbook_affine(params: Params, x_hat: Numbers, axis: Axes = -1, offset=0.0)
 
 
 def textbook_mean(x: Numbers, axis: Axes, where: Mask | None = None) -> Numbers:
-    """The mean for the definitions; 0 of no numbers, if there is a mask."""
+    """The mean for the definitions; with a mask, 0 if it selects nothing."""
     if where is None:
         return jnp.mean(x, axis, keepdims=True)
     seen = jnp.broadcast_to(where, x.shape)
@@ -636,7 +636,7 @@ def textbook_mean(x: Numbers, axis: Axes, where: Mask | None = None) -> Numbers:
 
 
 def textbook_r(var: Numbers, eps: float) -> Numbers:
-    """1/√(var + ε) for the definitions; ε is a small number of the dtype where it is smaller yet.
+    """1/√(var + ε) for the definitions, with ε at least a small number of the dtype.
 
     The derivative of 1/√ in one step would overflow where those of √ and of 1/… do not.
     """
@@ -645,7 +645,7 @@ def textbook_r(var: Numbers, eps: float) -> Numbers:
 
 
 def require_normalised(params, x, eps, *, optional=("scale", "bias"), axes=1, axis=-1) -> None:
-    """Raise unless the arguments fit a normalisation.
+    """Raise unless the arguments of a normalisation are valid.
 
     Args:
         params: the params.
@@ -704,7 +704,7 @@ def _sum_over_places(x, axes, examples_axis):
 
 
 def _dot(a, b, a_axes, b_axes):
-    """A matrix product in full precision on every device, for it stands for a sum."""
+    """A matrix product in full precision on every device, because it computes a sum."""
     dimensions = (a_axes, b_axes), ((), ())
     return lax.dot_general(a, b, dimensions, precision=lax.Precision.HIGHEST)
 
@@ -715,7 +715,7 @@ def _grouped(x, groups):
 
 
 def _grouped_from_first(x, groups):
-    """The groups, each less its first number."""
+    """The groups, each minus its first number."""
     z = _grouped(x, groups)
     return from_first(z, (*_places(z), z.ndim - 1))
 

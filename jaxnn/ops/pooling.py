@@ -1,4 +1,4 @@
-"""Pooling: the largest number or the average of windows of given size or number, or of all."""
+"""Pooling: the maximum or the average over windows of given size or number, or over all."""
 
 import math
 from functools import reduce
@@ -35,14 +35,14 @@ Sizes = int | tuple[int | None, ...]
 
 
 class MaxPoolResiduals(NamedTuple):
-    """For each pooled axis, the last one first, where in its window the largest number was."""
+    """For each pooled axis, the last one first, the place of the largest number in its window."""
 
     places: tuple[Integer[Array, "..."], ...]
     x: Shape
 
 
 class GlobalMaxPoolResiduals(NamedTuple):
-    """Where the largest number was, counted over all pooled axes."""
+    """The place of the largest number, counted over all pooled axes."""
 
     place: Integer[Array, "N C"]
     x: Shape
@@ -68,15 +68,15 @@ def max_pool(
         ⟨dy, ẏ⟩ = Σₘ dyₘ·ẋ[iₘ], so
         dxᵢ = Σ dyₘ over the windows m with iₘ = i
 
-    Of equal numbers the first one counts, with the last pooled axis running fastest. NaN counts as
-    the largest number. Padding never counts: it acts as −∞, and iₘ of a window of nothing but −∞
+    Of equal numbers the first one counts, with the last pooled axis varying fastest. NaN counts as
+    the largest number. Padding never counts: it acts as −∞, and iₘ of a window in which all is −∞
     is its first entry outside the padding (where autodiff gives dyₘ to the padding).
 
     Saves the place within the window for each pooled axis, one byte each for windows below 256,
     instead of x and y.
 
     Implementation notes:
-        One axis is pooled after the other, the last one first, so that a window of h·w costs h + w
+        The axes are pooled in turn, the last one first, so that a window of h·w costs h + w
         comparisons. dx is assembled by comparing places, without a scatter: where windows overlap k
         times along an axis, it is a sum of k shifted parts. The padding repeats the entries at the
         edge: every window that reaches into the padding holds that entry as well, so that its
@@ -86,13 +86,13 @@ def max_pool(
         x: the input.
         window: the size of the window, one for all pooled axes or one for each.
         stride: the steps between windows; by default the window, so that none overlap.
-        padding: for all axes alike or in a tuple for each: "VALID" for none, "SAME" or "SAME_LOWER"
-            for M = ⌈L/stride⌉ (an odd entry goes to the end, or to the start), "CAUSAL" for
-            window − 1 entries before x, or an integer for both sides. In the tuple also a pair
-            (before, after).
+        padding: one choice for all axes or a tuple of one for each: "VALID" for none, "SAME" or
+            "SAME_LOWER" for M = ⌈L/stride⌉ (an odd entry goes to the end, or to the start),
+            "CAUSAL" for window − 1 entries before x, or an integer for both sides. A tuple may also
+            hold pairs (before, after).
         ceil_mode: whether M is rounded up instead of down, so that a last window, which extends
-            beyond the padding, holds the entries that are left over. As in PyTorch there is none
-            that would start behind x.
+            beyond the padding, holds the remaining entries. As in PyTorch, no window starts behind
+            x.
 
     Raises:
         TypeError: x is not floating point, or an option has a wrong type.
@@ -166,22 +166,22 @@ def avg_pool(
     Saves no array: the derivative does not depend on x.
 
     Implementation notes:
-        Both sums run along one axis after the other, so that a window of h·w costs h + w additions.
-        Where windows overlap, XLA's own windows need a third of the memory of padded slices: for
+        Both sums run along one axis at a time, so that a window of h·w costs h + w additions. Where
+        windows overlap, XLA's own windows need a third of the memory of padded slices: for
         (64, 56, 56, 32), 3×3, stride 1, 51 and 133 MB; where they do not, slices are six times as
-        fast. Sums of float16 and bfloat16 are in float32.
+        fast. Sums of float16 and bfloat16 accumulate in float32.
 
     Args:
         x: the input.
         window: the size of the window, one for all pooled axes or one for each.
         stride: the steps between windows; by default the window, so that none overlap.
-        padding: for all axes alike or in a tuple for each: "VALID" for none, "SAME" or "SAME_LOWER"
-            for M = ⌈L/stride⌉ (an odd entry goes to the end, or to the start), "CAUSAL" for
-            window − 1 entries before x, or an integer for both sides. In the tuple also a pair
-            (before, after).
+        padding: one choice for all axes or a tuple of one for each: "VALID" for none, "SAME" or
+            "SAME_LOWER" for M = ⌈L/stride⌉ (an odd entry goes to the end, or to the start),
+            "CAUSAL" for window − 1 entries before x, or an integer for both sides. A tuple may also
+            hold pairs (before, after).
         ceil_mode: whether M is rounded up instead of down, so that a last window, which extends
-            beyond the padding, holds the entries that are left over. As in PyTorch there is none
-            that would start behind x.
+            beyond the padding, holds the remaining entries. As in PyTorch, no window starts behind
+            x.
         count_padding: whether the zeros of the padding count as entries.
 
     Raises:
@@ -257,7 +257,7 @@ def global_avg_pool(x: Input) -> Float[Array, "N C"]:
     Saves no array: the derivative does not depend on x.
 
     Implementation notes:
-        Sums of float16 and bfloat16 are in float32.
+        Sums of float16 and bfloat16 accumulate in float32.
 
     Raises:
         TypeError: x is not floating point.
@@ -305,15 +305,15 @@ def global_max_pool(x: Input) -> Float[Array, "N C"]:
     Backward, from ⟨dy, ẏ⟩ = ⟨dx, ẋ⟩ with ẏ = ẋ at i, the place of the largest number:
         dxᵢ = dy, and 0 elsewhere
 
-    Of equal numbers the first one counts, with the last pooled axis running fastest. NaN counts as
+    Of equal numbers the first one counts, with the last pooled axis varying fastest. NaN counts as
     the largest number.
 
     Saves i, one integer for each channel, instead of x and y.
 
     Implementation notes:
-        i is the smallest place with x = y. XLA computes the arg max of a middle axis one entry
-        after the other, in three times the time: 31 ms for (64, 56, 56, 32) on two cores, forward
-        and backward, where this takes 12.
+        i is the smallest place with x = y. XLA computes the argmax over a middle axis entry by
+        entry, which takes nearly three times as long: 31 ms for (64, 56, 56, 32) on two cores,
+        forward and backward, instead of 12 ms.
 
     Raises:
         TypeError: x is not floating point.
@@ -370,22 +370,22 @@ def adaptive_max_pool(x: Input, *, size: Sizes) -> Pooled:
         dxᵢ = Σ dyₘ over the windows m with iₘ = i
 
     The windows that hold entry i are ⌊i·M/L⌋ … ⌈(i + 1)·M/L⌉ − 1: the same formula with L and M
-    exchanged. Of equal numbers the first one counts, with the last pooled axis running fastest. NaN
+    exchanged. Of equal numbers the first one counts, with the last pooled axis varying fastest. NaN
     counts as the largest number.
 
     Saves the place within the window for each pooled axis, one byte each for windows below 256,
     instead of x and y.
 
     Implementation notes:
-        One axis is pooled after the other, the last one first, as in `max_pool`. The place is the
-        smallest with x = y, as in `global_max_pool`.
+        The axes are pooled in turn, the last one first, as in `max_pool`. The place is the smallest
+        with x = y, as in `global_max_pool`.
 
     Args:
         x: the input.
         size: M, one for all pooled axes or one for each; `None` for an axis keeps its size.
 
     Raises:
-        TypeError: x is not floating point, or size is no integer.
+        TypeError: x is not floating point, or size is not an integer.
         ValueError: x has no axis to pool, an axis is empty or of symbolic size, or size does not
             fit the axes.
 
@@ -453,14 +453,14 @@ def adaptive_avg_pool(x: Input, *, size: Sizes) -> Pooled:
     Saves no array: the derivative does not depend on x.
 
     Implementation notes:
-        Both sums run along one axis after the other. Sums of float16 and bfloat16 are in float32.
+        Both sums run along one axis at a time. Sums of float16 and bfloat16 accumulate in float32.
 
     Args:
         x: the input.
         size: M, one for all pooled axes or one for each; `None` for an axis keeps its size.
 
     Raises:
-        TypeError: x is not floating point, or size is no integer.
+        TypeError: x is not floating point, or size is not an integer.
         ValueError: x has no axis to pool, an axis is empty or of symbolic size, or size does not
             fit the axes.
 
@@ -507,10 +507,10 @@ def adaptive_avg_pool_bwd(residuals, dy, *, size):
 
 
 def _windows_of_lax(x, window, stride, padding, ceil_mode):
-    """The options of a definition as `lax.reduce_window` takes them: for every axis of x.
+    """For a definition: the options in the form that `lax.reduce_window` takes, for every axis.
 
     Returns:
-        The windows, their strides, the padding, and the entries beyond it in the ceiling mode.
+        The windows, their strides, the padding, and the entries beyond it in ceiling mode.
     """
     n_axes = x.ndim - 2
     stride = window if stride is None else stride
@@ -538,7 +538,7 @@ def _pooled(shape, *, window, stride=None, padding="VALID", ceil_mode=False):
     """The `Windows` along each pooled axis."""
     stride = window if stride is None else stride
     axes = windows_along(shape, window, stride, padding, ceil_mode=ceil_mode)
-    # The stride of a single window means nothing; one block of at least its length costs least.
+    # The stride of a single window does not matter; one block of at least its length costs least.
     return tuple(a._replace(stride=max(a.stride, a.length)) if a.number == 1 else a for a in axes)
 
 
@@ -568,7 +568,7 @@ def _sum_of_windows(dy: Pooled, axis: Windows, place=None) -> Input:
     Args:
         dy: one number for each window.
         axis: the windows.
-        place: the one place of each window that its dy goes to; by default all its places.
+        place: the place in each window to which its dy is added; by default every place.
     """
     behind = axis.axis + 1
     total: Any = 0
@@ -622,7 +622,7 @@ def _sums_along(x: Array, axis: Windows, padding, stride: int, spread: int = 1) 
 def _with_edges(x: Input, axis: Windows) -> Padded:
     """x with its first and its last entry repeated in the padding of one axis.
 
-    Where the windows lie apart, entries may follow the last one: they are dropped.
+    If there are gaps between the windows, entries may follow the last one: they are dropped.
     """
     x = lax.slice_in_dim(x, 0, axis.size + min(axis.after, 0), axis=axis.axis)
     pairs = [(0, 0)] * x.ndim
@@ -668,7 +668,7 @@ def _place_dtype(length: int):
 
 
 def _numbered(shape) -> Integer[Array, "1 *L 1"]:
-    """The number of each place in space, with the last axis running fastest."""
+    """The index of each place in space, with the last axis varying fastest."""
     space = shape[1:-1]
     return jnp.arange(math.prod(space), dtype=jnp.int32).reshape(1, *space, 1)
 
@@ -682,7 +682,7 @@ def _adaptive_windows(shape, size, axis):
 
 
 def _shares(shape, size: Sizes) -> list[Shares]:
-    """The windows along each axis, but for those that keep their size."""
+    """The windows along each axis, except for axes that keep their size."""
     sizes = size if isinstance(size, tuple) else (size,) * (len(shape) - 2)
     return [
         Shares(axis, shape[axis], number)
@@ -710,12 +710,12 @@ def _max_of_shares(x: Input, axis: Shares) -> tuple[Pooled, Integer[Array, "..."
 
 
 def _spread_to_places(dy: Pooled, axis: Shares, place: Integer[Array, "..."]) -> Input:
-    """The sum, for each entry along one axis, of the dy of the windows that have their place there.
+    """The sum, for each entry along one axis, of the dy of the windows whose place is there.
 
     Args:
         dy: one number for each window.
         axis: the windows.
-        place: the place of each window that its dy goes to.
+        place: the place in each window to which its dy is added.
     """
     behind, place = axis.axis + 1, place.astype(jnp.int32)
     if axis.are_equal:
@@ -764,12 +764,12 @@ def _order(length: int, axis: int, ndim: int) -> np.ndarray:
 
 
 def _require_space(x) -> None:
-    """Raise unless x is floating point with something in each of the axes in space."""
+    """Raise unless x is floating point and has spatial axes, none of them empty."""
     require_floating(x=x)
     if x.ndim < 3 or 0 in x.shape[1:-1]:
         raise ValueError(
             f"x is {describe(x)}; between its first axis, the batch, and its last, the channels, "
-            "there must be something to pool"
+            "it must have at least one axis to pool, and none that is empty"
         )
 
 
@@ -787,8 +787,8 @@ def _require_sizes(x, size) -> None:
         )
     if not all(isinstance(length, int) for length in x.shape[1:-1]):
         raise ValueError(
-            f"x is {describe(x)}; the windows of an adaptive pooling need sizes that are known "
-            "when it is traced"
+            f"x is {describe(x)}; adaptive pooling needs sizes that are known when it is traced, "
+            "not symbolic ones"
         )
 
 
@@ -798,7 +798,7 @@ def _require_windows(x, *, window, stride, padding, ceil_mode) -> None:
     if x.ndim < 3:
         raise ValueError(
             f"x is {describe(x)}; it must have at least three axes: the batch first, the "
-            "channels last, and in between what is pooled"
+            "channels last, and the axes to pool in between"
         )
     require_for_each_axis("window", window, x.ndim - 2)
     if stride is not None:
@@ -817,6 +817,6 @@ def _require_windows(x, *, window, stride, padding, ceil_mode) -> None:
             or (axis.after >= axis.length and axis.spread > axis.before + axis.size)
         ):
             raise ValueError(
-                f"a window of length {axis.length} along axis {axis.axis} lies in the "
-                f"padding {(axis.before, axis.after)} altogether; x is {describe(x)}"
+                f"a window of length {axis.length} along axis {axis.axis} lies entirely in the "
+                f"padding {(axis.before, axis.after)}; x is {describe(x)}"
             )

@@ -48,9 +48,9 @@ def rotary_embedding(
     The first R components form R/2 pairs (x₁, x₂). At position t, pair i is turned by the angle
     θ = t·fᵢ, fᵢ = base^(−2i/R):
         (y₁, y₂) = (x₁·cos θ − x₂·sin θ, x₁·sin θ + x₂·cos θ)
-    so the product of a query and a key depends on the distance of their positions alone. The other
-    D − R components stay as they are. Pair i consists of component i of the first half and
-    component i of the second half of the R, or with `interleaved` of the neighbours 2i and 2i + 1.
+    so the product of a query and a key depends only on the distance of their positions. The other
+    D − R components do not change. Pair i consists of component i of the first half and component i
+    of the second half of the R, or with `interleaved` of the neighbours 2i and 2i + 1.
 
     Backward, from ⟨dy, ẏ⟩ with ẏ = R(θ)·ẋ + θ̇·∂R/∂θ·x; the transpose of a rotation is the rotation
     back, and ∂R/∂θ·x is y turned by a right angle, (−y₂, y₁):
@@ -58,27 +58,27 @@ def rotary_embedding(
         dt = Σ_h Σᵢ fᵢ·(dy₂·y₁ − dy₁·y₂)          θ̇ = fᵢ·ṫ for every head; summed over the batch
                                                   where all examples share their positions
 
-    Saves the given positions, since recomputing the angles is cheap, and y where positions have a
+    Saves the given positions, since recomputing the angles is cheap, and y if positions have a
     gradient: the attention that follows saves the same array as its queries or keys. Angles are
     computed in at least float32.
 
     Args:
         x: queries or keys.
-        positions: optional, the position of each.
-        base: of the wavelengths, at least 1.
-        interleaved: whether neighbours are pairs, as in GPT-J; without it halves are, as in
-            GPT-NeoX and Llama.
+        positions: optional, the position of each query or key.
+        base: the base of the wavelengths, at least 1.
+        interleaved: whether a pair consists of neighbours, as in GPT-J, rather than of one
+            component of each half, as in GPT-NeoX and Llama.
         rotated: R, by default D.
-        scaling: of the frequencies. A number c divides them all by c, which is the same as dividing
-            the positions (position interpolation). A tuple (c, low, high, L), as Llama 3.1 has
-            (8.0, 1.0, 4.0, 8192), divides by c the frequencies that turn fewer than `low` times
-            within L positions, leaves those that turn more than `high` times, and interpolates
-            between 1/c and 1 in between.
-        time_axis: the axis of x along which the position counts, 1 or 2.
+        scaling: the scaling of the frequencies. A number c divides them all by c, which is the same
+            as dividing the positions (position interpolation). A tuple (c, low, high, L), such as
+            Llama 3.1's (8.0, 1.0, 4.0, 8192), divides by c the frequencies that turn fewer than
+            `low` times within L positions, keeps those that turn more than `high` times, and
+            interpolates between 1/c and 1 in between.
+        time_axis: the axis of the positions in x, 1 or 2.
 
     Raises:
-        TypeError: x is not floating point, positions are not numbers, or an option is of another
-            kind.
+        TypeError: x is not floating point, positions are not numbers, or an option has a wrong
+            type.
         ValueError: R is odd, the shapes do not fit, or an option is out of range.
 
     Reference: J. Su et al., "RoFormer", 2021, equation 34; S. Chen et al., "Extending Context
@@ -183,7 +183,7 @@ def rotary_embedding_bwd(
 
 
 def _cos_sin(x, positions, rotated, base=10000.0, scaling=1.0, time_axis=1):
-    """Cosine and sine of the angles, with the axes of x, those of the batch and the heads 1."""
+    """Cosine and sine of the angles, with the axes of x; those of batch and heads have size 1."""
     if positions is None:
         positions = jnp.arange(x.shape[time_axis])
     positions = positions[None] if positions.ndim == 1 else positions
@@ -228,7 +228,7 @@ def _pairs(x, width, interleaved) -> tuple:
 
 
 def _require_scaling(scaling) -> None:
-    """Raise unless the option is a positive number, or four of them in order."""
+    """Raise unless the option is a positive number or four of them, with low below high."""
     if not isinstance(scaling, tuple):
         require_number("scaling", scaling, above=0)
         return

@@ -40,7 +40,7 @@ class SegmentMaxResiduals(NamedTuple):
 def segment_sum(values: Values, segment_ids: Ids, *, num_segments: int) -> Segments:
     """Sum of the values of each segment, yₛ = Σ vₙ over the n with idₙ = s.
 
-    The ids need no order. An id out of range drops its value, whatever that is; an empty segment
+    The ids need no order. A value whose id is out of range is dropped, even NaN; an empty segment
     has the sum 0.
 
     Shapes:
@@ -52,7 +52,7 @@ def segment_sum(values: Values, segment_ids: Ids, *, num_segments: int) -> Segme
     Backward, from ⟨dy, ẏ⟩ = Σₛ Σ ⟨dyₛ, v̇ₙ⟩ over the n with idₙ = s:
         dvₙ = dy[idₙ], and 0 where the id is out of range
 
-    Saves the ids. Sums of float16 and bfloat16 are in float32.
+    Saves the ids. Sums of float16 and bfloat16 accumulate in float32.
 
     Args:
         values: the values of all segments.
@@ -95,7 +95,7 @@ def segment_sum_bwd(residuals, dy, *, num_segments):
 def segment_mean(values: Values, segment_ids: Ids, *, num_segments: int) -> Segments:
     """Mean of the values of each segment, yₛ = (1/Nₛ)·Σ vₙ over the n with idₙ = s.
 
-    The ids need no order. An id out of range drops its value, whatever that is; an empty segment
+    The ids need no order. A value whose id is out of range is dropped, even NaN; an empty segment
     has the mean 0.
 
     Shapes:
@@ -108,7 +108,7 @@ def segment_mean(values: Values, segment_ids: Ids, *, num_segments: int) -> Segm
         dvₙ = dy[idₙ]/N[idₙ], and 0 where the id is out of range
     dy is divided before it is spread over the values.
 
-    Saves the ids and the numbers Nₛ, which cost a pass over the ids.
+    Saves the ids and the numbers Nₛ, which would cost another pass over the ids.
 
     Args:
         values: the values of all segments.
@@ -159,7 +159,7 @@ def segment_mean_bwd(residuals, dy, *, num_segments):
 def segment_max(values: Values, segment_ids: Ids, *, num_segments: int) -> Segments:
     """Maximum of the values of each segment, yₛ = max vₙ over the n with idₙ = s.
 
-    The ids need no order. An id out of range drops its value, whatever that is; an empty segment
+    The ids need no order. A value whose id is out of range is dropped, even NaN; an empty segment
     has the maximum 0.
 
     Shapes:
@@ -215,7 +215,7 @@ def segment_max_fwd(values, segment_ids, *, num_segments):
     """yₛ = max vₙ over the n with idₙ = s, and the first n that has it."""
     shape = (num_segments, *values.shape[1:])
     ids, none = _rows(segment_ids), jnp.int32(values.shape[0])
-    lowest = jnp.finfo(values.dtype).min  # −∞ counts as this, and comes back with the winner
+    lowest = jnp.finfo(values.dtype).min  # −∞ counts as this; the winner's own value is returned
     clipped = jnp.maximum(values, lowest)
     room = jnp.full(shape, lowest, values.dtype).at[ids]
     maxima = room.max(clipped, mode="drop", wrap_negative_indices=False)
@@ -251,7 +251,7 @@ def require_segments(values, segment_ids, num_segments) -> None:
 
 
 def _rows(segment_ids: Ids) -> Ids:
-    """Ids in a dtype that holds the number of segments, whatever it is."""
+    """Ids in a dtype that holds the number of segments."""
     return segment_ids.astype(jnp.int32) if segment_ids.dtype.itemsize < 4 else segment_ids
 
 

@@ -1,4 +1,4 @@
-"""Ops that change the shape alone."""
+"""Ops that change only the shape."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from jaxnn.ops._common.validation import describe, require_floating
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Shape:
-    """A shape as a residual: known when the backward is traced, and without any array."""
+    """A shape as a residual: static when the backward is traced, and without any array."""
 
     sizes: tuple[Any, ...]
 
@@ -80,7 +80,7 @@ def reshape(x: Float[Array, "*shape"], *, shape: tuple[int, ...]) -> Float[Array
         x, dx: any
         y, dy: `shape`
 
-    Backward: y holds the numbers of x in the same order (the last axis runs fastest), so
+    Backward: y holds the numbers of x in the same order (the last axis varies fastest), so
         dx = dy in the shape of x
 
     Saves no array.

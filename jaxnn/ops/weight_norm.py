@@ -22,7 +22,7 @@ Axes = int | tuple[int, ...]
 
 
 class WeightNormResiduals(NamedTuple):
-    """The params, the largest |v| of each vector, and 1/‖v/largest‖; 1 and 0 of a zero vector."""
+    """The params, the largest |v| of each vector, and 1/‖v/largest‖; 1 and 0 for a zero vector."""
 
     params: Params
     size: Numbers
@@ -30,7 +30,7 @@ class WeightNormResiduals(NamedTuple):
 
 
 class L2NormalizeResiduals(NamedTuple):
-    """The argument, the two factors of what each vector is divided by, and where that is ‖x‖."""
+    """The argument, the two factors of each vector's divisor, and the mask of where it is ‖x‖."""
 
     x: Numbers
     size: Numbers
@@ -121,7 +121,7 @@ def weight_norm_bwd(residuals, dy, **options):
 
 @weight_norm.backward_input
 def weight_norm_bwd_input(residuals, dy, *, axis=-1):
-    """There is nothing but params, whose gradients need dw itself."""
+    """No gradients: the only argument is params, whose gradients need dw itself."""
     return (dy,)
 
 
@@ -157,13 +157,13 @@ def l2_normalize(
     Args:
         x: the vectors.
         axis: the axis or axes of their components.
-        eps: ε, above 0. An ε that vanishes in the dtype counts as its smallest normal number.
+        eps: ε, above 0. An ε that underflows in the dtype counts as its smallest normal number.
 
     Raises:
         TypeError: x is not floating point.
         ValueError: x has no such axis, or eps is not above 0.
 
-    Reference: PyTorch's `normalize` of p = 2.
+    Reference: PyTorch's `normalize` with p = 2.
 
     Example:
         >>> print(jaxnn.l2_normalize(jnp.array([[3.0, 4.0], [0.0, 0.0]])))
@@ -214,7 +214,7 @@ def textbook_direction(x: Numbers, axis: Axes) -> Numbers:
 
 
 def _size_and_length(x: Numbers, axis: Axes) -> tuple[Numbers, Numbers]:
-    """The largest |x| of each vector, and ‖x/largest‖; 1 and 0 of a zero vector."""
+    """The largest |x| of each vector, and ‖x/largest‖; 1 and 0 for a zero vector."""
     largest = lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0))
     size = jnp.where(largest > 0, largest, 1)
     squares = jnp.sum((x / size) ** 2, axis=axis, keepdims=True)

@@ -1,8 +1,8 @@
 """The Jacobians of a network's pieces as explicit arrays: to learn from and to test with.
 
-No op builds them: each `bwd` is the product of its Jacobian with the gradient that comes in,
-written so that the array itself is never needed. Here they are, in the convention in which they
-are derived on paper: one example, a column,
+No op builds them: each `bwd` is the product of its Jacobian with the incoming gradient, written so
+that the array itself is never needed. Here they follow the convention in which they are derived on
+paper: one example, a column,
 
     z = W·x + b,   a = σ(z)        x (n,)   W (m, n)   b, z, a (m,)
 
@@ -37,16 +37,16 @@ def activation_jacobian(
 
     Derivation:
         aᵢ = σ(zᵢ) depends on no other zⱼ, so ∂aᵢ/∂zⱼ = σ'(zᵢ)·δᵢⱼ
-    Its product with a gradient is σ'(z) ⊙ da, which is what `activation.bwd` computes; σ'(zᵢ) is
-    taken from there, as `bwd` of the single number zᵢ with da = 1.
+    Its product with a gradient is σ'(z) ⊙ da, which `activation.bwd` computes; σ'(zᵢ) is taken from
+    it, as `bwd` of the single number zᵢ with da = 1.
 
     Shapes:
         z: (n,)
         ∂a/∂z: (n, n) in both layouts
 
     Raises:
-        TypeError: activation is no op of one argument, or z is not floating point.
-        ValueError: activation is not elementwise, z is no vector, or there is no such layout.
+        TypeError: activation is not an op of one argument, or z is not floating point.
+        ValueError: activation is not elementwise, z is not a vector, or there is no such layout.
 
     Reference: the handwritten derivation of the 2-2-1 network, matrix form.
 
@@ -91,7 +91,7 @@ def softmax_jacobian(z: Vector, *, layout: str = "numerator") -> Float[Array, "n
 
     Raises:
         TypeError: z is not floating point.
-        ValueError: z is no vector or is empty, or there is no such layout.
+        ValueError: z is not a vector or is empty, or there is no such layout.
 
     Reference: R. B. Aeen's summary, stage 2 (the activation derivative).
 
@@ -122,7 +122,7 @@ def bias_jacobian(m: int, *, layout: str = "numerator") -> Float[Array, "m m"]:
         ∂z/∂b: (m, m) in both layouts
 
     Raises:
-        ValueError: m is no positive integer, or there is no such layout.
+        ValueError: m is not a positive integer, or there is no such layout.
 
     Reference: the handwritten derivation of the 2-2-1 network, matrix form.
 
@@ -147,7 +147,7 @@ def input_jacobian(w: Matrix, *, layout: str = "numerator") -> Num[Array, "..."]
         ∂z/∂x: (m, n), or (n, m) in the denominator layout
 
     Raises:
-        ValueError: w is no matrix, or there is no such layout.
+        ValueError: w is not a matrix, or there is no such layout.
 
     Reference: the handwritten derivation of the 2-2-1 network, matrix form.
 
@@ -179,7 +179,7 @@ def weight_jacobian(x: Vector, m: int, *, layout: str = "numerator") -> Num[Arra
         ∂z/∂W: (m, m, n) with axes i, j, k, or (m, n, m) with axes j, k, i in the denominator layout
 
     Raises:
-        ValueError: x is no vector, m no positive integer, or there is no such layout.
+        ValueError: x is not a vector, m is not a positive integer, or there is no such layout.
 
     Reference: the handwritten derivation of the 2-2-1 network, matrix form.
 
@@ -205,15 +205,15 @@ def vec(a: Matrix) -> Num[Array, " mn"]:
         vec(A·B·C) = (Cᵀ ⊗ A)·vec(B)
     Derivation: column l of A·B·C is Σₖ Cₖₗ·A·(column k of B), and block (l, k) of Cᵀ ⊗ A is Cₖₗ·A.
 
-    It is `ravel` by columns. By rows, as `ravel` is in NumPy and JAX unless told otherwise, the
-    identity is another one: ravel(A·B·C) = (A ⊗ Cᵀ)·ravel(B).
+    It is `ravel` by columns. For `ravel` by rows, the default of NumPy and JAX, the identity is a
+    different one: ravel(A·B·C) = (A ⊗ Cᵀ)·ravel(B).
 
     Shapes:
         a: (m, n)
         vec(a): (m·n,)
 
     Raises:
-        ValueError: a is no matrix.
+        ValueError: a is not a matrix.
 
     Reference: the handwritten derivation of the 2-2-1 network, matrix form.
 
@@ -225,7 +225,7 @@ def vec(a: Matrix) -> Num[Array, " mn"]:
 
 
 def devec(v: Num[ArrayLike, " mn"], shape: tuple[int, int]) -> Num[Array, "m n"]:
-    """The matrix of this shape whose columns, one under the other, are `v`: undoes `vec`.
+    """The matrix of this shape whose columns, one under the other, are `v`: the inverse of `vec`.
 
     Args:
         v: the columns.
@@ -236,7 +236,7 @@ def devec(v: Num[ArrayLike, " mn"], shape: tuple[int, int]) -> Num[Array, "m n"]
         devec(v): (m, n)
 
     Raises:
-        ValueError: v is no vector, or does not fill the shape.
+        ValueError: v is not a vector, or does not fill the shape.
 
     Reference: the handwritten derivation of the 2-2-1 network, matrix form.
 
@@ -257,7 +257,7 @@ def vec_weight_jacobian(x: Vector, m: int, *, layout: str = "numerator") -> Num[
 
     Derivation, from the identity of `vec` with A = I, B = W and C = x:
         z − b = vec(I·W·x) = (xᵀ ⊗ I)·vec(W)
-    It is `weight_jacobian` with its axes j and k made into one, by columns. By rows, for
+    It is `weight_jacobian` with its axes j and k merged into one, by columns. By rows, for
     `ravel(W)`, it would be I ⊗ xᵀ.
 
     Args:
@@ -270,7 +270,7 @@ def vec_weight_jacobian(x: Vector, m: int, *, layout: str = "numerator") -> Num[
         ∂z/∂vec(W): (m, m·n), or (m·n, m) in the denominator layout
 
     Raises:
-        ValueError: x is no vector, m no positive integer, or there is no such layout.
+        ValueError: x is not a vector, m is not a positive integer, or there is no such layout.
 
     Reference: the handwritten derivation of the 2-2-1 network, matrix form.
 
@@ -291,7 +291,7 @@ def kronecker_gradient(x: Vector, delta: Num[ArrayLike, " m"]) -> Num[Array, "m 
     Derivation, from the chain rule in the denominator layout:
         vec(∂L/∂W) = ∂z/∂vec(W)·∂L/∂z = (x ⊗ I)·δ = vec(δ·xᵀ)
     The last step is the identity of `vec` with A = I, B = δ and C = xᵀ. The matrix x ⊗ I has m
-    times as many entries as the result: nobody computes it like this but to see that it is so.
+    times as many entries as the result, so this route only serves to check the identity.
 
     Args:
         x: the input.
@@ -303,7 +303,7 @@ def kronecker_gradient(x: Vector, delta: Num[ArrayLike, " m"]) -> Num[Array, "m 
         ∂L/∂W: (m, n)
 
     Raises:
-        ValueError: x or delta is no vector, or delta is empty.
+        ValueError: x or delta is not a vector, or delta is empty.
 
     Reference: the handwritten derivation of the 2-2-1 network, matrix form.
 
@@ -323,7 +323,7 @@ def kronecker_gradient(x: Vector, delta: Num[ArrayLike, " m"]) -> Num[Array, "m 
 
 
 def _lay_out(function, jacobian, layout):
-    """A Jacobian of the numerator layout in the layout that was asked for."""
+    """A Jacobian of the numerator layout in the requested layout."""
     if not isinstance(layout, str) or layout not in LAYOUTS:
         raise ValueError(
             f"{function}: layout must be 'numerator' or 'denominator', got {layout!r:.80}"

@@ -23,20 +23,20 @@ def least_squares(x: ArrayLike, y: ArrayLike) -> Params:
     where both derivatives are zero (a bar is a mean over the examples):
         ∂J/∂w₀ = −2·Σ (y − w₀ − w₁·x) = 0    gives   w₀ = ȳ − w₁·x̄
         ∂J/∂w₁ = −2·Σ x·(y − w₀ − w₁·x) = 0  gives   w₁ = Σ (x − x̄)·(y − ȳ) / Σ (x − x̄)²
-    In general, with X and Y less the means of their columns, the same steps give
+    In general, with X and Y minus the means of their columns, the same steps give
         XᵀX·W = XᵀY,   b = ȳ − x̄·W           the normal equations
     XᵀX squares the condition number of X and so loses twice as many digits. With X = Q·R, where
     QᵀQ = I and R is triangular, the same equations read
         R·W = QᵀY
-    which loses no more than X does. One input needs no factors and goes by the formula for w₁.
+    which loses no more than X does. One input needs no factors: the formula for w₁ is used.
 
-    Columns count as dependent where rounding hides that they are not. Each x − x̄ is scaled to a
+    Columns count as dependent if rounding hides that they are not. Each x − x̄ is scaled to a
     greatest value of 1, so that units do not matter, and the ratio of the least singular value to
     the greatest must exceed ε·I·(1 + max |x| / max |x − x̄|), where ε belongs to the dtype: x is
-    rounded relative to itself, and what is left without the mean may be small beside it. Under
-    `jit` the values are not known and nothing can be raised; the result is NaN instead.
+    rounded relative to its own size, and x − x̄ may be much smaller. Under `jit` the values are not
+    known and nothing can be raised; the result is NaN instead.
 
-    float16 and bfloat16 are computed in float32.
+    Arithmetic on float16 and bfloat16 runs in float32.
 
     Args:
         x: the inputs.
@@ -66,7 +66,7 @@ def least_squares(x: ArrayLike, y: ArrayLike) -> Params:
 
 @jax.jit
 def _solve(x, y):
-    """The params, NaN where they are not unique, and why: constant columns, dependent columns."""
+    """The params, NaN if they are not unique, and why: constant columns, dependent columns."""
     x_mean, x_centred = _centre(at_least_float32(x))
     y_mean, y_centred = _centre(at_least_float32(y))
     spread = jnp.max(jnp.abs(x_centred), axis=0)
@@ -87,7 +87,7 @@ def _solve(x, y):
 
 
 def _centre(a):
-    """The mean of each column, and the columns less it: exactly zero where a column is constant."""
+    """The mean of each column, and the columns minus it: exactly zero if a column is constant."""
     shifted = a - a[:1]  # first, because the mean of equal numbers may be rounded
     mean = jnp.mean(shifted, axis=0)
     return a[0] + mean, shifted - mean[None, :]
@@ -127,14 +127,14 @@ def _check(x, y):
 
 def _require_unique(constant, dependent):
     if constant.any() and len(constant) == 1:
-        raise ValueError("least_squares: the x are all equal, so that every slope fits as well")
+        raise ValueError("least_squares: all x are equal, so every slope fits equally well")
     if constant.any():
         raise ValueError(
-            f"least_squares: column {constant.argmax()} of x is the same in every example; leave "
-            "it out, the bias does its work"
+            f"least_squares: column {constant.argmax()} of x is the same in every example; drop "
+            "it, because the bias has the same effect"
         )
     if dependent:
         raise ValueError(
-            "least_squares: the columns of x are linearly dependent, so that many weights fit "
-            "equally well; leave a column out"
+            "least_squares: the columns of x are linearly dependent, so many weights fit equally "
+            "well; drop a column"
         )

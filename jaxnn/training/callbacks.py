@@ -1,8 +1,8 @@
 """Callbacks of `fit`: early stopping, the best parameters, and logs.
 
 A callback is a function of the `Training` after an epoch; one that returns true ends the run. All
-of these take what they need from the history of the run, so a run that goes on after a crash stops
-where it would have stopped, and its log has each epoch once.
+of these read only the history of the run, so a run that resumes after a crash stops where it would
+have stopped, and its log has each epoch once.
 """
 
 import csv
@@ -18,7 +18,7 @@ from jaxnn.training.state import Training
 
 
 class _Monitor:
-    """What `EarlyStopping` and `KeepBest` share: the number that they watch.
+    """The base of `EarlyStopping` and `KeepBest`, with the number that they monitor.
 
     Attributes:
         monitor: its name in the history.
@@ -48,12 +48,13 @@ class EarlyStopping(_Monitor):
     Args:
         monitor: its name, such as "validation_loss" or "validation_accuracy".
         mode: "min" if smaller is better, "max" if larger is.
-        patience: after how many epochs without improvement the run ends.
-        min_delta: by how much a number must be better than the best before to count as improvement.
+        patience: the number of epochs without improvement after which the run ends.
+        min_delta: the amount by which a number must beat the best before it to count as an
+            improvement.
 
     Raises:
-        ValueError: mode is something else, patience is no positive integer, min_delta is negative,
-            or, in the run, the history has no such number.
+        ValueError: mode is unknown, patience is not a positive integer, min_delta is negative, or,
+            in the run, the history has no such number.
 
     Example:
         >>> x = jnp.linspace(-1.0, 1.0, 32)[:, None]
@@ -101,7 +102,7 @@ class KeepBest(_Monitor):
         mode: "min" if smaller is better, "max" if larger is.
 
     Raises:
-        ValueError: mode is something else, or, in the run, the history has no such number.
+        ValueError: mode is unknown, or, in the run, the history has no such number.
 
     Example:
         >>> import tempfile
@@ -131,7 +132,7 @@ class LogCSV:
     """Write the history to a CSV file, a line for each epoch.
 
     Args:
-        path: the file; its folder is made if there is none.
+        path: the file; its folder is created if it does not exist.
 
     Example:
         >>> import tempfile, pathlib
@@ -150,7 +151,7 @@ class LogCSV:
         self.written = 0
 
     def __call__(self, training: Training) -> None:
-        """Add the last epoch, or begin the file with all epochs so far."""
+        """Append the last epoch, or start the file with all epochs so far."""
         names = ["epoch", *(name for name, numbers in training.history.items() if numbers)]
         text = io.StringIO()
         writer = csv.DictWriter(text, names, lineterminator="\n")
@@ -167,7 +168,7 @@ class LogJSONLines:
     """Write the history to a file of JSON lines, an object for each epoch.
 
     Args:
-        path: the file; its folder is made if there is none.
+        path: the file; its folder is created if it does not exist.
 
     Example:
         >>> import json, tempfile, pathlib
@@ -186,7 +187,7 @@ class LogJSONLines:
         self.written = 0
 
     def __call__(self, training: Training) -> None:
-        """Add the last epoch, or begin the file with all epochs so far."""
+        """Append the last epoch, or start the file with all epochs so far."""
         first = self.written != training.epoch - 1 or self.written == 0
         rows = _rows(training, 0 if first else self.written)
         _write(self.path, "".join(json.dumps(row) + "\n" for row in rows), anew=first)
@@ -199,8 +200,8 @@ class LogTensorBoard:
     It needs the extra `tensorboard`: `pip install 'jaxnn[tensorboard]'`.
 
     Args:
-        folder: for the event files. A run that goes on adds one, which replaces the epochs of
-            earlier ones from where it began.
+        folder: the folder of the event files. A run that resumes adds a file, which replaces the
+            epochs of earlier files from its start on.
 
     Raises:
         ImportError: tensorboardX is not installed.
@@ -220,15 +221,16 @@ class LogTensorBoard:
     def __call__(self, training: Training) -> None:
         """Add the last epoch."""
         if self._writer is None:
-            self._writer = self._writer_class(str(self.folder), purge_step=training.epoch)
+            self._writer = self._writer_class(
+                str(self.folder), purge_step=training.epoch, flush_secs=1
+            )
         for name, numbers in training.history.items():
             if numbers:
                 self._writer.add_scalar(name, numbers[-1], training.epoch)
-        self._writer.flush()
 
 
 def _rows(training: Training, start: int) -> list[dict]:
-    """The epochs from `start` on, a dict each; what was not measured in all of them is aligned."""
+    """The epochs from `start` on, a dict each; shorter histories are aligned at their end."""
     rows = []
     for epoch in range(start, training.epoch):
         row: dict[str, float] = {"epoch": epoch + 1}

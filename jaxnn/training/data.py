@@ -18,7 +18,7 @@ Data = Arrays | Iterable[Arrays]
 
 
 def is_stream(name: str, data: Data) -> bool:
-    """Whether data is an iterable of minibatches, and not the arrays of all examples.
+    """Whether data is an iterable of minibatches rather than the arrays of all examples.
 
     Raises:
         TypeError: it is neither.
@@ -38,7 +38,7 @@ def is_stream(name: str, data: Data) -> bool:
 def as_examples(name: str, data: Data | list) -> tuple:
     """The arrays of a data set, `(x, target, weights)`; weights may be `None`.
 
-    Arrays of JAX and memory maps stay as they are, all others become arrays of NumPy.
+    JAX arrays and memory maps are unchanged; all others become NumPy arrays.
     """
     if not isinstance(data, tuple | list) or len(data) not in (2, 3):
         raise TypeError(
@@ -55,7 +55,7 @@ def as_examples(name: str, data: Data | list) -> tuple:
 
 
 def on_device(name: str, data: Data | list) -> tuple:
-    """The same as arrays of JAX."""
+    """The same as JAX arrays."""
     return jax.tree.map(partial(as_array, name), as_examples(name, data))
 
 
@@ -65,7 +65,7 @@ def count(tree) -> int:
 
 
 def require_examples(x, target, weights=None) -> int:
-    """The number of examples, of which there is at least one, the same in all arrays."""
+    """The number of examples, which must be at least one and the same in all arrays."""
     sizes = {leaf.shape[:1] for leaf in jax.tree.leaves((x, target, weights))}
     if len(sizes) != 1 or () in sizes or not jax.tree.leaves(x):
         given = {"x": x, "target": target} | ({} if weights is None else {"weights": weights})
@@ -77,7 +77,7 @@ def require_examples(x, target, weights=None) -> int:
 
 
 def require_finite(name: str, x, target, weights) -> None:
-    """No NaN and no infinity, wherever the process can read the numbers."""
+    """Raise if any number that the process can read is NaN or infinite."""
     for part, tree in (("x", x), ("target", target), ("weights", weights)):
         for array in filter(is_readable, jax.tree.leaves(zero_padding(tree))):
             if jnp.issubdtype(array.dtype, jnp.floating) and not _all_finite(array):
@@ -86,7 +86,7 @@ def require_finite(name: str, x, target, weights) -> None:
 
 
 def require_batch_size(batch_size: int, n: int | None = None) -> None:
-    """A minibatch holds between one and all n of the examples."""
+    """Raise unless a minibatch holds between one and all n of the examples."""
     if type(batch_size) is not int or batch_size < 1:
         raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
     if n is not None and batch_size > n:
@@ -110,7 +110,7 @@ def batches(name: str, data: Data, batch_size: int) -> Iterator[tuple]:
             require_examples(*batch)
             yield batch
         if not some:
-            raise ValueError(f"{name} gave no minibatch; a generator gives them only once")
+            raise ValueError(f"{name} yielded no minibatch; a generator yields them only once")
         return
     examples = as_examples(name, data)
     n = require_examples(*examples)
@@ -129,16 +129,16 @@ def validation_split(data: Arrays | list, fraction: float, seed: int = 0) -> tup
 
     Args:
         data: `(x, target)` or `(x, target, weights)`; each may be a tree of arrays.
-        fraction: of the examples to hold out, between 0 and 1; at least one is held out, and at
-            least one is kept.
-        seed: of the choice.
+        fraction: the fraction of the examples to hold out, between 0 and 1; at least one is held
+            out, and at least one is kept.
+        seed: the seed of the choice.
 
     Returns:
-        The examples that are kept and those held out, both in their order and with as many parts as
-        data has.
+        The examples that are kept and those held out, both in their original order and with as many
+        parts as data has.
 
     Raises:
-        TypeError: data is no such tuple of arrays.
+        TypeError: data is not such a tuple of arrays.
         ValueError: fraction is not between 0 and 1, or there are fewer than two examples.
 
     Example:

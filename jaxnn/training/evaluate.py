@@ -41,15 +41,14 @@ def evaluate(
     Args:
         net: a layer, or an op of one argument.
         loss: an op `(prediction, target) -> one value per example`.
-        params: the parameters; or a `Training`, whose parameters and state are taken.
+        params: the parameters; or a `Training`, whose parameters and state are used.
         data: `(x, target)`, `(x, target, weights)`, or an iterable of such minibatches.
-        state: of a network with state.
+        state: the state of a network that has one.
         metrics: a function `(prediction, target) -> one value per example`, such as `accuracy`, or
-            a dict of such functions. The mean of each is over the examples that count: those that
-            the loss does not ignore and for which the metric is not NaN, and with weights in
-            proportion to them.
-        reduction: of the losses, as in `value_and_grad`.
-        batch_size: how many examples go through the network at once.
+            a dict of such functions. The mean of each, weighted if there are weights, is over the
+            examples that the loss does not ignore and for which the metric is not NaN.
+        reduction: the reduction of the losses, as in `value_and_grad`.
+        batch_size: the number of examples in each forward pass.
 
     Returns:
         A dict: "loss", and each metric by its name, which is that of the function unless a dict
@@ -87,14 +86,14 @@ def predict(
     state: State = None,
     batch_size: int = 4096,
 ):
-    """The outputs of a network in inference, part by part.
+    """The outputs of a network in inference, computed batch by batch.
 
     Args:
         net: a layer, or an op of one argument.
-        params: the parameters; or a `Training`, whose parameters and state are taken.
+        params: the parameters; or a `Training`, whose parameters and state are used.
         x: the inputs, an array or a tree of them with one row for each example.
-        state: of a network with state.
-        batch_size: how many examples go through the network at once.
+        state: the state of a network that has one.
+        batch_size: the number of examples in each forward pass.
 
     Returns:
         The outputs, an array or a tree of them with one row for each example.
@@ -127,19 +126,19 @@ def predict(
 def params_and_state(
     caller: str, net: Layer, params: Params | Training, state: State
 ) -> tuple[Params, State]:
-    """Those of a `Training`, or as they were given, as arrays."""
+    """The parameters and state of a `Training`, or the given ones, as arrays."""
     if not isinstance(params, Training):
         require_no_state(caller, net, state)
         return as_real_arrays(f"{caller}: params", params), as_arrays(f"{caller}: state", state)
     if state is not None:
-        raise ValueError("a Training has its state; give no other one")
+        raise ValueError("a Training holds its state; do not pass state as well")
     return params.params, params.state
 
 
 def require_no_state(caller: str, net: Layer, state: State) -> None:
-    """A network without state is given none."""
+    """Raise if a network without state is given one."""
     if not net.stateful and leaves(f"{caller}: state", state):
-        raise ValueError(f"{caller}: the network has no state, and state has arrays")
+        raise ValueError(f"{caller}: the network has no state, but state has arrays")
 
 
 def named(metrics: Metrics | None) -> dict[str, Callable]:
@@ -214,7 +213,7 @@ def _fractions(net, loss, metrics, reduction) -> Callable:
 
 
 def require_prediction(net, loss, params, state, x, target) -> None:
-    """The loss takes what the network predicts, and concrete labels are in range."""
+    """Raise unless the loss takes the network's prediction, with concrete labels in range."""
     one = jax.tree.map(lambda array: jax.ShapeDtypeStruct((1, *array.shape[1:]), array.dtype), x)
     prediction = values_of(jax.eval_shape(net.apply, params, one, state))
     n = count(x)

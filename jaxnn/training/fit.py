@@ -84,58 +84,55 @@ def fit(
 ) -> Training:
     """Train a network for some epochs; the same seed gives the same bits.
 
-    A run that ends early can go on. With a folder as `checkpoint` it is saved there now and then,
-    in the middle of an epoch too, and the same call goes on from where the file stands, even after
-    a crash. Ctrl-C and SIGTERM end it after a whole step and hand it back in an exception. In each
-    case the result has the bits of a run that was left alone.
+    A run that ends early can be resumed. With a folder as `checkpoint` it is saved there at
+    intervals, even within an epoch, and the same call resumes from the file, even after a crash.
+    Ctrl-C and SIGTERM end it after a whole step and return it in an exception. In each case the
+    result has the bits of an uninterrupted run.
 
     Args:
         net: a layer, or an op of one argument.
         loss: an op `(prediction, target) -> one value per example`.
-        params: the parameters to start from, which are left as they are; or the `Training` to go on
-            from.
+        params: the parameters to start from, which are not modified; or the `Training` to resume.
         data: `(x, target)` or `(x, target, weights)`, one row for each example; x and target may be
-            trees of arrays, weights multiply the losses. Arrays of NumPy that are large for the
-            device and memory maps stay on the host, from where minibatches are moved while the
-            device computes. Or an iterable of minibatches, such as a list, a generator or a loader
-            of another library; it is run through once in each epoch. A run that goes on is given it
-            from the start again, and omits the minibatches that it has used: that they come in the
-            same order is up to the caller.
-        state: of a network with state, to start from; by default `net.init_state()`.
-        epochs: passes over the data that the run has in the end, those before it was stopped
-            included.
-        batch_size: examples in each minibatch; by default 32, or all if there are fewer.
-        steps_per_epoch: of an iterable, after how many minibatches an epoch ends; by default where
-            the iterable ends. A generator goes on in the next epoch.
+            trees of arrays, weights multiply the losses. Memory maps, and NumPy arrays that are
+            large for the device, stay on the host, and minibatches are moved while the device
+            computes. Or an iterable of minibatches, such as a list, a generator or a loader of
+            another library; each epoch iterates over it once. A run that resumes iterates from the
+            start and skips the minibatches that it has used, so the caller must keep their order.
+        state: the initial state of a network that has one; by default `net.init_state()`.
+        epochs: the total number of passes over the data, including those before the run was
+            stopped.
+        batch_size: the examples in each minibatch; by default 32, or all if there are fewer.
+        steps_per_epoch: for an iterable, the number of minibatches in an epoch; by default all of
+            them. A generator continues in the next epoch.
         learning_rate: η of plain SGD, or an optax schedule `step -> η`; by default 0.1.
-        optimizer: an optax transformation in place of SGD, with its own learning rate; also one
-            that asks for the loss, the gradient or a function of the parameters, such as
-            `optax.lbfgs()`.
-        reduction: of the losses of each minibatch, as in `value_and_grad`.
+        optimizer: an optax transformation instead of SGD, with its own learning rate; it may need
+            the loss, the gradient or a function of the parameters, like `optax.lbfgs()`.
+        reduction: the reduction of the losses of each minibatch, as in `value_and_grad`.
         clip: optional, the largest norm of one example's gradient; each is clipped to it before the
             sum, as in `jaxnn.per_example.value_and_clipped_grad`.
-        seed: of the order of the examples and of random layers.
-        validation_data: the same of other examples, to measure after each epoch.
+        seed: the seed of the order of the examples and of random layers.
+        validation_data: other examples in the form of `data`, to evaluate on after each epoch.
         metrics: a function `(prediction, target) -> one value per example`, such as `accuracy`, or
             a dict of them. They are measured on `data` unless it is an iterable, and on
             `validation_data`.
         callbacks: functions that are called with the `Training` after each epoch. One that returns
             true ends the run; see `EarlyStopping`.
-        checkpoint: a folder to save the run in, and to go on from if it holds one.
+        checkpoint: a folder to save the run in, and to resume it from if it holds one.
         checkpoint_seconds: the time between two saves.
-        sharding: how each minibatch lies on several devices, the first axis that of the examples;
-            by default as the arrays of data do. With several processes, arrays and minibatches of
-            NumPy are the part of each process.
-        progress: a progress bar; by default on a terminal and in a notebook, elsewhere a line every
-            half minute.
+        sharding: the sharding of each minibatch over several devices, with the examples along the
+            first axis; by default that of the arrays of data. With several processes, NumPy arrays
+            and minibatches hold the part of each process.
+        progress: whether to show a progress bar; by default on a terminal and in a notebook, and
+            elsewhere a line every half minute.
 
     Returns:
         The `Training`, with `params`, `state` and `history`.
 
     Raises:
-        TypeError, ValueError: an argument does not fit, the data is empty or holds a NaN or an
+        TypeError, ValueError: an argument is invalid, the data is empty or holds a NaN or an
             infinity, a label is out of range, or the checkpoint is of another run.
-        NonFiniteError: the loss or a parameter left the finite numbers.
+        NonFiniteError: the loss or a parameter became NaN or infinite.
         TrainingInterrupted: Ctrl-C or SIGTERM ended the run.
 
     Example:
@@ -255,7 +252,7 @@ def _after(training: Training, carry: Carry, step: int) -> Training:
 
 
 def _non_finite(run: Run, carry: Carry, training: Training) -> NonFiniteError:
-    """Walk a run of steps again, one by one, to the step that left the finite numbers."""
+    """Repeat a run of steps, one by one, to find the step that gave a non-finite number."""
     zero = jnp.zeros_like(carry.total)
     for number in range(run.start, run.stop):
         before = carry
@@ -299,7 +296,7 @@ def _sgd(rate) -> optax.GradientTransformation:
 
 
 def _check_validation_data(data, epochs, check) -> None:
-    """What can be checked before the run."""
+    """Check validation_data as far as possible before the run."""
     if data is None:
         return
     if not is_stream("validation_data", data):
@@ -309,8 +306,8 @@ def _check_validation_data(data, epochs, check) -> None:
         check(examples)
     elif iter(data) is data and epochs > 1:
         raise ValueError(
-            "fit: validation_data is a generator, which can be run through only once: give arrays, "
-            "a list or a loader"
+            "fit: validation_data is a generator, which can be iterated only once: pass arrays, a "
+            "list or a loader"
         )
 
 
@@ -321,7 +318,7 @@ def _optimizer(optimizer, learning_rate) -> Optimizer:
     require_optimizer(optimizer)
     if learning_rate is not None:
         raise ValueError(
-            "fit: learning_rate is that of plain SGD, and an optimizer is given: pass the rate to "
+            "fit: learning_rate is only for plain SGD, but an optimizer is given: pass the rate to "
             "the optimizer, such as optimizer=optax.adam(1e-3)"
         )
     return optimizer
@@ -347,10 +344,10 @@ def _callbacks(callbacks) -> tuple[Callable, ...]:
 
 
 def _start(net, params, optimizer, state, seed) -> Training:
-    """The run to go on from, or the start of a new one."""
+    """The run to resume, or the start of a new one."""
     if isinstance(params, Training):
         if state is not None:
-            raise ValueError("fit: a Training has its state; give no other one")
+            raise ValueError("fit: a Training holds its state; do not pass state as well")
         _require_state_of(optimizer, params)
         return params
     if type(seed) is not int:
@@ -381,20 +378,20 @@ def _require_state_of(optimizer, training: Training) -> None:
     if kinds(training.opt_state) != kinds(jax.eval_shape(optimizer.init, training.params)):
         raise ValueError(
             "fit: the state of the optimizer in the Training is not that of this optimizer; pass "
-            "the optimizer, or the kind of learning_rate, that the run was begun with"
+            "the optimizer, or the kind of learning_rate, that the run was started with"
         )
 
 
 def _source(programs, data, batch_size, steps_per_epoch, sharding, epochs, training, check):
-    """Where the minibatches come from, after every check that needs the values of data."""
+    """The source of the minibatches, after every check that needs the values of data."""
     if is_stream("data", data):
         if batch_size is not None:
-            raise ValueError("fit: data gives minibatches, so their batch_size cannot be chosen")
+            raise ValueError("fit: data yields minibatches, so their batch_size cannot be chosen")
         if steps_per_epoch is not None:
             require_steps(steps_per_epoch)
         elif iter(data) is data and epochs > training.epoch + 1:
             raise ValueError(
-                "fit: data is a generator, which can be run through only once: give "
+                "fit: data is a generator, which can be iterated only once: pass "
                 "steps_per_epoch, a list or a loader, or epochs=1"
             )
         steps = steps_per_epoch or (len(data) if hasattr(data, "__len__") else None)
@@ -420,7 +417,7 @@ def _source(programs, data, batch_size, steps_per_epoch, sharding, epochs, train
 
 
 def require_steps(steps_per_epoch) -> None:
-    """An epoch has at least one step."""
+    """Raise unless an epoch has at least one step."""
     if type(steps_per_epoch) is not int or steps_per_epoch < 1:
         raise ValueError(
             f"fit: steps_per_epoch must be a positive integer, got {steps_per_epoch!r}"

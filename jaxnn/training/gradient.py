@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnn.arrays import as_array
+from jaxnn.arrays import as_array, wrapped_like
 from jaxnn.autodiff import AutodiffOp
 from jaxnn.layer import Layer, Params, as_layer
 from jaxnn.op import Op
@@ -34,10 +34,10 @@ def value_and_grad(net: Layer | Op, loss: Op, reduction: str = "mean") -> Gradie
         "sum"            value = Σ s·L                   dL = s
         "weighted_mean"  value = Σ s·L / Σ s·w           dL = s/Σ s·w
         "element_mean"   value = (1/(N·K))·Σ s·L         dL = s/(N·K)
-    then dL goes to the loss's backward, and what comes back to the network's. The weight w of a row
-    in the mean is 0 for a row that the loss ignores (`ignore_label`) and that of its class if there
-    are class weights, as in PyTorch's "mean"; otherwise 1. Where all w are 0, value and gradient
-    are 0. The mean over N·K is the default of PyTorch and optax for regression.
+    The loss's backward takes dL, and the network's takes its result. The weight w of a row in the
+    mean is 0 for a row that the loss ignores (`ignore_label`) and that of its class if there are
+    class weights, as in PyTorch's "mean"; otherwise 1. If all w are 0, value and gradient are 0.
+    The mean over N·K is the default of PyTorch and optax for regression.
 
     If the prediction is `Padded`, positions beyond the lengths have the weight 0.
 
@@ -47,9 +47,9 @@ def value_and_grad(net: Layer | Op, loss: Op, reduction: str = "mean") -> Gradie
         reduction: "mean", "sum", "weighted_mean" or "element_mean".
 
     Raises:
-        TypeError: net is no layer, or loss no op of two arguments.
-        ValueError: reduction is something else; later, x, target, weights and params do not fit,
-            the batch is empty (with a mean), or the loss does not give a value for each example.
+        TypeError: net is not a layer, or loss is not an op of two arguments.
+        ValueError: reduction is unknown; later, x, target, weights and params do not fit, the batch
+            is empty (with a mean), or the loss does not give a value for each example.
 
     Example:
         >>> net = jaxnn.mlp((4, 3))
@@ -75,7 +75,7 @@ def value_and_grad(net: Layer | Op, loss: Op, reduction: str = "mean") -> Gradie
 def fraction_and_grad(net, loss, reduction) -> Callable:
     """`value_and_grad` with the value as `Reduced`, and the state in third place.
 
-    The state is `()` where a network has none.
+    The state is `()` if the network has none.
     """
     net = as_layer(net)
     require_loss(loss)
@@ -92,13 +92,15 @@ def fraction_and_grad(net, loss, reduction) -> Callable:
         reduced = reduce(losses, prediction, target, weights, loss, reduction)
         dy, *_ = loss.bwd(loss_residuals, reduced.dlosses)
         grads, _ = net.bwd(net_residuals, dy)
+        if jax.tree.structure(grads) != jax.tree.structure(params):
+            grads = wrapped_like(params, grads)
         return reduced, grads, net.update_state(state, net_residuals) if stateful else state
 
     return gradient
 
 
 def require_loss(loss: Op) -> None:
-    """A loss is an op of two arguments."""
+    """Raise unless a loss is an op of two arguments."""
     of_two = isinstance(loss, Op) and len(loss.arguments) >= 2 >= len(loss.required)
     if not of_two or (len(loss.required) == 1 and not isinstance(loss, AutodiffOp)):
         raise TypeError(

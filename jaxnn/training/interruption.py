@@ -11,7 +11,7 @@ class Interruption:
     """Whether the run was asked to end.
 
     Attributes:
-        signal_name: "Ctrl-C" or "SIGTERM" once it was asked, before that `None`.
+        signal_name: "Ctrl-C" or "SIGTERM" once it was asked; `None` before that.
     """
 
     def __init__(self):
@@ -22,7 +22,7 @@ class Interruption:
 def noticed() -> Iterator[Interruption]:
     """A context in which the first Ctrl-C or SIGTERM is only noted; a second one acts at once.
 
-    Signals reach the main thread alone; in another one nothing is noted.
+    Signals reach only the main thread; in another one nothing is noted.
     """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
@@ -40,7 +40,7 @@ def noticed() -> Iterator[Interruption]:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         handler = signal.getsignal(number)
-        # a handler that was set outside Python, or a signal that is ignored, stays as it is
+        # keep a handler that was set outside Python, or a signal that is ignored
         if handler not in (None, signal.SIG_IGN):
             before[number] = handler
             signal.signal(number, note)

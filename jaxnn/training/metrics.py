@@ -64,12 +64,12 @@ def top_k_accuracy(
     Args:
         prediction: the outputs.
         target: the classes.
-        k: how many outputs count, at most K.
+        k: the number of outputs that count, at most K.
         axis: the axis of the classes.
         ignore_label: optional, as in `accuracy`.
 
     Raises:
-        TypeError, ValueError: as `accuracy`, and where k is not between 1 and K.
+        TypeError, ValueError: as for `accuracy`, and if k is not between 1 and K.
 
     Example:
         >>> logits = jnp.array([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2]])
@@ -99,7 +99,7 @@ def confusion_matrix(
     axis: int = -1,
     ignore_label: int | None = None,
 ) -> jax.Array:
-    """How many examples of each class have their largest output at each class.
+    """The number of examples of each class whose largest output is at each class.
 
     Shapes (N batch, K classes):
         prediction: (N, K), logits or probabilities
@@ -108,12 +108,12 @@ def confusion_matrix(
 
     Args:
         prediction: the outputs, such as those of `predict`.
-        target: the classes; a label that is none of them is counted nowhere.
+        target: the classes; examples with any other label are not counted.
         axis: the axis of the classes.
         ignore_label: optional, the label of rows to omit.
 
     Raises:
-        TypeError, ValueError: as `accuracy`.
+        TypeError, ValueError: as for `accuracy`.
 
     Example:
         >>> logits = jnp.array([[2.0, 0.0], [0.0, 1.0], [3.0, 1.0]])

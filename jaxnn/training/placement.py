@@ -1,4 +1,4 @@
-"""Where the arrays of a run lie: minibatches sharded as the data, parameters beside them."""
+"""The placement of a run's arrays: minibatches sharded like the data, parameters beside them."""
 
 import warnings
 from functools import partial
@@ -12,9 +12,9 @@ Placement = tuple[NamedSharding | None, ...]
 
 
 def placements(data) -> Placement:
-    """How each leaf of some examples is sharded over several devices, `None` where it is not.
+    """The sharding of each leaf of some examples over several devices; `None` if it has none.
 
-    Hashable. While tracing, where arrays do not say, only explicit axes of a mesh are seen.
+    It is hashable. While tracing, when arrays do not know it, only explicit axes of a mesh count.
     """
     return tuple(map(_placement, jax.tree.leaves(data)))
 
@@ -27,7 +27,7 @@ def take(tree, rows, placed: Placement):
 
 
 def warn_of_idle_devices(placed: Placement, batch_size: int) -> None:
-    """Say so where a minibatch cannot be split evenly over the devices."""
+    """Warn if a minibatch cannot be split evenly over the devices."""
     parts = max((_parts(sharding) for sharding in placed if sharding is not None), default=1)
     if batch_size % parts:
         warnings.warn(
@@ -52,7 +52,7 @@ def beside(placed: Placement, tree):
 
 
 def without_aliases(tree):
-    """The same tree, with a copy of each array that is in it already, so that it can be donated."""
+    """The same tree, with repeated arrays copied, so that it can be donated."""
     seen = set()
 
     def distinct(leaf):
@@ -71,8 +71,8 @@ def put_examples(tree, sharding: Sharding | None, leading: int = 0):
 
     Args:
         tree: arrays of the host.
-        sharding: of the examples; `None` for JAX's default device.
-        leading: how many axes there are before that of the examples.
+        sharding: the sharding of the examples; `None` for JAX's default device.
+        leading: the number of axes before that of the examples.
     """
     if sharding is None:
         return jax.tree.map(jnp.asarray, tree)
@@ -120,7 +120,7 @@ def _rows(array, rows, sharding):
 
 
 def _parts(sharding) -> int:
-    """Over how many devices the examples are split."""
+    """The number of devices over which the examples are split."""
     if not sharding.spec or sharding.spec[0] is None:
         return 1
     axes = sharding.spec[0]

@@ -1,4 +1,4 @@
-"""Compiled programs that a later call with the same network finds again."""
+"""Compiled programs that a later call with the same network reuses."""
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
@@ -9,8 +9,9 @@ REMEMBERED = 8
 def remembered(build: Callable) -> Callable:
     """A function that makes compiled programs, with its last few results kept.
 
-    So a run that goes on in the same process, or a second call of `evaluate`, compiles nothing.
-    Arguments that cannot be hashed, such as a layer that holds an array, are built each time.
+    So a run that resumes in the same process, or a second call of `evaluate`, compiles nothing.
+    Programs for arguments that cannot be hashed, such as a layer that holds an array, are built
+    each time.
     """
     kept = lru_cache(maxsize=REMEMBERED)(build)
 

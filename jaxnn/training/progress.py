@@ -1,4 +1,4 @@
-"""What a person sees while a network is trained."""
+"""The progress bar that `fit` shows while it trains a network."""
 
 import sys
 import time
@@ -8,13 +8,13 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 class Progress:
-    """A progress bar, or now and then a line where nobody could see a bar move.
+    """A progress bar, or lines at intervals where a bar cannot move.
 
     Args:
-        total: epochs of the whole run.
-        done: epochs that are complete.
+        total: the number of epochs of the whole run.
+        done: the number of complete epochs.
         shown: `True` for a bar in any case, `False` for nothing at all; `None` for a bar on a
-            terminal and in a notebook, and lines anywhere else.
+            terminal and in a notebook, and lines elsewhere.
     """
 
     def __init__(self, total: int, done: int, shown: bool | None):
@@ -36,7 +36,7 @@ class Progress:
             )
 
     def at(self, epochs: int | float) -> None:
-        """Show how many epochs are done, with a fraction for the one that runs."""
+        """Show the number of epochs done, with a fraction for the current one."""
         if self.bar is not None:
             self.bar.update(epochs - self.bar.n)
         elif self.lines and time.monotonic() - self.spoken > SECONDS_BETWEEN_LINES:
@@ -53,7 +53,7 @@ class Progress:
             self.bar.set_postfix(shown)
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Close the bar, which remains on the screen."""
         if self.bar is not None:
             self.bar.close()
 

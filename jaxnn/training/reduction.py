@@ -18,7 +18,7 @@ class Reduced(NamedTuple):
 
     Attributes:
         total: Σₙ sₙ·Lₙ with the weight s of each example, in at least float32.
-        divisor: what the total is divided by.
+        divisor: the number that divides the total.
         dlosses: the gradient of total/divisor with respect to each loss.
     """
 
@@ -33,12 +33,12 @@ class Reduced(NamedTuple):
 
 
 def ratio(total, divisor):
-    """total/divisor, and 0 where nothing was counted."""
+    """total/divisor, or 0 where the divisor is 0."""
     return jnp.where(divisor == 0, 0, total / jnp.where(divisor == 0, 1, divisor))
 
 
 def require_reduction(caller: str, reduction: str) -> None:
-    """A reduction is one of the four."""
+    """Raise unless reduction is one of the four."""
     if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         listed = ", ".join(map(repr, REDUCTIONS[:-1]))
         raise ValueError(
@@ -51,8 +51,8 @@ def reduce(losses, prediction, target, weights, loss: Op, reduction: str) -> Red
 
     Args:
         losses: one for each example, or one for each of its positions.
-        prediction: what the loss was given, an array or a tree of them.
-        target: likewise.
+        prediction: the prediction that the loss was given, an array or a tree of them.
+        target: the target, likewise.
         weights: `None`, or the weight of each example or of each loss.
         loss: the op.
         reduction: one of `REDUCTIONS`.
@@ -81,7 +81,7 @@ def reduce(losses, prediction, target, weights, loss: Op, reduction: str) -> Red
 
 
 def row_weights(loss: Op, prediction, target, losses):
-    """How much each loss counts in a weighted mean: 1, unless the op declares otherwise."""
+    """The weight of each loss in a weighted mean: 1, unless the op declares otherwise."""
     if loss.rules.row_weights is None:
         return jnp.ones_like(losses)
     args, options = bind(loss, (prediction, target), {})
@@ -89,7 +89,7 @@ def row_weights(loss: Op, prediction, target, losses):
 
 
 def weights_of_losses(weights, losses):
-    """Weights in the shape and the dtype of the losses; those of examples hold at each position."""
+    """Weights in the shape and dtype of the losses; those of examples apply to all positions."""
     weights = as_array("weights", weights)
     require_real("weights", weights)
     if weights.shape != losses.shape[: weights.ndim] or weights.ndim == 0:
@@ -102,7 +102,7 @@ def weights_of_losses(weights, losses):
 
 
 def require_losses(losses, x, name: str) -> None:
-    """A loss gives a value for each example of x."""
+    """Raise unless a loss gives a value for each example of x."""
     (n, *_) = jax.tree.leaves(x)[0].shape
     if losses.ndim == 0 or losses.shape[0] != n:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A run of training in a folder, from which it goes on by itself."""
+"""A run of training saved in a folder, from which it resumes automatically."""
 
 import json
 import os
@@ -22,9 +22,9 @@ class Checkpoint:
     """The file of a run.
 
     Args:
-        folder: where it lies; made if there is none.
-        seconds: how much time passes between two saves.
-        settings: what must be the same when the run goes on in the middle of an epoch.
+        folder: the folder of the file; created if it does not exist.
+        seconds: the time between two saves.
+        settings: the settings that must be the same when the run resumes within an epoch.
     """
 
     def __init__(self, folder: str | os.PathLike, seconds: float, settings: dict[str, Any]):
@@ -81,13 +81,13 @@ class Checkpoint:
             ) from error
         begun, now = map(jax.random.key_data, (arrays["key"], start.key))
         if not np.array_equal(begun, now):
-            raise ValueError(f"fit: the run in {self.path} was begun with another seed")
+            raise ValueError(f"fit: the run in {self.path} was started with another seed")
         for name, now in self.settings.items():
             before = facts["settings"][name]
             if facts["step"] and before != now:
                 raise ValueError(
-                    f"fit: the run in {self.path} stands in the middle of an epoch with {name} "
-                    f"{before}, so it cannot go on with {name} {now}"
+                    f"fit: the run in {self.path} stopped within an epoch with {name} {before}, "
+                    f"so it cannot resume with {name} {now}"
                 )
         training = replace(
             start, **arrays, epoch=facts["epoch"], step=facts["step"], history=facts["history"]

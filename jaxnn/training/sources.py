@@ -1,4 +1,4 @@
-"""Where the minibatches of an epoch come from, and the compiled runs of steps over them."""
+"""The sources of the minibatches of an epoch, and the compiled runs of steps over them."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from jaxnn.training.data import as_examples, require_examples, shuffled
 from jaxnn.training.placement import placements, put_examples, warn_of_idle_devices
 from jaxnn.training.steps import steps_of_epoch
 
-SECONDS_OF_A_RUN = 0.25  # so long does Ctrl-C wait at most, where a step takes less
+SECONDS_OF_A_RUN = 0.25  # the longest that Ctrl-C waits, unless one step takes longer
 BYTES_OF_A_BLOCK = 2**24
 MINIBATCHES_OF_A_BLOCK = 64
 
@@ -37,13 +37,13 @@ class Run(NamedTuple):
 
 
 class Pace:
-    """How many steps a run has, so that it takes about `SECONDS_OF_A_RUN`."""
+    """The number of steps in a run, such that it takes about `SECONDS_OF_A_RUN`."""
 
     def __init__(self):
         self.steps = 1
 
     def took(self, steps: int, seconds: float) -> None:
-        """Learn from a run."""
+        """Adapt to the time that a run took."""
         if seconds < SECONDS_OF_A_RUN / 4 and steps >= self.steps:
             self.steps *= 4
         elif seconds > 2 * SECONDS_OF_A_RUN:
@@ -89,13 +89,13 @@ def programs_of(update: Callable) -> Programs:
 
 
 class ResidentExamples:
-    """Examples that lie on the device as a whole.
+    """Examples that are all on the device.
 
     Attributes:
         examples: `(x, target, weights)`.
-        steps: how many steps an epoch has.
-        settings: what decides which examples a step has.
-        pace: of the runs.
+        steps: the number of steps in an epoch.
+        settings: the settings that determine the examples of each step.
+        pace: the pace of the runs.
     """
 
     def __init__(self, programs: Programs, examples: tuple, batch_size: int):
@@ -124,13 +124,13 @@ class ResidentExamples:
 
 
 class StreamedMinibatches:
-    """Minibatches that come to the device in blocks, the next one while one is computed.
+    """Minibatches that are moved to the device in blocks, each while the one before is computed.
 
     Attributes:
-        examples: all of them, where they are arrays of the host.
-        steps: how many steps an epoch has, if that is known.
-        settings: what decides which examples a step has, if that is known.
-        pace: unused, since blocks decide how many steps a run has.
+        examples: all of them, if they are arrays on the host.
+        steps: the number of steps in an epoch, if known.
+        settings: the settings that determine the examples of each step, if known.
+        pace: unused, since the blocks determine the number of steps in a run.
     """
 
     def __init__(self, programs: Programs, minibatches: Callable, steps: int | None, sharding):
@@ -161,7 +161,7 @@ def examples_on_host(examples: tuple, batch_size: int) -> Callable:
 
 
 def minibatches_of(stream, steps_per_epoch: int | None, check: Callable) -> Callable:
-    """`(key, start, epoch) -> minibatches` of an iterable, without those that were used before."""
+    """`(key, start, epoch) -> minibatches` of an iterable, without those already used."""
     once = iter(stream) is stream
     begun = checked = False
 
@@ -173,7 +173,7 @@ def minibatches_of(stream, steps_per_epoch: int | None, check: Callable) -> Call
         begun, source = True, iter(stream)
         if skipped and next(islice(source, skipped - 1, skipped), None) is None:
             raise ValueError(
-                f"data ended within the first {skipped} minibatches, which the run has used before"
+                f"data ended within the first {skipped} minibatches, which the run has already used"
             )
         stop = None if steps_per_epoch is None else steps_per_epoch - start
         number = start
@@ -187,8 +187,8 @@ def minibatches_of(stream, steps_per_epoch: int | None, check: Callable) -> Call
         if number == 0 or (steps_per_epoch is not None and number < steps_per_epoch):
             expected = "" if steps_per_epoch is None else f" of {steps_per_epoch}"
             raise ValueError(
-                f"data gave {number} minibatches{expected} in epoch {epoch + 1}; a generator gives "
-                "them only once, a list or a loader again in each epoch"
+                f"data yielded {number} minibatches{expected} in epoch {epoch + 1}; a generator "
+                "yields them only once, a list or a loader again in each epoch"
             )
 
     return minibatches
@@ -204,7 +204,7 @@ def _is_floating(leaf) -> bool:
 
 
 def _blocks(minibatches, sharding) -> Iterator[tuple[int, Any]]:
-    """Consecutive minibatches of equal shapes as one tree, with how many of them there are."""
+    """Consecutive minibatches of equal shapes as one tree, with their number."""
     block: _Block | None = None
     for minibatch in minibatches:
         if block is not None and not block.takes(minibatch):
@@ -221,7 +221,7 @@ def _blocks(minibatches, sharding) -> Iterator[tuple[int, Any]]:
 
 
 class _Block:
-    """Room for minibatches of one shape; those that lie on devices already stay alone."""
+    """A block of minibatches of one shape; one that is already on a device is a block by itself."""
 
     def __init__(self, minibatch):
         self.kind = _kind(minibatch)
@@ -252,7 +252,7 @@ class _Block:
     def is_due(self) -> bool:
         if self.size == self.capacity:
             return True
-        # processes that compute together must cut their blocks alike, so not by the clock
+        # processes that compute together must have equal blocks, which a clock cannot ensure
         late = time.perf_counter() - self.begun > SECONDS_OF_A_RUN
         return late and jax.process_count() == 1
 

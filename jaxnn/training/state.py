@@ -1,4 +1,4 @@
-"""A run of training: what it is made of, and how it may end early."""
+"""A run of training: its state, and the exceptions that end it early."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +13,7 @@ History = dict[str, list[float]]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Training:
-    """A run of `fit`: where it stands, and all it needs to go on from there.
+    """A run of `fit`: its progress, and everything needed to resume it.
 
         training = jaxnn.fit(net, loss, params, data, epochs=2)
         training = jaxnn.fit(net, loss, training, data, epochs=4)     two epochs more
@@ -23,15 +23,15 @@ class Training:
     Attributes:
         params: the parameters.
         opt_state: the state of the optimizer.
-        state: the state of the network; `()` where it has none.
+        state: the state of the network; `()` if it has none.
         key: the random key of the run; the order of the examples and the keys of random layers
             follow from it and from the number of the epoch.
-        epoch: how many epochs are complete.
-        step: how many steps of the next epoch are done.
+        epoch: the number of complete epochs.
+        step: the number of complete steps of the next epoch.
         partial_loss: the loss of these steps, as a numerator and a denominator.
-        history: what was measured, a list with a number for each complete epoch: "loss", taken
-            while the parameters change; "seconds"; each metric by its name, and "validation_loss"
-            and "validation_" with the name of a metric, measured after the epoch.
+        history: a list with a number for each complete epoch, by name: "loss", measured while the
+            parameters change; "seconds"; each metric by its name, and "validation_loss" and
+            "validation_" with the name of a metric, measured after the epoch.
     """
 
     params: Params
@@ -44,7 +44,7 @@ class Training:
     history: History
 
     def with_measured(self, measured: dict[str, float], no_loss: tuple[Any, Any]) -> "Training":
-        """After the end of an epoch, whose figures enter the history.
+        """The run after an epoch, with its figures appended to the history.
 
         Args:
             measured: the figures by name.
@@ -56,13 +56,13 @@ class Training:
 
 
 class NonFiniteError(FloatingPointError):
-    """Training met an infinity or a NaN.
+    """The loss, a gradient or a parameter became infinite or NaN in training.
 
     Attributes:
         epoch: the epoch it happened in, from 1.
         step: the step in that epoch, from 1.
         leaf: the path of the first parameter leaf whose gradient or update is not finite, or
-            `None` where the loss alone is not.
+            `None` if only the loss is not.
         training: the `Training` with the last finite parameters, from just before that step.
     """
 
@@ -70,7 +70,7 @@ class NonFiniteError(FloatingPointError):
         self.epoch, self.step, self.leaf, self.training = epoch, step, leaf, training
         where = f"params{leaf} is the first leaf at fault" if leaf else "every gradient is finite"
         super().__init__(
-            f"training met a non-finite number in epoch {epoch}, step {step}: the loss is {value}, "
+            f"training hit a non-finite number in epoch {epoch}, step {step}: the loss is {value}, "
             f"{where}; the last finite parameters are in the .training.params of this error"
         )
 
@@ -80,7 +80,7 @@ class TrainingInterrupted(KeyboardInterrupt):
 
     Attributes:
         signal_name: "Ctrl-C" or "SIGTERM".
-        training: the `Training` up to there; `fit` goes on from it.
+        training: the `Training` up to there; `fit` resumes it.
     """
 
     def __init__(self, signal_name: str, training: Training, saved_to: Any):

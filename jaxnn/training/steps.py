@@ -31,7 +31,7 @@ def sgd_update(params: Params, grads: Params, learning_rate: float) -> Params:
         learning_rate: η.
 
     Raises:
-        TypeError: an array holds something other than real numbers, or η is no finite number.
+        TypeError: an array holds something other than real numbers, or η is not a finite number.
         ValueError: the trees, or the shapes or dtypes of two leaves, differ.
 
     Reference: the handwritten notes on a linear class, section "update".
@@ -78,15 +78,15 @@ def train_step(
     Args:
         net: a layer, or an op of one argument.
         loss: an op `(prediction, target) -> one value per example`.
-        optimizer: any optax gradient transformation; `opt_state = optimizer.init(params)`. Those
-            that ask for the loss, the gradient or a function of the parameters are given them.
-        reduction: of the losses of the batch, as in `value_and_grad`.
+        optimizer: any optax gradient transformation; `opt_state = optimizer.init(params)`. One that
+            needs the loss, the gradient or a function of the parameters receives them.
+        reduction: the reduction of the losses of the batch, as in `value_and_grad`.
         clip: optional, the largest norm of one example's gradient; each is clipped to it before the
             sum, as in `jaxnn.per_example.value_and_clipped_grad`.
 
     Raises:
-        TypeError, ValueError: as `value_and_grad`, or optimizer is none; with clip, as
-            `value_and_clipped_grad`.
+        TypeError, ValueError: as for `value_and_grad`, or optimizer is not an optax gradient
+            transformation; with clip, as for `value_and_clipped_grad`.
 
     Example:
         >>> net, optimizer = jaxnn.mlp((4, 3)), optax.adam(1e-3)
@@ -124,27 +124,27 @@ def train_epoch(
         params, opt_state, value = epoch(params, opt_state, x, target, key, weights=None)
 
     Shuffling, gathering and updating run on the device without Python between the steps. Every
-    example is used once. Where `batch_size` does not divide the data, the last minibatch is
-    shorter and its mean is over the examples it has. `value` is the loss of all the examples,
-    each taken before the update it caused, reduced as if they were one batch.
+    example is used once. If `batch_size` does not divide the data, the last minibatch is shorter
+    and its mean is over the examples it has. `value` is the loss of all the examples, each computed
+    before the update that uses it, reduced as if they were one batch.
 
     A network with state takes it and returns it after opt_state. The buffers of all three are
-    donated: use the returned ones from then on.
+    donated: use the returned ones afterwards.
 
-    Where the examples are sharded over devices, so is each minibatch: every device computes its
-    part, and one all-reduce adds up the gradients.
+    If the examples are sharded over devices, so is each minibatch: every device computes its part,
+    and one all-reduce adds up the gradients.
 
     Args:
         net: a layer, or an op of one argument.
         loss: an op `(prediction, target) -> one value per example`.
         optimizer: any optax gradient transformation; `opt_state = optimizer.init(params)`.
         batch_size: examples in each minibatch.
-        reduction: of the losses of each minibatch, as in `value_and_grad`.
+        reduction: the reduction of the losses of each minibatch, as in `value_and_grad`.
         clip: optional, the largest norm of one example's gradient; each is clipped to it before the
             sum, as in `jaxnn.per_example.value_and_clipped_grad`.
 
     Raises:
-        TypeError, ValueError: as `train_step`, and where batch_size is not between 1 and the
+        TypeError, ValueError: as for `train_step`, and if batch_size is not between 1 and the
             number of examples.
     """
     gradient, stateful = gradient_of(net, loss, reduction, clip), as_layer(net).stateful
@@ -163,16 +163,16 @@ def epoch_of(
 
     Args:
         gradient: `(params, x, target, key) -> (value, grads)`; stateful,
-            `(params, state, x, target, key) -> (value, grads, state)`. An epoch that is given
-            weights hands those of the minibatch on in last place.
+            `(params, state, x, target, key) -> (value, grads, state)`. With weights, those of the
+            minibatch are its last argument.
         optimizer: any optax gradient transformation.
         batch_size: examples in each minibatch.
-        reduction: as the gradient function has it: with "sum" the values of the minibatches are
-            added up, otherwise averaged by their numbers of examples.
+        reduction: that of the gradient function: with "sum" the values of the minibatches are
+            added up, otherwise averaged in proportion to their numbers of examples.
         stateful: whether the gradient function, and with it the epoch, takes and returns a state.
 
     Raises:
-        TypeError: optimizer is no gradient transformation.
+        TypeError: optimizer is not a gradient transformation.
         ValueError: batch_size is not between 1 and the number of examples.
     """
     require_reduction("epoch_of", reduction)
@@ -203,8 +203,8 @@ def updates_of(gradient, optimizer) -> Callable:
             params, opt_state, state, x, target, key, weights
         )
 
-    An optimizer that asks for the loss (`value`), the gradient (`grad`) or a function of the
-    parameters (`value_fn`) is given them; the gradient of that function is the hand-written one.
+    An optimizer that needs the loss (`value`), the gradient (`grad`) or a function of the
+    parameters (`value_fn`) receives them; the gradient of that function is the hand-written one.
     """
     require_optimizer(optimizer)
     if hasattr(optimizer, "gradient_transformation"):  # such as optax.MultiSteps
@@ -235,7 +235,7 @@ def updates_of(gradient, optimizer) -> Callable:
 
 
 def require_tree_of(optimizer, opt_state, params) -> None:
-    """The state of an optimizer has the tree that it starts with."""
+    """Raise unless the state of an optimizer has its initial tree."""
     start = jax.eval_shape(optimizer.init, params)
     if len({jax.tree.structure(tree) for tree in (opt_state, start)}) > 1:
         raise ValueError(
@@ -245,7 +245,7 @@ def require_tree_of(optimizer, opt_state, params) -> None:
 
 
 def require_optimizer(optimizer) -> None:
-    """An optimizer has the two functions of an optax gradient transformation."""
+    """Raise unless an optimizer has the two functions of an optax gradient transformation."""
     if isinstance(optimizer, type) or not (
         callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))
     ):
@@ -256,12 +256,12 @@ def require_optimizer(optimizer) -> None:
 
 
 class Carry(NamedTuple):
-    """What one step hands to the next.
+    """The values that one step passes to the next.
 
     Attributes:
         params: the parameters.
         opt_state: the state of the optimizer.
-        state: the state of the network; `()` where it has none.
+        state: the state of the network; `()` if it has none.
         total: the numerator of the loss of the steps so far.
         divisor: its denominator.
     """
@@ -295,9 +295,9 @@ def steps_of_epoch(update, data, order, steps_key, batch_size, placed, carry, st
     Args:
         update: one update, as `updates_of` gives it.
         data: `(x, target, weights)`.
-        order: of the examples in this epoch.
+        order: the order of the examples in this epoch.
         steps_key: the key from which that of each step is folded.
-        batch_size: examples in each minibatch; the last one may be shorter.
+        batch_size: the number of examples in each minibatch; the last one may be shorter.
         placed: the `placements` of the data.
         carry: the `Carry` before the steps.
         start: the first step.

@@ -44,7 +44,8 @@ STATUS = {"SIGTERM": 143, "SIGINT": 130, "SIGKILL": -signal.SIGKILL}
 def result(folder):
     found = json.loads((folder / "result.json").read_text())
     del found["settings"]["output"]
-    found.pop("seconds_per_epoch", None)
+    for name in ("date", "seconds", "seconds_per_epoch"):
+        found.pop(name, None)
     return found
 
 

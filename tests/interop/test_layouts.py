@@ -163,7 +163,7 @@ def test_under_jit():
             {"to": "torch"},
             r"params\['a'\]\['w'\] must be an array, got dict",
         ),
-        ({"w": W, "v": W}, {"to": "torch"}, "params has a 'w' and is no linear layer: it has 'v'"),
+        ({"w": W, "v": W}, {"to": "torch"}, "has a 'w' but is not a linear layer: it has 'v'"),
     ],
 )
 def test_bad_input(params, options, words):

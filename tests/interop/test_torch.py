@@ -202,11 +202,11 @@ def test_the_layout_of_gpt2():
     assert_same(written | {"h.0.attn.bias": tensors["h.0.attn.bias"]}, tensors | written)
     assert_same(params_from_torch(net, written, names, **options), params)
     written["lm_head.weight"] += 1
-    with pytest.raises(ValueError, match=r"'lm_head.weight' makes another array at \(2, 'w'\)"):
+    with pytest.raises(ValueError, match=r"'lm_head.weight' gives an array at \(2, 'w'\)"):
         params_from_torch(net, written, names, **options)
     with pytest.raises(
         ValueError,
-        match=r"needs \(24, 8\); if it is stored as \(I, O\), let conv1d match 'h\.0\.attn",
+        match=r"needs \(24, 8\); if it is stored as \(I, O\), match 'h\.0\.attn",
     ):
         params_from_torch(net, tensors, names, ignore=["attn.bias"], conv1d=["c_fc"])
 
@@ -328,7 +328,7 @@ ATTENTION = jaxnn.MultiHeadAttention(6, 3)
     [
         (NET, TENSORS, {}, r"names has nothing for the Linear at \(0,\)$"),
         (NET, TENSORS, FC | {(1,): "x"}, r"names has \(1,\), where the network has no layer with"),
-        (NET, TENSORS, {(0,): 3}, r"names\[\(0,\)\], of the Linear, must be a prefix, got 3"),
+        (NET, TENSORS, {(0,): 3}, r"names\[\(0,\)\], for the Linear, must be a prefix, got 3"),
         (NET, TENSORS, FC | {(0, "b"): ("x", 1)}, r"must be the name of a tensor, got \('x', 1\)"),
         (
             NET,
@@ -341,33 +341,38 @@ ATTENTION = jaxnn.MultiHeadAttention(6, 3)
             NET,
             TENSORS | {"fc.bias": np.ones(3)},
             FC,
-            r"tensor 'fc\.bias' has shape \(3,\), and the Linear at \(0,\) needs \(4,\)$",
+            r"tensor 'fc\.bias' has shape \(3,\), but the Linear at \(0,\) needs \(4,\)$",
         ),
         (
             NET,
             TENSORS | {"fc.weight": np.ones((3, 4))},
             FC,
-            r"has shape \(3, 4\), and the Linear at \(0,\) needs \(4, 3\); if it is stored as",
+            r"has shape \(3, 4\), but the Linear at \(0,\) needs \(4, 3\); if it is stored as",
         ),
         (
             NET,
             TENSORS | {"x.y": np.ones(4)},
             FC,
-            r"there is one unused tensor, 'x\.y'; let names have",
+            r"there is one unused tensor, 'x\.y'; add its layer to names",
         ),
         (
             NET,
             TENSORS | {"x.y": np.ones(4), "z": np.ones(4)},
             FC,
-            r"2 tensors are not used, the first is 'x\.y'; let",
+            r"2 tensors are not used, the first is 'x\.y'; add",
         ),
-        (NET, TENSORS | {"fc.bias": [1.0] * 4}, FC, r"'fc\.bias' must be an array .* got list"),
+        (
+            NET,
+            TENSORS | {"fc.bias": [1.0] * 4},
+            FC,
+            r"'fc\.bias' must be a NumPy or JAX array, got list",
+        ),
         (NET, TENSORS | {"fc.bias": np.ones(4, int)}, FC, r"must be floating point, got int64"),
         (jaxnn.DynamicTanh(3), {}, ROOT, r"there is no rule for the DynamicTanh at \(\), so names"),
         (jaxnn.LSTM(3, 4), {}, {(): ("rnn", "1")}, r"a pair of a prefix and the number of the lay"),
         (ATTENTION, {}, {(): {"q": "q"}}, r"or a dict of prefixes for q, k, v and o, or for qkv"),
         (ATTENTION, {}, {(): "a"}, r"no tensor 'a\.in_proj_weight', which the MultiHeadAttention"),
-        (encoder(), {}, {(): 3}, r"names\[\(\)\], of the TransformerBlock, must be a prefix"),
+        (encoder(), {}, {(): 3}, r"names\[\(\)\], for the TransformerBlock, must be a prefix"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(net, tensors, names, sentence):

@@ -337,13 +337,13 @@ def test_cudnn_is_refused_in_words_and_otherwise_left_alone(monkeypatch):
 
     assert refused(*plain) == "the default backend is cpu, not a GPU"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert refused(*qkv()) == "it takes float16 and bfloat16, and q is float64"
-    assert "these have 4 and 4" in refused(*small)
-    assert refused(*small, bias) == "jaxnn gives it no bias"
-    assert refused(*plain, softcap=1.0) == "jaxnn gives it neither softcap nor dropout_rate"
+    assert refused(*qkv()) == "it takes float16 and bfloat16, but q is float64"
+    assert "those of q have 4 components" in refused(*small)
+    assert refused(*small, bias) == "jaxnn passes it no bias"
+    assert refused(*plain, softcap=1.0) == "jaxnn passes it neither softcap nor dropout_rate"
     assert "only causal windows" in refused(*plain, window=1)
-    assert "T and S differ" in refused(plain[0][:, :3], *plain[1:], causal="lower_right")
-    assert refused(*plain) == "JAX refuses it: cuDNN is not detected."
+    assert "different lengths" in refused(plain[0][:, :3], *plain[1:], causal="lower_right")
+    assert refused(*plain) == "JAX rejects it: cuDNN is not detected."
 
 
 def test_cudnn_computes_forward_and_backward_on_a_gpu(monkeypatch):

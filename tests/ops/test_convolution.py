@@ -319,7 +319,7 @@ X = jnp.zeros((2, 8, 8, 4))
     [
         ({"w": W}, X[:, :2], {"padding": "VALID"}, ValueError, "kernel covers 3 entries"),
         ({"w": W}, X, {"padding": "VALID", "dilation": 4}, ValueError, "kernel covers 9 entries"),
-        ({"w": W}, X[:, :, :0], {}, ValueError, "x has no entries in space"),
+        ({"w": W}, X[:, :, :0], {}, ValueError, "with no entries along a spatial axis"),
         ({"w": W}, X[..., :3], {}, ValueError, "its axis -2 must be 3"),
         ({"w": W}, X[0], {}, ValueError, r"params\['w'\] must be \(w, inputs, outputs\)"),
         ({"w": W}, X[None], {}, ValueError, r"params\['w'\] must be \(d, h, w, inputs, outputs\)"),

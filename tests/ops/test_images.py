@@ -138,8 +138,8 @@ BAD = [
     (lambda: pad(X, widths=1, value="0"), TypeError, "option value must be a number"),
     (lambda: pad(X, widths=-3), ValueError, r"removes \(-3, -3\) of the 5 entries along axis 1"),
     (lambda: pad(X, widths=-1, mode="edge"), ValueError, "must not be negative with mode 'edge'"),
-    (lambda: pad(X, widths=4, mode="reflect"), ValueError, "'reflect' has 3 entries to copy"),
-    (lambda: pad(X, widths=5, mode="circular"), ValueError, "'circular' has 4 entries to copy"),
+    (lambda: pad(X, widths=4, mode="reflect"), ValueError, "'reflect' it can be at most 3"),
+    (lambda: pad(X, widths=5, mode="circular"), ValueError, "'circular' it can be at most 4"),
 ]
 
 

@@ -580,7 +580,7 @@ def test_saved_on_four_devices_loads_on_two_and_on_one(tmp_path):
             jaxnn.load_sharded(folder, params | change)
     with pytest.raises(ValueError, match="holds 'a', which `like` does not have"):
         jaxnn.load_sharded(folder, {key: params[key] for key in ("a/b", "a/")})
-    with pytest.raises(FileExistsError, match=r"save_sharded: .* exists: give a new folder"):
+    with pytest.raises(FileExistsError, match=r"save_sharded: .* exists: choose a new folder"):
         jaxnn.save_sharded(folder, params)
 
 
@@ -639,7 +639,7 @@ loaded = jaxnn.load_params(folder + "/file", like)
 try:
     jaxnn.save_params(folder + "/other", loaded)
 except ValueError as error:
-    assert "leaf 'w' is spread over several processes: jaxnn.save_sharded" in str(error)
+    assert "leaf 'w' is sharded over several processes: jaxnn.save_sharded" in str(error)
 jaxnn.save_sharded(folder + "/folder", loaded)
 for tree in (loaded, jaxnn.load_sharded(folder + "/folder", loaded)):
     assert tree["w"].sharding == spread and tree["key"].is_fully_replicated

@@ -152,7 +152,7 @@ def test_a_checkpoint_is_written_in_the_middle_of_an_epoch(alone, monkeypatch, t
 
 def test_a_checkpoint_of_another_run_is_refused(monkeypatch, tmp_path):
     fit(epochs=1, checkpoint=tmp_path)
-    with pytest.raises(ValueError, match="was begun with another seed"):
+    with pytest.raises(ValueError, match="was started with another seed"):
         fit(seed=1, checkpoint=tmp_path)
     net = jaxnn.mlp((5, 3))
     with pytest.raises(ValueError, match="does not fit this network and this optimizer"):
@@ -160,7 +160,7 @@ def test_a_checkpoint_of_another_run_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(fit_module, "_asked", lambda *_: ("Ctrl-C", False))
     with pytest.raises(jaxnn.TrainingInterrupted):
         fit(checkpoint=tmp_path)
-    with pytest.raises(ValueError, match="in the middle of an epoch with batch_size 5"):
+    with pytest.raises(ValueError, match="stopped within an epoch with batch_size 5"):
         fit(checkpoint=tmp_path, batch_size=4)
 
 
@@ -376,7 +376,7 @@ def training_with(params=(), **history):
 BAD = [
     ({"optimizer": "adam"}, TypeError, "optimizer must be an optax gradient transformation"),
     ({"optimizer": optax.adam}, TypeError, "optimizer must be an optax gradient transformation"),
-    ({"learning_rate": 0.1}, ValueError, "learning_rate is that of plain SGD"),
+    ({"learning_rate": 0.1}, ValueError, "learning_rate is only for plain SGD"),
     ({"optimizer": None, "learning_rate": "fast"}, TypeError, "learning_rate must be a finite"),
     ({"optimizer": None, "learning_rate": np.nan}, TypeError, "learning_rate must be a finite"),
     ({"progress": "bar"}, TypeError, "option progress must be True or False"),
@@ -387,8 +387,8 @@ BAD = [
     ({"epochs": True}, ValueError, "epochs must be an integer"),
     ({"steps_per_epoch": 3}, ValueError, "steps_per_epoch is for an iterable"),
     ({"data": MINIBATCHES, "batch_size": 5}, ValueError, "batch_size cannot be chosen"),
-    ({"data": iter(MINIBATCHES)}, ValueError, "generator, which can be run through only once"),
-    ({"data": [], "epochs": 1}, ValueError, "gave 0 minibatches in epoch 1"),
+    ({"data": iter(MINIBATCHES)}, ValueError, "generator, which can be iterated only once"),
+    ({"data": [], "epochs": 1}, ValueError, "yielded 0 minibatches in epoch 1"),
     ({"data": count(), "epochs": 1}, TypeError, r"must be a pair \(x, target\)"),
     ({"data": "digits"}, TypeError, "got a str"),
     ({"data": [(X[:5], LABELS[:4])]}, ValueError, "the same number of examples"),

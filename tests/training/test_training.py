@@ -306,7 +306,7 @@ BAD = [
     (
         lambda: jaxnn.predict(NET, initial(), X, state=jnp.nan),
         ValueError,
-        "predict: the network has no state, and state has arrays",
+        "predict: the network has no state, but state has arrays",
     ),
     (
         lambda: jaxnn.train_epoch(NET, CROSS_ENTROPY, OPTIMIZER, 5)(

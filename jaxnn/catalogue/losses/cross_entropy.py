@@ -65,7 +65,7 @@ ENTRIES = (
         jaxnn.sigmoid_cross_entropy,
         cases=(
             case("soft target", normal(7, 3), probabilities(7, 3), omitted),
-            case("weight of a yes", normal(7, 3), probabilities(7, 3), normal(3)),
+            case("weight of positives", normal(7, 3), probabilities(7, 3), normal(3)),
             case(
                 "weight along one axis",
                 normal(7, 5, 3),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.arrays import as_arrays, as_numpy, as_scalar, require_key
+from jaxnn.arrays import as_arrays, as_numpy, as_scalar, require_key, unwrapped
 from jaxnn.gradcheck.arrays import cast, same_tree
 from jaxnn.gradcheck.diagnosis.graph import Graph, autodiff, float64, graph_of, truth_of, with_steps
 from jaxnn.gradcheck.diagnosis.keys import TOLERANCES, Key, Tolerance
@@ -226,7 +226,7 @@ def _require_arrays(name, tree):
 def _in_native_order(tree):
     """NumPy arrays in the byte order that JAX accepts; float64 stays float64."""
     return jax.tree.map(
-        lambda leaf: as_numpy("", leaf) if isinstance(leaf, np.ndarray) else leaf, tree
+        lambda leaf: as_numpy("", leaf) if isinstance(leaf, np.ndarray) else leaf, unwrapped(tree)
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnn.arrays import as_arrays
+from jaxnn.arrays import as_arrays, unwrapped
 from jaxnn.example_gradients import map_forms, squared_norms
 from jaxnn.gradcheck.laws.checked import Checked, Examples
 from jaxnn.gradcheck.laws.functions import (
@@ -35,6 +35,8 @@ def adapt(target, args, options: dict[str, Any], definition=None) -> tuple[Check
         target = target.func
     if isinstance(target, jax.stages.Wrapped) and isinstance(plain(target), jax.custom_vjp):
         target = plain(target)
+    if isinstance(target, Op | Layer | tuple):
+        args = tuple(map(unwrapped, args))
     if isinstance(target, Op):
         checked = _of_op(target, options)
         args = (*args, *[None] * (len(target.arguments) - len(args)))

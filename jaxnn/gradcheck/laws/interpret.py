@@ -5,7 +5,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, DebugInfo, Jaxpr, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+
+try:
+    from jax.extend.core import DebugInfo
+except ImportError:  # before JAX 0.10
+    from jax.core import DebugInfo
 
 CALLS = {  # the parameter that holds the function that is called
     "jit": "jaxpr",

@@ -1,7 +1,7 @@
 """The three convolutions: one is `conv`, the other two are its gradients.
 
 `conv_transpose` and its gradients are the same three in another order. All of them accumulate in at
-least float32, and describe how the kernel meets x by the `Windows` along each axis in space.
+least float32, and take the position of the kernel on x as the `Windows` along each spatial axis.
 """
 
 from functools import partial
@@ -29,7 +29,7 @@ def convolve(x: Inputs, w: Kernel, space: Space, groups: int = 1) -> Outputs:
         x: the input.
         w: the kernel.
         space: the windows along each axis; s, d and l are their stride, dilation and padding.
-        groups: the number of convolutions side by side.
+        groups: the number of independent convolutions.
     """
     return _convolve(
         x,
@@ -75,12 +75,12 @@ def transposed(w: Kernel, groups: int = 1) -> Float[Array, "*kernel O_of_group I
 def gradient_of_w(x: Inputs, dy: Outputs, space: Space, groups: int = 1) -> Kernel:
     """dW[k] = Σₙₚ x[n, s·p + d·k − l]ᵀ·dy[n, p].
 
-    x is convolved with dy as the kernel: p and k, and so stride and dilation, change places.
+    x is convolved with dy as the kernel: p and k trade places, and so do stride and dilation.
 
-    On a CPU a large batch is summed over a few images at a time, because the whole does not fit the
-    caches; a small one is not, because the steps of a loop do not run beside other work. Groups are
-    taken one after the other. `tuning` has the measurements. Both loops gather a batch that is
-    sharded over CPU devices. Where a size is symbolic, the batch stays in one piece.
+    On a CPU a large batch is summed over a few images at a time, because all of it does not fit the
+    caches; a small batch is not split, because the steps of a loop do not run in parallel with
+    other work. Groups are processed one at a time. `tuning` has the measurements. Both loops gather
+    a batch that is sharded over CPU devices. If a size is symbolic, the batch stays in one piece.
 
     Args:
         x: the input of the convolution.
@@ -99,7 +99,7 @@ def gradient_of_w(x: Inputs, dy: Outputs, space: Space, groups: int = 1) -> Kern
 
 
 def pixels_met(x: Inputs, space: Space) -> tuple[jax.Array, tuple]:
-    """x with its padding, and for each entry k of the kernel where the x[s·p + d·k − l] are in it.
+    """x with its padding, and for each entry k of the kernel the slices that hold x[s·p + d·k − l].
 
     Args:
         x: the input of the convolution.
@@ -116,7 +116,7 @@ def pixels_met(x: Inputs, space: Space) -> tuple[jax.Array, tuple]:
 
 
 def _images_at_a_time(n_images, whole_bytes):
-    """As many as the caches of a CPU hold; a power of two, which fills its vector instructions."""
+    """As many as fit the caches of a CPU; a power of two, which fills its vector instructions."""
     at_most = max(1, n_images * CONVOLUTION_PART_BYTES // max(1, whole_bytes))
     return 1 << (at_most.bit_length() - 1)
 
@@ -124,9 +124,9 @@ def _images_at_a_time(n_images, whole_bytes):
 def _dw(x, dy, space, groups=1):
     """The convolution of x with dy, whose channels are the images.
 
-    The axes are moved here instead of naming their order to the convolution: XLA's CPU compiler
-    sorts them by itself, but not in the body of a loop. There 64 images of 56×56 and 16 channels
-    take 1546 ms with the order named, and 32 ms with the axes moved.
+    The axes are transposed here instead of passing their order to the convolution: XLA's CPU
+    compiler transposes them itself, but not in the body of a loop. There 64 images of 56×56 and 16
+    channels take 1546 ms with the order passed, and 32 ms with the axes transposed.
     """
     dw = _convolve(
         jnp.swapaxes(x, 0, -1),
@@ -140,7 +140,7 @@ def _dw(x, dy, space, groups=1):
 
 
 def _dw_by_group(x, dy, space, groups):
-    """One group after the other."""
+    """The same, one group at a time."""
     if groups == 1:
         return _dw(x, dy, space)
     split = [a.reshape(*a.shape[:-1], groups, a.shape[-1] // groups) for a in (x, dy)]

@@ -1,8 +1,8 @@
-"""Attention by cuDNN's kernels, as JAX has them: which calls they can take, and the calls.
+"""Attention by JAX's cuDNN kernels: the calls, and a test of which problems they can take.
 
-JAX's public function gives no statistics in float32, and no backward without autodiff, so the
-functions below its public surface are called. Where a version of JAX has others, `obstacle` says
-so, and attention goes over tiles.
+JAX's public function returns no statistics in float32 and has no backward without autodiff, so
+this module calls JAX's private functions. If a version of JAX changes them, `obstacle` reports it
+and attention falls back to tiles.
 """
 
 from functools import cache
@@ -17,12 +17,12 @@ LARGEST_HEAD = 128
 
 
 class Problem(NamedTuple):
-    """What is static in a call.
+    """The static part of a call.
 
     Attributes:
-        scale: of the products of queries and keys.
+        scale: the factor of the products of queries and keys.
         causal: whether a query sees no later key.
-        before: how many earlier keys a query of causal attention sees; `None` for all.
+        before: the number of earlier keys that a query of causal attention sees; `None` for all.
     """
 
     scale: float
@@ -31,15 +31,15 @@ class Problem(NamedTuple):
 
 
 def obstacle(q, k, v, problem: Problem) -> str | None:
-    """Why cuDNN cannot compute this, in words, or `None` if it can."""
+    """The reason why cuDNN cannot compute this, or `None` if it can."""
     if jax.default_backend() != "gpu":
         return f"the default backend is {jax.default_backend()}, not a GPU"
     if q.dtype not in (jnp.float16, jnp.bfloat16):
-        return f"it takes float16 and bfloat16, and q is {q.dtype}"
+        return f"it takes float16 and bfloat16, but q is {q.dtype}"
     if q.shape[3] % 8 or q.shape[3] > LARGEST_HEAD or v.shape[3] != q.shape[3]:
         return (
-            f"it takes heads of a multiple of 8 up to {LARGEST_HEAD} components, the same for "
-            f"values, and these have {q.shape[3]} and {v.shape[3]}"
+            f"it takes heads of one size, a multiple of 8 up to {LARGEST_HEAD}, but those of q "
+            f"have {q.shape[3]} components and those of v have {v.shape[3]}"
         )
     if any(map(is_symbolic_dim, (*q.shape, *k.shape))):
         return "a size is symbolic"
@@ -65,7 +65,7 @@ def forward(q, k, v, problem: Problem):
 
 
 def backward(q, k, v, y, log_total, dy, problem: Problem):
-    """The gradients dq, dk and dv, from what `forward` returned."""
+    """The gradients dq, dk and dv, from the results of `forward`."""
     fused, mask, window = _settings(problem)
     unused = (jnp.zeros(0, q.dtype),) * 7
     saved = q, k, v, *unused, log_total[..., 0].transpose(0, 2, 1), y
@@ -78,7 +78,7 @@ def backward(q, k, v, y, log_total, dy, problem: Problem):
 def on_cuda(ours, tiles, *args):
     """`ours(*args)` on an NVIDIA GPU, and `tiles(*args)`, the same function, on other platforms.
 
-    cuDNN's kernels have no derivative of second order: there JAX differentiates `tiles`.
+    cuDNN's kernels have no second-order derivative: for it, JAX differentiates `tiles`.
     """
 
     @jax.custom_jvp
@@ -93,7 +93,7 @@ def on_cuda(ours, tiles, *args):
 
 
 def _settings(problem: Problem):
-    """JAX's module, and the mask and the window in its terms."""
+    """JAX's module, and its encoding of the mask and the window."""
     from jax._src.cudnn import fused_attention_stablehlo as fused
 
     mask = fused.MaskType.CAUSAL if problem.causal else fused.MaskType.NO_MASK
@@ -102,7 +102,7 @@ def _settings(problem: Problem):
 
 @cache
 def _untraceable(shapes, problem: Problem) -> str | None:
-    """Why JAX refuses to trace forward and backward for these shapes, or `None`."""
+    """The reason why JAX cannot trace forward and backward for these shapes, or `None`."""
 
     def both(q, k, v):
         y, log_total = forward(q, k, v, problem)
@@ -111,6 +111,6 @@ def _untraceable(shapes, problem: Problem) -> str | None:
     try:
         gradients = jax.eval_shape(both, *shapes)
     except Exception as error:
-        return f"JAX refuses it: {error}"
+        return f"JAX rejects it: {error}"
     fits = [(g.shape, g.dtype) for g in gradients] == [(a.shape, a.dtype) for a in shapes]
-    return None if fits else "this version of JAX calls it in another way"
+    return None if fits else "this version of JAX has another interface to it"

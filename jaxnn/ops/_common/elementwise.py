@@ -33,14 +33,14 @@ class InputResiduals(NamedTuple):
 
 
 class InputOutputResiduals(NamedTuple):
-    """The input and the output, where the output saves the backward an expensive function."""
+    """The input and the output, where the output spares the backward an expensive function."""
 
     x: Elements
     y: Elements
 
 
 class ElementwiseOp(Op[P, T]):
-    """An op y = f(x) of every element, with what is known of f'; see `elementwise`."""
+    """An op y = f(x) of every element, with properties of f'; see `elementwise`."""
 
     def __init__(self, definition: Callable[P, T], kinks: Kinks, slope_of_output: Callable | None):
         super().__init__(definition)
@@ -49,7 +49,7 @@ class ElementwiseOp(Op[P, T]):
 
     @property
     def kinks(self) -> tuple[float, ...]:
-        """The points at which f' jumps, with the options as they are bound.
+        """The points at which f' jumps, for the bound options.
 
         Example:
             >>> jaxnn.relu6.kinks
@@ -61,9 +61,9 @@ class ElementwiseOp(Op[P, T]):
 
     @property
     def slope_of_output(self) -> Callable[[Any], Any] | None:
-        """f' as a formula in y = f(x), with the options as they are bound.
+        """f' as a formula in y = f(x), for the bound options.
 
-        `None` where f' is not a function of y, or has the same formula in y as in x, like relu's.
+        `None` if f' is not a function of y, or has the same formula in y as in x, like relu's.
 
         Example:
             >>> slope = jaxnn.elu.bind(alpha=0.5).slope_of_output
@@ -92,8 +92,8 @@ def elementwise(definition=None, *, kinks=(), slope_of_output=None):
         definition: `(x, **options) -> y`.
         kinks: the points at which f' jumps, or a function of the options that returns them. The
             value of f' at a kink is a convention.
-        slope_of_output: `(y, **options) -> f'`, where f' is a function of y with another formula
-            in y than in x.
+        slope_of_output: `(y, **options) -> f'`, for an f' that is a function of y with a different
+            formula in y than in x.
     """
 
     def declared(definition):

@@ -38,7 +38,7 @@ def class_axes(axis: int | tuple[int, ...], ndim: int) -> tuple[int, ...]:
 
 
 def as_floats(target: Array, like: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Booleans and integers as 0 and 1 and so on in the dtype of `like`."""
+    """The target, with booleans and integers converted to the dtype of `like`."""
     is_float = jnp.issubdtype(target.dtype, jnp.floating)
     return target if is_float else target.astype(like.dtype)
 
@@ -48,13 +48,13 @@ def one_hot(
     sizes: int | tuple[int, ...],
     axes: tuple[int, ...] = LAST,
 ) -> Bool[Array, "..."]:
-    """Where the class is that of the label; nowhere for a label out of range.
+    """True at the class of the label; nowhere for a label out of range.
 
     A comparison with 0 … K − 1 fuses into its users, where a scatter would not.
 
     Args:
         labels: one for each row; over several axes, flat indices in C order.
-        sizes: how many classes there are along each of the axes.
+        sizes: the number of classes along each of the axes.
         axes: the axes of the result that hold the classes.
     """
     sizes = sizes if isinstance(sizes, tuple) else (sizes,)
@@ -72,7 +72,7 @@ def one_hot(
 def at_label(
     rows: Float[Array, "..."], labels: Integer[Array, "..."], axes: tuple[int, ...] = LAST
 ) -> Float[Array, "..."]:
-    """The entry of the label of each row; any number where the label is out of range."""
+    """The entry at each row's label; an arbitrary one where the label is out of range."""
     if len(axes) == 1:
         places = jnp.expand_dims(as_index(labels), axes)
         return jnp.take_along_axis(rows, places, axis=axes[0], mode="clip").squeeze(axes)
@@ -83,7 +83,7 @@ def at_label(
 def nan_out_of_range(
     rows: Losses, labels: Labels, n_classes: int, ignore: int | None = None
 ) -> Losses:
-    """The same rows, those of labels out of range NaN: loud, where clamping would be silent."""
+    """The rows, NaN where the label is out of range: clamping would hide the mistake."""
     labels = as_index(labels)
     valid = (labels >= 0) & (labels < n_classes)
     if ignore is not None:
@@ -94,12 +94,12 @@ def nan_out_of_range(
 def without_ignored(
     array: Float[Array, "*shape"], labels: Integer[Array, "..."], ignore: int
 ) -> Float[Array, "*shape"]:
-    """The same array, 0 where the label is ignored, even if it was NaN there."""
+    """The array, 0 where the label is ignored, even if it was NaN there."""
     return jnp.where(as_index(labels) == ignore, 0, array)
 
 
 def places_of(labels: Labels, n_classes: int) -> Labels:
-    """The labels; for one that is out of range, the place after the last class."""
+    """The labels; one that is out of range becomes the index after the last class."""
     labels = as_index(labels)
     return jnp.where((labels >= 0) & (labels < n_classes), labels, n_classes).astype(jnp.int32)
 
@@ -124,7 +124,7 @@ def row_weights(
     ignore: int | None = None,
     axis: int | tuple[int, ...] = -1,
 ) -> Float[Array, "..."]:
-    """What each row counts in a mean, as PyTorch divides.
+    """The weight of each row in a weighted mean, which divides by their sum, as in PyTorch.
 
     It is 0 for an ignored label, else the weight of the class of the label; 1 for a distribution.
 
@@ -147,7 +147,7 @@ def row_weights(
 def as_index(labels: Integer[Array, "..."]) -> Integer[Array, "..."]:
     """Labels as int32, or wider: narrow integers compare and add modulo their range.
 
-    An unsigned label that is not an int32 stays out of every range and is no negative number.
+    An unsigned label too large for int32 stays out of range and does not become negative.
     """
     if labels.dtype.itemsize < 4:
         return labels.astype(jnp.int32)
@@ -162,10 +162,11 @@ def as_distribution(
     ignore: int | None = None,
     axis: int | tuple[int, ...] = -1,
 ) -> Float[Array, "..."]:
-    """A target as a distribution for each row of `like`, for definitions alone.
+    """A target as a distribution for each row of `like`, for definitions only.
 
-    A label becomes a row of the identity; of NaN if it is out of range, and of 0 if it is ignored
-    and no class. No forward or backward calls this: it checks how they treat labels.
+    A label becomes a row of the identity; one out of range becomes a row of NaN, and an ignored one
+    that is not a class a row of 0. No forward or backward calls this, so it checks their treatment
+    of labels.
     """
     if not jnp.issubdtype(target.dtype, jnp.integer):
         return jnp.asarray(target, like.dtype)
@@ -181,7 +182,7 @@ def as_distribution(
 
 
 def as_labels(target: Integer[Array, "..."]) -> Integer[Array, "..."]:
-    """Labels in a dtype that holds them and negative numbers, for definitions alone."""
+    """Labels in a dtype that holds them and negative numbers, for definitions only."""
     unsigned = jnp.issubdtype(target.dtype, jnp.unsignedinteger)
     if unsigned and target.dtype.itemsize >= jnp.dtype(int).itemsize:
         target = jnp.where(target > jnp.iinfo(jnp.int32).max, jnp.iinfo(jnp.int32).max, target)
@@ -200,13 +201,13 @@ def require_target(
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name} must be floating point, got {describe(array)}")
     if array.ndim == 0:
-        raise ValueError(f"{name} is {describe(array)}, without any class in its last axis")
+        raise ValueError(f"{name} is {describe(array)}, with no class in its last axis")
     require_axes(array, axis)
     axes = class_axes(axis, array.ndim)
     n_classes = math.prod(array.shape[a] for a in axes)
     if n_classes == 0:
         place = "last axis" if axes == (array.ndim - 1,) else f"axis {axis}"
-        raise ValueError(f"{name} is {describe(array)}, without any class in its {place}")
+        raise ValueError(f"{name} is {describe(array)}, with no class in its {place}")
     rows = tuple(size for a, size in enumerate(array.shape) if a not in axes)
     if jnp.issubdtype(target.dtype, jnp.integer):
         require_labels(target, rows, n_classes, ignore)
@@ -220,7 +221,7 @@ def require_target(
 
 
 def require_class_weights(class_weights, sizes: int | tuple[int, ...]) -> None:
-    """There is one weight for each class, if any are given."""
+    """Raise unless there is one weight for each class, if any are given."""
     if class_weights is None:
         return
     sizes = sizes if isinstance(sizes, tuple) else (sizes,)

@@ -1,9 +1,8 @@
 """Precision: arithmetic in at least float32, rounded once at the end.
 
-Half precision arguments are computed with in float32. What leaves an op is rounded by the op
-itself: `y` to the dtype of the activations, each gradient to that of its argument. Where arguments
-have different dtypes, the op converts them to the widest before any of its functions gets them; see
-`jaxnn.dtypes`.
+Arithmetic on half-precision arguments runs in float32. Each op rounds its own results: `y` to the
+dtype of the activations, each gradient to that of its argument. If arguments have different dtypes,
+the op converts them to the widest before it calls any of its functions; see `jaxnn.dtypes`.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +33,7 @@ def at_least_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def representable(option: float, dtype) -> float:
     """A positive option as the nearest positive normal number of the dtype to sum in.
 
-    In float32 ε = 1e-50 is 0, which makes 0/ε NaN: it becomes the smallest normal number.
+    In float32 ε = 1e-50 would be 0, and 0/ε NaN: it becomes the smallest normal number instead.
     """
     info = jnp.finfo(accumulator(dtype))
     return min(max(option, float(info.tiny)), float(info.max))
@@ -43,7 +42,7 @@ def representable(option: float, dtype) -> float:
 def wide(function: Callable[P, T]) -> Callable[P, T]:
     """A forward or backward whose floating-point arrays are at least float32.
 
-    An argument that the function returns, as a residual for example, is returned as it came.
+    An argument that the function returns, for example as a residual, keeps its dtype.
     """
 
     @wraps(function)
@@ -71,8 +70,8 @@ def contract(
         a: the first factor.
         b: the second factor.
         a_axes: the axes of `a` that are summed over.
-        b_axes: the axes of `b` that they meet.
-        batch_axes: axes, the same of both, that stay apart.
+        b_axes: the axes of `b` to contract with them.
+        batch_axes: the batch axes, the same in both.
 
     Returns:
         The batch axes, then the other axes of `a`, then those of `b`.
@@ -83,7 +82,7 @@ def contract(
 
 
 def unit_columns(like: Float[Array, "*N K"]) -> Float[Array, "K *N K"]:
-    """The unit vectors e_c beside every row of an array."""
+    """The unit vectors e_c for every row of an array."""
     k = like.shape[-1]
     identity = jnp.eye(k, dtype=like.dtype).reshape(k, *[1] * (like.ndim - 1), k)
     return jnp.broadcast_to(identity, (k, *like.shape))

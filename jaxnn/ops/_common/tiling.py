@@ -22,8 +22,8 @@ class Band(NamedTuple):
     """The keys around its own position that a query sees.
 
     Attributes:
-        before: the most positions that a key may be before the query; `None` for any number.
-        after: the same after the query.
+        before: the largest distance of a key before the query; `None` for no limit.
+        after: the same for keys after the query.
         start: the position of the first query among the keys: a number, symbolic or not, or an
             array of integers, () or (batch,).
     """
@@ -33,7 +33,7 @@ class Band(NamedTuple):
     start: int | Array = 0
 
     def meets(self, queries: range, keys: range) -> bool:
-        """Whether one of these queries may see one of these keys, as far as it is known."""
+        """Whether any of these queries may see any of these keys; true if that is not known."""
         if not isinstance(self.start, int):
             return True
         first, last = queries.start + self.start, queries.stop - 1 + self.start
@@ -43,16 +43,16 @@ class Band(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """A cover of the pairs.
+    """The tiles that cover the pairs.
 
     Attributes:
         n_queries: T.
         n_keys: S.
-        heads: of the queries.
-        kv_heads: of the keys.
+        heads: the number of heads of the queries.
+        kv_heads: the number of heads of the keys.
         band: the keys that a query sees by their positions.
-        rows: queries in a tile.
-        columns: keys in a tile.
+        rows: the number of queries in a tile.
+        columns: the number of keys in a tile.
         places: the row and the column of each tile.
     """
 
@@ -67,7 +67,7 @@ class Tiles(NamedTuple):
 
     @property
     def padded_queries(self) -> int:
-        """The queries of all tiles: T, rounded up to whole tiles."""
+        """The number of queries of all tiles: T, rounded up to whole tiles."""
         return _whole(self.n_queries, self.rows)
 
     def pad_queries(self, a: Array) -> Array:
@@ -85,15 +85,15 @@ class Tiles(NamedTuple):
         return a
 
     def crop_queries(self, a: Array) -> Array:
-        """The array without what `pad_queries` added."""
+        """The array without the padding of `pad_queries`."""
         return _resized(a, 1, self.n_queries)
 
     def crop_keys(self, a: Array) -> Array:
-        """The array without what `pad_keys` added."""
+        """The array without the padding of `pad_keys`."""
         return _resized(a, 1, self.n_keys)
 
     def crop_pairs(self, a: Array) -> Array:
-        """The array without what `pad_pairs` added."""
+        """The array without the padding of `pad_pairs`."""
         for axis, n in ((2, self.n_queries), (3, self.n_keys)):
             a = a if a.shape[axis] == 1 else _resized(a, axis, n)
         return a
@@ -109,7 +109,7 @@ class Tiles(NamedTuple):
         return lax.dynamic_update_slice_in_dim(a, part, i * self.rows, 1)
 
     def add_queries(self, a: Array, i, part: Array) -> Array:
-        """The array with this added in row i of the tiles."""
+        """The array with this part added to row i of the tiles."""
         return self.set_queries(a, i, self.queries(a, i) + part)
 
     def keys(self, a: Array, j) -> Array:
@@ -118,19 +118,19 @@ class Tiles(NamedTuple):
         return part.transpose(0, 2, 1, 3)
 
     def add_keys(self, a: Array, j, part: Array) -> Array:
-        """The array with this added in column j of the tiles."""
+        """The array with this part added to column j of the tiles."""
         part = (self.keys(a, j) + part).transpose(0, 2, 1, 3)
         return lax.dynamic_update_slice_in_dim(a, part, j * self.columns, 1)
 
     def pairs(self, a: Array, i, j) -> Array:
-        """The part of a bias or a mask that belongs to tile (i, j); a 1 stays 1."""
+        """The part of a bias or a mask that belongs to tile (i, j); an axis of size 1 stays so."""
         for axis, index, size in ((2, i, self.rows), (3, j, self.columns)):
             if a.shape[axis] != 1:
                 a = lax.dynamic_slice_in_dim(a, index * size, size, axis)
         return a
 
     def add_pairs(self, a: Array, i, j, part: Array) -> Array:
-        """The array with this, (batch, heads, rows, columns), added, summed where an axis is 1."""
+        """The array with a (batch, heads, rows, columns) part added, summed over its axes of 1."""
         axes = tuple(axis for axis in range(4) if a.shape[axis] == 1)
         part = self.pairs(a, i, j) + jnp.sum(part, axes, keepdims=True)
         starts = [
@@ -157,9 +157,9 @@ class Tiles(NamedTuple):
         return part.reshape(part.shape[0], self.kv_heads, group * self.rows, part.shape[-1])
 
     def seen(self, mask, q_lengths, kv_lengths) -> Callable[..., Array] | None:
-        """`(i, j) ->` which pairs of tile (i, j) count, (batch or 1, heads or 1, rows, columns).
+        """`(i, j) ->` mask of the pairs of tile (i, j), (batch or 1, heads or 1, rows, columns).
 
-        `None` where all pairs of all tiles count.
+        `None` if no pair of any tile is masked.
         """
         mask = None if mask is None else self.pad_pairs(mask)
         q_lengths = _within(q_lengths, self.n_queries, self.rows)
@@ -202,10 +202,10 @@ def tiles_of(
     Without `block`, a tile has about `scores` times `aspect` scores, of all heads of all examples,
     and `aspect` queries for each key; `scores` is `TILE_SCORES` by default.
 
-    The tiles that lie outside the band are omitted: with causal attention those above the diagonal,
-    where every key comes after every query. Where T or S is a symbolic dimension of `jax.export`,
-    so is the number of tiles: then the loop goes over all of them, as where the start of the band
-    is an array, and pairs outside the band are masked.
+    Tiles outside the band are omitted: with causal attention those above the diagonal, where every
+    key comes after every query. If T or S is a symbolic dimension of `jax.export`, so is the number
+    of tiles. In that case, and if the start of the band is an array, the loop visits all tiles and
+    masks the pairs outside the band.
     """
     batch, t, heads, _ = q.shape
     _, s, kv_heads, _ = k.shape
@@ -268,9 +268,9 @@ def _within(lengths, n, size):
 
 
 def clamped(numbers: Array, largest) -> Array:
-    """Integers as int32, those above `largest` replaced by it and those below −`largest` likewise.
+    """Integers as int32, clamped to −`largest` … `largest`.
 
-    A narrow integer is widened first: compared in its own width, 299 would be 43 in int8.
+    A narrow integer is widened first: in int8, a bound of 299 would be 43.
     """
     if numbers.dtype.itemsize < 4:
         numbers = numbers.astype(jnp.int32)

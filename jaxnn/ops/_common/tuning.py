@@ -1,6 +1,6 @@
 """Constants that were chosen by measurement, each with the measurement.
 
-They were taken on two cores of a server processor (Intel Xeon, unless AMD EPYC is named) with
+All were measured on two cores of a server processor (Intel Xeon, unless AMD EPYC is named) with
 JAX 0.10.2, and those for GPUs on one NVIDIA H200 with JAX 0.11.2, in float32 (products in TF32).
 """
 
@@ -15,14 +15,14 @@ def on_a_gpu() -> bool:
 
 
 class Tuned(NamedTuple):
-    """A constant that is not the same for CPUs and GPUs."""
+    """A constant that differs between CPUs and GPUs."""
 
     cpu: int
     gpu: int
 
     @property
     def here(self) -> int:
-        """That of the default backend."""
+        """The value for the default backend."""
         return self.gpu if on_a_gpu() else self.cpu
 
 
@@ -43,7 +43,7 @@ CONVOLUTION_PART_BYTES = 2**22
 """The bytes of x and dy together in one piece of a longer sum: they fit the caches of a CPU.
 
 On two cores of an AMD EPYC: 3×3, 16 to 16 channels, 56×56, 128 images take 40 ms in one piece, and
-81, 48, 23 and 23 ms in pieces of 1, 2, 4 and 8 MiB. The same loop takes one group after the other:
+81, 48, 23 and 23 ms in pieces of 1, 2, 4 and 8 MiB. The same loop takes the groups one at a time:
 3×3, 16 to 32 channels in 16 groups, 28×28, 32 images take 3.3 ms, in XLA's own groups 473 ms.
 """
 
@@ -57,7 +57,7 @@ of 256, 512, 1024 and 2048 take 4.13, 2.81, 2.55 and 2.79 ms, and 99, 189, 610 a
 """
 
 SHORTEST_TILE, LONGEST_TILE = 128, Tuned(cpu=512, gpu=1024)
-"""The bounds of a default tile's sides, where there are so many positions; see `TILE_SCORES`."""
+"""The bounds of a default tile's sides, if there are that many positions; see `TILE_SCORES`."""
 
 TANGENT_TILE_SCORES = 2**18
 """The same as `TILE_SCORES` for the tangent, which holds twice as many arrays of this size at once.
@@ -75,7 +75,7 @@ of temporary memory, the others 14.
 """
 
 BAG_UNROLL = Tuned(cpu=1, gpu=8)
-"""How many positions of a bag one step of the loop of `embedding_bag` takes.
+"""The number of positions of a bag that one step of the loop of `embedding_bag` takes.
 
 512 bags of 32 rows of 256 numbers, forward and backward, on a GPU: 1, 4, 8 and 32 positions take
 .82, .31, .24 and .17 ms, autodiff takes .32 ms; the compiler's time grows with them.
@@ -88,7 +88,7 @@ CHUNK_LOGITS = Tuned(cpu=2**21, gpu=2**26)
 of 128, 256, 512, 1024, 2048 and 8192 classes take 802, 735, 699, 699, 745 and 827 ms, and 3, 5,
 11, 19, 45 and 203 MB. On a GPU chunks of 1024, 2000, 4000, 8000, 16000 and 32000 classes take 2.75,
 2.21, 1.75, 1.50, 1.34 and .98 ms, and 19, 65, 98, 133, 266 and 500 MiB; autodiff takes 1.19 ms and
-500 MiB. In one chunk the compiler uses the logits of the forward pass in the backward too.
+500 MiB. With a single chunk the compiler reuses the logits of the forward pass in the backward.
 """
 
 SHORTEST_CHUNK = 512

@@ -11,12 +11,12 @@ from jaxnn.arrays import is_key, is_readable
 
 
 def describe(x: jax.Array) -> str:
-    """An array in words: `float32[7,5]`."""
+    """The dtype and shape of an array, such as `float32[7,5]`."""
     return f"{x.dtype}[{','.join(map(str, x.shape))}]"
 
 
 def require_floating(**arrays) -> None:
-    """Every array is real floating point."""
+    """Raise unless every array is real floating point."""
     for name, x in arrays.items():
         if not isinstance(x, jax.Array):
             raise TypeError(f"{name} must be an array, got {type(x).__name__}")
@@ -25,7 +25,7 @@ def require_floating(**arrays) -> None:
 
 
 def require_params(params, required: Iterable[str], optional: Iterable[str] = (), **arrays):
-    """`params` is a dict with these keys, of floating-point arrays like the other arrays."""
+    """Raise unless `params` has these keys, and all arrays are floating point."""
     if not isinstance(params, dict) or not {*required} <= params.keys() <= {*required, *optional}:
         require_keys(params, required, optional)
     for array in (*params.values(), *arrays.values()):
@@ -34,14 +34,14 @@ def require_params(params, required: Iterable[str], optional: Iterable[str] = ()
 
 
 def require_equal_shapes(**arrays) -> None:
-    """All shapes are the same: nothing is broadcast."""
+    """Raise unless all shapes are the same: nothing is broadcast."""
     if len({x.shape for x in arrays.values()}) > 1:
         listed = ", ".join(f"{name} has shape {x.shape}" for name, x in arrays.items())
         raise ValueError(f"{listed}; they must be equal, nothing is broadcast")
 
 
 def require_last_axis(**arrays) -> None:
-    """Each array has at least one axis, the last holding one example's components."""
+    """Raise unless each array has at least one axis; the last holds one example's components."""
     for name, x in arrays.items():
         if x.ndim == 0:
             raise ValueError(
@@ -50,14 +50,14 @@ def require_last_axis(**arrays) -> None:
 
 
 def require_alike(**arrays) -> None:
-    """Floating-point arrays of one shape, with components in the last axis."""
+    """Raise unless all are floating-point arrays of one shape with components in the last axis."""
     require_floating(**arrays)
     require_equal_shapes(**arrays)
     require_last_axis(**arrays)
 
 
 def require_axis(x, axis) -> None:
-    """`axis` is one axis of `x`, and not an empty one."""
+    """Raise unless `axis` is one axis of `x` and not empty."""
     if not isinstance(axis, int) or isinstance(axis, bool):
         raise TypeError(f"option axis must be an integer, got {axis!r}")
     if not -x.ndim <= axis < x.ndim:
@@ -67,7 +67,7 @@ def require_axis(x, axis) -> None:
 
 
 def require_axes(x, axis, option: str = "axis") -> None:
-    """An option is one axis of `x`, or a tuple of different ones."""
+    """Raise unless an option is one axis of `x`, or a tuple of different ones."""
     if type(axis) is int and -x.ndim <= axis < x.ndim:
         return
     axes = axis if isinstance(axis, tuple) else (axis,)
@@ -80,7 +80,7 @@ def require_axes(x, axis, option: str = "axis") -> None:
 
 
 def require_where(where, shape: tuple) -> None:
-    """A mask, if one is given, holds booleans and broadcasts to this shape."""
+    """Raise unless a mask, if one is given, holds booleans and broadcasts to this shape."""
     if where is None:
         return
     if where.dtype != bool:
@@ -94,7 +94,7 @@ def require_where(where, shape: tuple) -> None:
 def require_number(
     name: str, value, *, above=None, at_least=None, at_most=None, finite: bool = True
 ) -> None:
-    """An option is a Python number within its bounds, and not infinite unless told."""
+    """Raise unless an option is a Python number within its bounds, and finite if `finite`."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"option {name} must be a number, got {value!r}")
     if math.isnan(value) or (finite and math.isinf(value)):
@@ -113,7 +113,7 @@ def require_number(
 
 
 def require_for_each_axis(name: str, value, n_axes: int, at_least: int = 1) -> None:
-    """An option is an integer, or a tuple of one for each of the axes, positive unless told."""
+    """Raise unless an option is an integer, or one for each axis, of `at_least` this size."""
     each = value if isinstance(value, tuple) else (value,) * n_axes
     if not all(type(size) is int for size in each):
         raise TypeError(f"option {name} must be an integer or a tuple of integers, got {value!r}")
@@ -126,7 +126,7 @@ def require_for_each_axis(name: str, value, n_axes: int, at_least: int = 1) -> N
 
 
 def require_padding(padding, n_axes: int) -> None:
-    """The option padding is a name or an integer, or a name, integer or pair for each axis."""
+    """Raise unless padding is a name or an integer, or a name, integer or pair for each axis."""
     each = padding if isinstance(padding, tuple) else (padding,) * n_axes
     if len(each) != n_axes or not all(map(_is_padding_of_an_axis, each)):
         raise ValueError(
@@ -137,14 +137,14 @@ def require_padding(padding, n_axes: int) -> None:
 
 
 def require_one_key(key) -> None:
-    """An argument is one random key."""
+    """Raise unless an argument is one random key."""
     if not is_key(key):
         kind = ValueError if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else TypeError
         raise kind(f"key must be one PRNG key, as jax.random.key makes it, got {describe(key)}")
 
 
 def require_keys(params, required: Iterable[str], optional: Iterable[str] = ()) -> None:
-    """`params` is a dict with exactly these keys."""
+    """Raise unless `params` is a dict with exactly these keys."""
     required, optional = set(required), set(optional)
     if not isinstance(params, dict):
         raise TypeError(f"params must be a dict of arrays, got {type(params).__name__}")
@@ -155,13 +155,13 @@ def require_keys(params, required: Iterable[str], optional: Iterable[str] = ()) 
 
 
 def require_integers(name: str, array) -> None:
-    """An array is of an integer dtype."""
+    """Raise unless an array has an integer dtype."""
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name} must be integers, got {describe(array)}")
 
 
 def require_lengths(name: str, lengths, shape: tuple, longest) -> None:
-    """Lengths, if any are given, have this shape and, where they are known, are in 0 … longest."""
+    """Raise unless lengths, if given, have this shape and, if known, are in 0 … longest."""
     if lengths is None:
         return
     require_integers(name, lengths)
@@ -180,7 +180,7 @@ def require_lengths(name: str, lengths, shape: tuple, longest) -> None:
 
 
 def require_labels(labels, shape: tuple[int, ...], n_classes: int, ignore=None) -> None:
-    """Integer labels have this shape and, where they are known, lie in 0 … n_classes − 1."""
+    """Raise unless labels have this shape and, where they are known, lie in 0 … n_classes − 1."""
     if labels.shape != shape:
         raise ValueError(
             f"integer labels have shape {labels.shape}; there must be one for each row of "

@@ -1,4 +1,4 @@
-"""Windows that slide along an axis, of a pooling or of a convolution."""
+"""The windows of a pooling or a convolution, which slide along an axis."""
 
 from typing import Any, NamedTuple
 
@@ -26,8 +26,8 @@ class Windows(NamedTuple):
         before: the padding in front; a negative number drops entries.
         after: the padding behind; a negative number drops entries.
         dilation: the distance between neighbours in a window.
-        beyond: the part of `after` that only completes the last window of a ceiling mode. It is no
-            padding that an average counts; a negative number is padding that no window reaches.
+        beyond: the part of `after` that only completes the last window in ceiling mode. An average
+            does not count it as padding; a negative number is padding that no window reaches.
     """
 
     axis: int
@@ -67,7 +67,7 @@ class Windows(NamedTuple):
 
 
 class Shares(NamedTuple):
-    """A given number of windows that share one axis, all as long as can be: of an adaptive pooling.
+    """The windows of an adaptive pooling: a given number of them covers one axis.
 
     Window m holds the entries ⌊m·size/number⌋ … ⌈(m + 1)·size/number⌉ − 1.
 
@@ -121,11 +121,11 @@ def windows_along(
 
     Args:
         shape: the shape of the array.
-        length: the entries in a window, as the others for all axes or for each.
+        length: the number of entries in a window; like the others, one for all axes or for each.
         stride: the distance between windows.
-        padding: what surrounds the array.
+        padding: the padding of the array.
         dilation: the distance between neighbours in a window.
-        ceil_mode: whether another window covers the last entries where the others do not.
+        ceil_mode: whether one more window covers the last entries if the others do not.
     """
     sizes = shape[1:-1]
     lengths, strides, dilations = (for_each(n, sizes) for n in (length, stride, dilation))
@@ -173,9 +173,9 @@ def padding_of_lax(
     reaches: tuple[int, ...],
     strides: tuple[int, ...],
 ) -> tuple[tuple[Size, Size], ...]:
-    """The padding as pairs that JAX's own functions take, for definitions alone.
+    """The padding as the pairs that JAX's own functions take, for definitions only.
 
-    No forward or backward calls this: it checks how they pad.
+    No forward or backward calls this, so it checks their padding.
     """
     pairs: list[tuple[Size, Size]] = []
     each = padding if isinstance(padding, tuple) else (padding,) * len(sizes)
@@ -197,7 +197,7 @@ def for_each(number: Lengths, sizes: tuple[Size, ...]) -> tuple[int, ...]:
 
 
 def _spread(number, distance):
-    """The entries that `number` points take up, both ends included, at this distance."""
+    """The number of entries that `number` points span at this distance, both ends included."""
     return distance * (number - 1) + 1
 
 
@@ -222,7 +222,7 @@ def _pair(padded: OfAxis, size: Size, reach: int, stride: int) -> tuple[Size, Si
 
 
 def _pair_of_transpose(padded: OfAxis, reach: int, stride: int) -> tuple[int, int]:
-    """The padding of the convolution whose transpose is padded like this."""
+    """The padding of the convolution whose transpose has this padding."""
     overlap = reach - stride
     if isinstance(padded, int):
         return padded, padded
@@ -238,7 +238,7 @@ def _pair_of_transpose(padded: OfAxis, reach: int, stride: int) -> tuple[int, in
 
 
 def _completed(windows: Windows) -> Windows:
-    """With ⌈…⌉ in place of ⌊…⌋ in the number, but no window that starts behind x."""
+    """The windows in ceiling mode: ⌈…⌉ replaces ⌊…⌋, but no window starts behind x."""
     size, reach, stride = windows.size, windows.reach, windows.stride
     covered = size + windows.before + windows.after
     number = -((reach - covered) // stride) + 1

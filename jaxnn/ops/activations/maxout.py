@@ -12,7 +12,7 @@ MOST_PIECES = 256
 
 
 class MaxoutResiduals(NamedTuple):
-    """The number of the largest piece."""
+    """The index of the largest piece."""
 
     winner: UInt8[Array, "*N C"]
 
@@ -26,7 +26,7 @@ def maxout(x: Float[Array, "*N CP"], *, pieces: int) -> Float[Array, "*N C"]:
         x, dx: (N, C·P), the P pieces of an output side by side
         y, dy: (N, C)
 
-    Backward, with w the number of the largest piece, the first of several that are equal:
+    Backward, with w the index of the largest piece, the first one in a tie:
         ẏ_c = ẋ_{c,w}, so
         dx_{c,p} = dy_c where p = w, else 0
 
@@ -66,13 +66,13 @@ def _(x, *, pieces):
 
 @maxout.forward
 def maxout_fwd(x, *, pieces):
-    """y = the largest of the pieces, and its number."""
+    """y = the largest of the pieces, and its index."""
     parts = x.reshape(*x.shape[:-1], x.shape[-1] // pieces, pieces)
     y = parts[..., 0]
     winner = jnp.zeros_like(y, jnp.uint8)
     for piece in range(1, pieces):
         candidate = parts[..., piece]
-        wins = ~(candidate <= y) & (y == y)  # a NaN wins, and nothing wins against it
+        wins = ~(candidate <= y) & (y == y)  # a NaN wins, and nothing beats it
         y, winner = jnp.where(wins, candidate, y), jnp.where(wins, jnp.uint8(piece), winner)
     return y, MaxoutResiduals(winner)
 

@@ -22,7 +22,7 @@ class PReLUResiduals(NamedTuple):
 
 
 class DynamicTanhResiduals(NamedTuple):
-    """The arguments; of the bias the presence alone matters."""
+    """The arguments; of the bias, only its presence matters."""
 
     params: Params
     x: Features
@@ -42,7 +42,7 @@ def prelu(params: Params, x: Features) -> Features:
         dx = dy where x > 0, else a·dy
         da = Σ x·dy where x ≤ 0        over N, or over N and C
 
-    Saves x and the params. A slope may be negative, so that y does not tell where x was.
+    Saves x and the params. A slope may be negative, so y does not determine the sign of x.
 
     Args:
         params: a.
@@ -134,7 +134,7 @@ def dynamic_tanh(params: Params, x: Features) -> Features:
 
     Implementation notes:
         u is (g + g·t)·(1 − t) with g = γ·dy. In this form the compiler computes it once for both of
-        its uses; of (1 − t)·(1 + t)·g it makes two arrays, 100 MB of temporary memory at
+        its uses; from (1 − t)·(1 + t)·g it makes two arrays, 100 MB of temporary memory at
         (4096, 3072).
 
     Args:
@@ -227,7 +227,7 @@ def dynamic_tanh_bwd_examples(residuals, deltas, *, examples_axis):
 
 
 def _sum_over_places(terms, parameter, examples_axis):
-    """The sum of the terms of each example, for a parameter of each feature or for one alone."""
+    """The sum of the terms of each example, for one parameter per feature or a single one."""
     require_examples_axis(terms.ndim - 1, examples_axis)
     kept = {examples_axis} | ({terms.ndim - 1} if parameter.ndim else set())
     return sum_over_places(terms, (a for a in range(terms.ndim) if a not in kept))
@@ -240,5 +240,5 @@ def _require_features(x) -> None:
 
 
 def _over_rows(parameter, x):
-    """A parameter beside every row of x."""
+    """A parameter broadcast over the rows of x."""
     return jnp.broadcast_to(parameter, x.shape)

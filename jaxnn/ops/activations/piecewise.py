@@ -122,7 +122,7 @@ def elu(x: Elements, *, alpha: float = 1.0) -> Elements:
         y' = 1 where x > 0, else α·eˣ = y + α, with y'(0) = α by convention, so
         dx = dy where y > 0, else (y + α)·dy
 
-    Saves y: with α > 0, y > 0 exactly where x > 0, and no exponential is computed again.
+    Saves y: with α > 0, y > 0 exactly where x > 0, and no exponential is recomputed.
 
     Args:
         x: the input.
@@ -180,7 +180,7 @@ def selu(x: Elements) -> Elements:
         y' = λ where x > 0, else λ·α·eˣ = y + λ·α, with y'(0) = λ·α by convention, so
         dx = λ·dy where y > 0, else (y + λ·α)·dy
 
-    Saves y: y > 0 exactly where x > 0, and no exponential is computed again.
+    Saves y: y > 0 exactly where x > 0, and no exponential is recomputed.
 
     Raises:
         TypeError: x is not floating point.
@@ -224,8 +224,8 @@ def celu(x: Elements, *, alpha: float = 1.0) -> Elements:
 
     There is no kink: y' is 1 on both sides of 0.
 
-    Saves y: with α > 0, y > 0 exactly where x > 0, and no exponential is computed again. With
-    α < 2⁻¹⁰, of which float16 would hold too few digits in y, it saves x and recomputes e^(x/α).
+    Saves y: with α > 0, y > 0 exactly where x > 0, and no exponential is recomputed. With
+    α < 2⁻¹⁰, for which y has too few digits in float16, it saves x and recomputes e^(x/α).
 
     Args:
         x: the input.
@@ -363,7 +363,7 @@ def hard_swish(x: Elements) -> Elements:
         y' = h + x·h' = 0 where x ≤ −3, 1 where x ≥ 3, else (x + 3)/6 + x/6 = (x + 1.5)/3, so
         dx = y'·dy
 
-    Saves x: y falls and rises again, so x cannot be read off it.
+    Saves x: y is not monotonic, so it does not determine x.
 
     Raises:
         TypeError: x is not floating point.
@@ -405,7 +405,7 @@ def hard_tanh(x: Elements, *, low: float = -1.0, high: float = 1.0) -> Elements:
         y' = 1 where low ≤ x ≤ high, else 0; 1 on the edges is the convention of `jnp.clip`, so
         dx = dy where low ≤ x ≤ high, else 0
 
-    Saves x: y does not tell x on an edge from x beyond it.
+    Saves x: y is the same for an x on an edge and for one beyond it.
 
     Args:
         x: the input.
@@ -500,7 +500,7 @@ def soft_shrink(x: Elements, *, threshold: float = 0.5) -> Elements:
         y' = 1 where |x| > λ, else 0, with y'(±λ) = 0 by convention, so
         dx = dy where |x| > λ, else 0
 
-    Saves x: a difference x − λ that is smaller than half precision holds would round to 0.
+    Saves x: in half precision a tiny difference x − λ would round to 0.
 
     Args:
         x: the input.
@@ -604,7 +604,7 @@ def threshold(x: Elements, *, threshold: float, value: float) -> Elements:
         y' = 1 where x > θ, else 0, with y'(θ) = 0 by convention (y may jump there), so
         dx = dy where x > θ, else 0
 
-    Saves x: the value may be above θ, so that y does not tell where x was.
+    Saves x: the value may be above θ, so y does not tell whether x is.
 
     Args:
         x: the input.
@@ -650,7 +650,7 @@ _LEAST_ALPHA = 2.0**-10
 
 
 def _exponent(x, alpha):
-    """x/α where x ≤ 0, down to −1000, where e to it is 0 in every dtype; 0 where x > 0."""
+    """x/α where x ≤ 0, bounded by −1000, whose exponential is 0 in every dtype; 0 where x > 0."""
     alpha = representable(alpha, x.dtype)
     least = -representable(1000 * alpha, x.dtype)
     return jnp.maximum(jnp.where(x > 0, 0, x), least) / alpha

@@ -66,7 +66,7 @@ def sigmoid(x: Elements) -> Elements:
         y' = e⁻ˣ/(1 + e⁻ˣ)² = y·(1 − y), so
         dx = y·(1 − y)·dy
 
-    Saves y: y' is a polynomial in it, while x would cost the exponential again.
+    Saves y: y' is a polynomial in it, while from x the exponential would be recomputed.
 
     Raises:
         TypeError: x is not floating point.
@@ -107,7 +107,7 @@ def tanh(x: Elements) -> Elements:
         y' = ((eˣ + e⁻ˣ)² − (eˣ − e⁻ˣ)²)/(eˣ + e⁻ˣ)² = 1 − y², so
         dx = (1 − y²)·dy = (1 − y)·(1 + y)·dy
 
-    The product does not lose digits near |y| = 1, where y² would be rounded first.
+    The product keeps its digits near |y| = 1, where y² would be rounded first.
 
     Saves y: y' is a polynomial in it.
 
@@ -115,7 +115,7 @@ def tanh(x: Elements) -> Elements:
         TypeError: x is not floating point.
 
     Reference: S. Shamsi, "Neural Nets From Scratch", SHALA 2020, slide "Tanh"; the quotient of
-    exponentials printed there overflows at |x| = 1000, `jnp.tanh` does not.
+    exponentials printed there overflows at |x| = 1000; `jnp.tanh` does not.
 
     Example:
         >>> print(jaxnn.tanh(jnp.array([0.0, 1000.0])))
@@ -154,7 +154,7 @@ def softplus(x: Elements, *, beta: float = 1.0) -> Elements:
     σ(β·x) is e/(1 + e) for x < 0 and 1/(1 + e) for x > 0, with the e = e^(−β·|x|) of the forward:
     no exponential of a positive number, and all digits at both ends.
 
-    Saves x: 1 − e^(−β·y) would do with y, but loses its digits where y is small.
+    Saves x: 1 − e^(−β·y) needs only y, but loses its digits where y is small.
 
     Args:
         x: the input.
@@ -214,7 +214,7 @@ def log_sigmoid(x: Elements) -> Elements:
     y = min(0, x) − log(1 + e) and σ(−x) is 1/(1 + e) for x < 0 and e/(1 + e) for x > 0, with
     e = e^(−|x|), as in `softplus`.
 
-    Saves x: 1 − eʸ would do with y, but loses its digits where y is near 0.
+    Saves x: 1 − eʸ needs only y, but loses its digits where y is near 0.
 
     Raises:
         TypeError: x is not floating point.
@@ -253,18 +253,18 @@ def squareplus(x: Elements, *, b: float = 4.0) -> Elements:
         x, y, dx, dy: any, all the same
 
     With c = √b and r = √(x² + c²), y falls towards 0 like b/(4·|x|) for x → −∞, where the sum
-    cancels; there it is c·(c/(r + |x|))/2.
+    cancels; there y is computed as c·(c/(r + |x|))/2.
 
     Backward:
         y' = (1 + x/r)/2 = y/r, so
         dx = (1 − h)·dy where x > 0, else h·dy,   h = (c/r)·(c/(r + |x|))/2 = y'(−|x|)
 
-    Saves x: y → 0 holds too few digits of x < 0. r is recomputed, from the larger of |x| and c,
-    because squares overflow.
+    Saves x: a y near 0 holds too few digits of x < 0. r is recomputed, from the larger of |x| and
+    c, because squares overflow.
 
     Implementation notes:
-        A barrier keeps the compiler from storing r where it sees forward and backward at once; see
-        `recomputing`.
+        A barrier keeps the compiler from storing r when it compiles forward and backward together;
+        see `recomputing`.
 
     Args:
         x: the input.
@@ -367,8 +367,8 @@ def tanh_shrink(x: Elements) -> Elements:
         dx = tanh² x·dy
 
     Near 0 the difference cancels, y = x³/3 − …; where |x| < 1 it is a quotient of polynomials, from
-    the continued fraction tanh x = x/(1 + x²/(3 + x²/(5 + …))) cut off after the 17: right to 2 ulp
-    in float64.
+    the continued fraction tanh x = x/(1 + x²/(3 + x²/(5 + …))) truncated after the 17: accurate to
+    2 ulp in float64.
 
     Saves x: x − y, which is tanh x, has too few digits where x is large.
 
@@ -414,7 +414,7 @@ def silu(x: Elements) -> Elements:
         y' = s + x·s·(1 − s) = s·(1 + x·(1 − s)), so
         dx = s·(1 + x·(1 − s))·dy
 
-    Saves x: y falls and rises again, so x cannot be read off it; s is recomputed.
+    Saves x: y is not monotonic, so it does not determine x; s is recomputed.
 
     Raises:
         TypeError: x is not floating point.
@@ -456,10 +456,10 @@ def quick_gelu(x: Elements) -> Elements:
         y' = s + x·a·s·(1 − s) = s·(1 + a·x·(1 − s)), so
         dx = s·(1 + a·x·(1 − s))·dy
 
-    Beyond |x| = 1000, where s is 0 or 1 even in float64, a·x is taken at 1000, so that it does not
+    Beyond |x| = 1000, where s is 0 or 1 even in float64, a·x is evaluated at 1000 to avoid
     overflow.
 
-    Saves x: y falls and rises again, so x cannot be read off it; s is recomputed.
+    Saves x: y is not monotonic, so it does not determine x; s is recomputed.
 
     Raises:
         TypeError: x is not floating point.
@@ -505,10 +505,10 @@ def mish(x: Elements) -> Elements:
         y' = w + x·w', so
         dx = (w + x·w')·dy
 
-    Beyond x = 20, where w is 1 and x·w' is 0 to the last digit, both are taken at 20: e² must not
-    overflow.
+    Beyond x = 20, where w is 1 and x·w' is 0 to the last digit, both are evaluated at 20, because
+    e² would overflow.
 
-    Saves x: y falls and rises again, so x cannot be read off it.
+    Saves x: y is not monotonic, so it does not determine x.
 
     Raises:
         TypeError: x is not floating point.
@@ -560,12 +560,12 @@ def gelu(x: Elements, *, approximate: bool = True) -> Elements:
         Φ'(x) = Φ·(1 − Φ)·2·u',   u' = √(2/π)·(1 + 3·0.044715·x²)
 
     Below x = −5 or so ½·(1 + tanh u) loses all its digits in float32; σ(2·u) loses none. Beyond
-    |x| = 40, where Φ is 0 or 1 and Φ' is 0 even in float64, x² and x³ are taken at 40: they must
-    not overflow.
+    |x| = 40, where Φ is 0 or 1 and Φ' is 0 even in float64, x² and x³ are evaluated at 40, because
+    they would overflow.
 
-    Saves x and y: Φ(x) = y/x, while a σ or an error function would cost more than to read y,
-    which the next layer saves as its input anyway. Near 0, where |x|³ is below the rounding of
-    a 1, Φ(x) is ½ + x/√(2π) to the last digit; y/x would be 0/0.
+    Saves x and y: Φ(x) = y/x, while a σ or an error function would cost more than reading y,
+    which the next layer saves as its input anyway. Near 0, where |x|³ is below the rounding error
+    of 1, Φ(x) is ½ + x/√(2π) to the last digit; y/x would be 0/0.
 
     Args:
         x: the input.
@@ -634,7 +634,7 @@ _TANH_SHRINK = (
     (44, 12870, 810810, 11486475),
     (45, 13860, 945945, 16216200, 34459425),
 )
-"""Numerator and denominator of (x − tanh x)/x³, in powers of x² that fall; see `tanh_shrink`."""
+"""Numerator and denominator of (x − tanh x)/x³, in falling powers of x²; see `tanh_shrink`."""
 
 
 def _polynomial(coefficients, x):
@@ -646,7 +646,7 @@ def _polynomial(coefficients, x):
 
 
 def _exp_of_minus(x, beta):
-    """e^(−β·|x|), of which the exponent does not overflow; see `softplus`."""
+    """e^(−β·|x|), whose exponent does not overflow; see `softplus`."""
     size = jnp.abs(x)
     if beta != 1:
         beta = representable(beta, x.dtype)

@@ -21,7 +21,7 @@ Rows = Float[Array, "..."]
 
 
 class SoftmaxResiduals(NamedTuple):
-    """The probabilities, and the mask if there is one."""
+    """The probabilities, and the mask if any."""
 
     p: Logits
     where: Mask | None
@@ -62,12 +62,12 @@ def softmax(x: Logits, where: Mask | None = None, *, axis: Axes = -1) -> Logits:
 
     One product and one sum for each row: the K×K Jacobian is never built.
 
-    Saves p, the output: everything above is written in it. Sums run in at least float32.
+    Saves p, the output, on which alone the Jacobian depends. Sums run in at least float32.
 
     Implementation notes:
         The sum is negated while it is one number for each row, which lets the compiler add it in
         one pass over dp and p. The maximum starts at the least finite number, so that no row
-        measures −∞ from −∞.
+        computes −∞ − (−∞).
 
     Args:
         x: the logits.
@@ -140,7 +140,7 @@ def log_softmax(x: Logits, where: Mask | None = None, *, axis: Axes = -1) -> Log
         dxⱼ = Σᵢ dyᵢ·(δᵢⱼ − pⱼ) = dyⱼ − pⱼ·Σᵢ dyᵢ
     where p = e/Σe with the e = e^(x − max x) of the forward.
 
-    Saves the e, and their sum in at least float32: with the output alone, p = eʸ would cost the
+    Saves the e, and their sum in at least float32: from the output alone, p = eʸ would take the
     exponentials again and, in half precision, lose digits.
 
     Implementation notes:
@@ -212,21 +212,21 @@ def logsumexp(
         where: booleans that broadcast to x
 
     Entries where the mask is false are dropped: they take no part in the sum and their dx is 0,
-    whatever x holds there. A row without any entry above −∞, an empty one too, has y = −∞ and
+    whatever x holds there. A row without any entry above −∞, even an empty one, has y = −∞ and
     dx = 0.
 
     Backward, from ⟨dy, ẏ⟩ with ẏ = Σⱼ e^(xⱼ)·ẋⱼ/Σᵢ e^(xᵢ) = Σⱼ pⱼ·ẋⱼ and p the softmax of x:
         dx = p·dy
 
     Saves its arguments, and the maximum m and Σ e^(x − m) of each row, from which p follows with
-    one exponential and no further sum. They are saved apart, because e^(x − y) would round as
+    one exponential and no further sum. They are saved separately, because e^(x − y) would round as
     coarsely as a large y does.
 
     Args:
         x: the exponents.
         where: optional, the entries to include.
         axis: the axis to sum over, or a tuple of axes.
-        keepdims: whether these axes stay, with size 1.
+        keepdims: whether to keep these axes, with size 1.
 
     Raises:
         TypeError: x is not floating point, where does not hold booleans, axis holds something

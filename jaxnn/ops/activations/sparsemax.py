@@ -27,18 +27,18 @@ class SparsemaxResiduals(NamedTuple):
 def sparsemax(x: Logits, *, axis: int = -1) -> Logits:
     """Sparsemax along one axis, pᵢ = max(0, xᵢ − τ) with the τ for which Σᵢ pᵢ = 1.
 
-    It is the Euclidean projection of x onto the probability simplex: unlike those of `softmax`,
-    most probabilities are exactly 0.
+    It is the Euclidean projection of x onto the probability simplex. Unlike with `softmax`, most
+    probabilities are exactly 0.
 
     Shapes:
         x, p, dx, dp: any, all the same
 
-    An entry −∞ has p = 0, and a row without any entry above −∞ has p = 0 and dx = 0.
+    An entry of −∞ has p = 0, and a row without any entry above −∞ has p = 0 and dx = 0.
 
     Backward, from τ = (Σ_S xⱼ − 1)/|S| with the support S, where p > 0:
         ṗᵢ = ẋᵢ − Σ_S ẋⱼ/|S| on S, else 0; that map is symmetric, so
         dxᵢ = dpᵢ − Σ_S dpⱼ/|S| on S, else 0
-    At the edge of the support, xᵢ = τ, the derivative is 0 by convention, as relu'(0).
+    At the edge of the support, xᵢ = τ, the derivative is 0 by convention, like relu'(0).
 
     Saves p, the output, whose positive entries are the support.
 
@@ -46,10 +46,10 @@ def sparsemax(x: Logits, *, axis: int = -1) -> Logits:
         With u = x − max x + 1, p = max(0, u − t) where t solves Σᵢ max(0, uᵢ − t) = 1, which
         Newton's method finds from t = 0 without sorting: every step is the t of the entries above
         the last one, which never passes the solution. Each divides the product of the function's
-        value, at most K, and its slope, at most K, by 4 or more, so a number of steps that depends
-        on K and the dtype alone suffices, and no device waits for the rows of another. Since u is 1
-        at the maximum, Σ_S u − 1 is the sum over the other entries, without cancellation. On a GPU
-        the steps are unrolled: 2048 rows of 1024 logits take .26 ms, and .59 ms in a loop.
+        value, at most K, and its slope, at most K, by 4 or more, so the number of steps depends on
+        K and the dtype alone, and no device waits for the rows of another. Since u is 1 at the
+        maximum, Σ_S u − 1 is the sum over the other entries, without cancellation. On a GPU the
+        steps are unrolled: 2048 rows of 1024 logits take .26 ms, and .59 ms in a loop.
 
     Args:
         x: the logits.

@@ -34,7 +34,7 @@ ClassWeights = Float[Array, "K"]
 
 
 class HingeResiduals(NamedTuple):
-    """Where the gradient goes, and how much: 0 where the margin is met."""
+    """The two classes of each row with a gradient, and its size: 0 where the margin is met."""
 
     labels: Labels
     rival: Integer[Array, "*N"]
@@ -43,7 +43,7 @@ class HingeResiduals(NamedTuple):
 
 
 class AllRivalsResiduals(NamedTuple):
-    """The arguments: every rival has a slope of its own."""
+    """The arguments: every rival has its own slope."""
 
     scores: Classes
     labels: Labels
@@ -77,7 +77,7 @@ def multiclass_hinge(
 ) -> Losses:
     """Multiclass hinge loss of each example, L = max(0, m + maxₖ≠c xₖ − x_c).
 
-    By default the maximum over the wrong classes counts, the strongest rival of the class c. With
+    By default only the maximum over the wrong classes counts, the strongest rival of class c. With
     `rivals="all"` it is the sum over them, L = Σₖ≠c max(0, m + xₖ − x_c), without a factor 1/K.
     With `power=2` every max(0, ·) is squared, without a factor ½. Without a rival (K = 1) the loss
     is 0.
@@ -91,28 +91,27 @@ def multiclass_hinge(
     Backward, from ⟨dL, L̇⟩ with r the first of the strongest rivals, or with every rival r:
         L̇ = ẋ_r − ẋ_c where m + x_r − x_c is above 0, else 0, and 0 at 0 by convention, so
         dx_r = dL,   dx_c = −dL where L > 0;   all else is 0
-    With every rival, dx_c is the sum of these. With power 2 each is times 2·(m + x_r − x_c).
+    With every rival, dx_c is the sum of these. With power 2 each is multiplied by
+    2·(m + x_r − x_c).
 
-    Saves two classes and a slope for each row, and none of the scores; with every rival, the
-    arguments.
+    Saves two classes and a slope for each row, not the scores; with every rival, the arguments.
 
     Implementation notes:
         The maximum is taken over the scores with the least finite number in place c: −∞ would
-        raise under `jax_debug_infs`. r is the least number among the classes that attain it, found
-        as a float32, which counts to 2²⁴: the compiler finds it several times faster than by an
-        argmax.
+        raise under `jax_debug_infs`. r is the first class that attains it, found as a minimum of
+        indices in float32, which is exact up to 2²⁴: that is several times faster than an argmax.
 
     Args:
         scores: x.
         labels: c.
         margin: m, at least 0.
-        rivals: "strongest", the rival with the largest score alone, or "all".
+        rivals: "strongest", only the rival with the largest score, or "all".
         power: 1 or 2, the exponent of max(0, ·).
 
     Raises:
         TypeError: scores are not floating point, or labels are not integers.
-        ValueError: the shapes do not fit, the margin is negative, rivals or power is something
-            else, or a label is out of range (under `jit`, where labels are not known, such a row
+        ValueError: the shapes do not fit, the margin is negative, rivals or power has an unknown
+            value, or a label is out of range (under `jit`, where labels are not known, such a row
             gives NaN).
 
     Reference: K. Crammer and Y. Singer, "On the Algorithmic Implementation of Multiclass
@@ -220,7 +219,7 @@ def negative_log_likelihood(
         dt = −v ⊙ l·dL
         dv = −Σₙ t ⊙ l·dL
 
-    Saves the labels, and with class weights the label's entry of each row; with a distribution, the
+    Saves the labels, and with class weights the entry at each row's label; with a distribution, the
     arguments.
 
     Args:
@@ -271,7 +270,7 @@ def negative_log_likelihood_row_weights(
 def negative_log_likelihood_fwd(
     log_probabilities, target, class_weights=None, *, ignore_label=None
 ):
-    """L = −Σₖ vₖ·tₖ·lₖ; of labels, the one term that is not 0."""
+    """L = −Σₖ vₖ·tₖ·lₖ; for labels, its one nonzero term."""
     n_classes = log_probabilities.shape[-1]
     if is_labels(target):
         of_label, kept = at_label(log_probabilities, target), None
@@ -314,7 +313,7 @@ def negative_log_likelihood_bwd(residuals, dy, *, ignore_label=None):
 
 
 def _missing(scores, labels, margin):
-    """How much each rival misses the margin by, and 0 for the label."""
+    """The amount by which each rival misses the margin, and 0 for the label."""
     of_label = at_label(scores, labels)[..., None]
     missing = margin + scores - of_label
     is_met = one_hot(labels, scores.shape[-1]) | (missing <= 0)
@@ -326,7 +325,7 @@ def _no_rows(rows):
 
 
 def _of_rows_that_count(rows, labels, n_classes, ignore_label):
-    """NaN in the rows of labels out of range, and 0 in those to be ignored."""
+    """The rows, NaN where the label is out of range and 0 where it is ignored."""
     rows = nan_out_of_range(rows, labels, n_classes, ignore_label)
     return rows if ignore_label is None else without_ignored(rows, labels, ignore_label)
 

@@ -1,4 +1,4 @@
-"""Contrastive losses: each example is the class of its own partner."""
+"""Contrastive losses: the class of each example is its partner."""
 
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ Row = Float[Array, "..."]
 
 
 class Lengths(NamedTuple):
-    """What normalises each row: a direction is x/size·shrink."""
+    """The two factors that normalise each row: a direction is x/size·shrink."""
 
     size: Row
     shrink: Row
@@ -55,7 +55,7 @@ class NtXentResiduals(NamedTuple):
 
 @op
 def info_nce(queries: Vectors, keys: Vectors, *, temperature: float = 0.1) -> Losses:
-    """InfoNCE loss of each query: the cross-entropy of finding its own key among all keys.
+    """InfoNCE loss of each query: the cross-entropy of its key among all keys.
 
     L = −log pₙₙ with p = softmax(s) along the keys and the similarities sₙₘ = ⟨uₙ, vₘ⟩/τ of the
     directions u = q/‖q‖ and v = k/‖k‖. No 1/N, and no sum over the other direction: for CLIP's
@@ -73,9 +73,9 @@ def info_nce(queries: Vectors, keys: Vectors, *, temperature: float = 0.1) -> Lo
         du = ds·v/τ         dv = dsᵀ·u/τ
         dq = (du − u·⟨u, du⟩)/‖q‖,   dk = (dv − v·⟨v, dv⟩)/‖k‖
 
-    Saves u and v in place of its arguments, two numbers for the length of each, and three for each
-    row of s: s itself is never held at once for many examples, see `linear_softmax_cross_entropy`.
-    On several devices, forward and backward share the v that is gathered from them.
+    Saves u and v instead of its arguments, two numbers for the length of each, and three for each
+    row of s: with many examples s is never held at once, see `linear_softmax_cross_entropy`. On
+    several devices, forward and backward share the gathered v.
 
     Args:
         queries: q.
@@ -124,7 +124,7 @@ def info_nce_fwd(queries, keys, *, temperature=0.1):
 @info_nce.backward
 @wide
 def info_nce_bwd(residuals, dy, *, temperature=0.1):
-    """du = ds·v/τ, dv = dsᵀ·u/τ, and what of them turns q and k."""
+    """du = ds·v/τ, dv = dsᵀ·u/τ, and their components that turn q and k."""
     u, w, of_queries, of_keys, *sums = residuals
     of_layer = LinearSoftmaxResiduals({"w": w}, u, _labels(u), None, *sums)
     dparams, du, *_ = linear_softmax_cross_entropy_bwd(of_layer, dy, chunk=_chunk(u))
@@ -154,11 +154,11 @@ def nt_xent(first: Vectors, second: Vectors, *, temperature: float = 0.5) -> Los
         du = (ds + dsᵀ)·u/τ        every view is a row of s and a column
         dz = (du − u·⟨u, du⟩)/‖z‖
 
-    Saves u in place of its arguments, two numbers for the length of each view, and three for each
-    row of s. s is a product, which costs less to recompute than to save its 4·N² numbers.
+    Saves u instead of its arguments, two numbers for the length of each view, and three for each
+    row of s. Recomputing the product s costs less than saving its 4·N² numbers.
 
     Implementation notes:
-        The rows of s are stacked by view: to concatenate them would move a batch that is spread
+        The rows of s are stacked by view: concatenating them would move a batch that is sharded
         over several devices.
 
     Args:
@@ -216,7 +216,7 @@ def nt_xent_fwd(first, second, *, temperature=0.5):
 @nt_xent.backward
 @wide
 def nt_xent_bwd(residuals, dy, *, temperature=0.5):
-    """du = (ds + dsᵀ)·u/τ, and what of it turns the views."""
+    """du = (ds + dsᵀ)·u/τ, and its components that turn the views."""
     u, of_first, of_second, maximum, others, of_partner = residuals
     similarities, itself, partners = _views(u, temperature)
     partner = one_hot(partners, similarities.shape[-1])
@@ -238,7 +238,7 @@ def _require_pairs(temperature, **arrays):
 
 
 def _direction(x):
-    """x/‖x‖ as the definitions have it, or 0 where that is not defined."""
+    """x/‖x‖ for the definitions, or 0 where that is not defined."""
     size = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0))
     is_zero = size == 0
     scaled = x / jnp.where(is_zero, 1, size)
@@ -270,17 +270,17 @@ def _turned(direction, lengths: Lengths, d):
 
 
 def _labels(u):
-    """The key of each query: its own."""
+    """The key of each query: the one with the same index."""
     return jnp.arange(u.shape[0], dtype=jnp.int32)
 
 
 def _chunk(u):
-    """All keys at once where their number is not known."""
+    """The chunk size: all keys at once if their number is not known."""
     return u.shape[0] if is_symbolic_dim(u.shape[0]) else None
 
 
 def _views(u, temperature):
-    """The similarities of each view to all views, where it meets itself, and its partner."""
+    """The similarities of each view to all views, the mask of itself, and its partner's index."""
     n = u.shape[1]
     similarities = contract(u, u.reshape(-1, u.shape[2]), [2], [1])
     similarities = similarities / representable(temperature, u.dtype)

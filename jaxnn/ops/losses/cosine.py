@@ -74,8 +74,8 @@ def cosine_similarity(a: Components, b: Components, *, eps: float = 1e-8) -> Los
     Saves its arguments and six numbers a row, from which u and v follow without another sum.
 
     Args:
-        a: the one vector.
-        b: the other.
+        a: the first vector.
+        b: the second vector.
         eps: ε, the least norm, at least 0.
 
     Raises:
@@ -118,7 +118,7 @@ def cosine_similarity_bwd(residuals, dy, *, eps=1e-8):
 
 @op
 def cosine_embedding(prediction: Pair, target: Signs, *, margin: float = 0.0) -> Losses:
-    """Cosine embedding loss of each example: similar pairs turn together, the others apart.
+    """Cosine embedding loss of each example: pulls similar pairs together and others apart.
 
     L = 1 − cos(a, b) where t = 1, and max(0, cos(a, b) − m) where t = −1, with
     cos(a, b) = ⟨a, b⟩/(‖a‖·‖b‖), 0 where a vector is zero.
@@ -151,7 +151,7 @@ def cosine_embedding(prediction: Pair, target: Signs, *, margin: float = 0.0) ->
             an integer target is neither −1 nor 1 (under `jit`, where it is not known, that example
             gives NaN).
 
-    Reference: PyTorch's cosine_embedding_loss, which adds 1e-12 to the squares of the norms.
+    Reference: PyTorch's cosine_embedding_loss, which adds 1e-12 to the squared norms.
 
     Example:
         >>> pair = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([[0.0, 3.0], [0.0, 2.0]])
@@ -201,7 +201,7 @@ def cosine_embedding_bwd(residuals, dy, *, margin=0.0):
 
 
 def _unit(x, eps):
-    """x/max(‖x‖, ε) as the definition has it, or 0 where that is not defined."""
+    """x/max(‖x‖, ε) for the definition, or 0 where that is not defined."""
     size = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0))
     is_zero = size == 0
     size = jnp.where(is_zero, 1, size)
@@ -212,7 +212,7 @@ def _unit(x, eps):
 
 
 def _angle(a, b) -> tuple[Row, Angle]:
-    """⟨u, v⟩, and the numbers that it is made of."""
+    """⟨u, v⟩, and the numbers from which it is computed."""
     (a_size, a_shrink), (b_size, b_shrink) = _size_and_shrink(a), _size_and_shrink(b)
     u, v = a / a_size * a_shrink, b / b_size * b_shrink
     cosine = jnp.sum(u * v, axis=-1, keepdims=True)

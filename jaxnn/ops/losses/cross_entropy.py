@@ -1,4 +1,4 @@
-"""Cross-entropies of probabilities, and of the logits of independent yes-or-no outputs."""
+"""Cross-entropies of probabilities, and of the logits of independent binary outputs."""
 
 import math
 from typing import NamedTuple
@@ -31,7 +31,7 @@ from jaxnn.ops._common.validation import require_floating
 
 
 class CrossEntropyResiduals(NamedTuple):
-    """Both arguments: each gradient is a function of the one and of the other."""
+    """Both arguments: each gradient is a function of both."""
 
     prediction: Classes
     target: Target | Answers
@@ -109,7 +109,7 @@ def cross_entropy_row_weights(probabilities, target, *, ignore_label=None):
 
 @cross_entropy.forward
 def cross_entropy_fwd(probabilities, target, *, ignore_label=None):
-    """L = −Σₖ tₖ·log pₖ; of labels, the one term that is not 0."""
+    """L = −Σₖ tₖ·log pₖ; for labels, its one nonzero term."""
     p = probabilities
     if is_labels(target):
         losses = -_log(at_label(p, target))
@@ -135,7 +135,7 @@ def cross_entropy_bwd(residuals, dy, *, ignore_label=None):
 def binary_cross_entropy(probabilities: Classes, target: Answers) -> Losses:
     """Binary cross-entropy of each example, L = −Σₖ (tₖ·log pₖ + (1 − tₖ)·log(1 − pₖ)).
 
-    No 1/K and no 1/N: K independent yes-or-no outputs are summed.
+    No 1/K and no 1/N: the losses of K independent binary outputs are summed.
 
     Shapes:
         N batch, any number of axes or none; K outputs of one example
@@ -156,9 +156,9 @@ def binary_cross_entropy(probabilities: Classes, target: Answers) -> Losses:
     Saves its arguments: a logarithm is cheaper to recompute than to write and read again.
 
     Implementation notes:
-        The tangents' terms are 0 inside. The forward adds them by a choice that is the last step
-        before the sum, which makes the compiler compute a term in one pass and store no array of
-        logarithms. The backward recomputes both logarithms, see `recomputed`.
+        The tangent terms are 0 inside. The forward adds them with a `where` that is the last step
+        before the sum, so the compiler computes a term in one pass and stores no array of
+        logarithms. The backward recomputes both logarithms; see `recomputed`.
 
     Raises:
         TypeError: probabilities are not floating point, or the target is complex.
@@ -206,8 +206,8 @@ def sigmoid_cross_entropy(
 ) -> Losses:
     """Binary cross-entropy of σ(logits), one value per example, from the logits themselves.
 
-    L = −Σₖ (wₖ·tₖ·log σ(xₖ) + (1 − tₖ)·log σ(−xₖ)), where w weighs a yes, 1 by default; no 1/K,
-    no 1/N.
+    L = −Σₖ (wₖ·tₖ·log σ(xₖ) + (1 − tₖ)·log σ(−xₖ)), where w weights positive targets, 1 by default;
+    no 1/K, no 1/N.
 
     Shapes:
         N batch, any number of axes or none; K outputs of one example
@@ -303,7 +303,7 @@ def sigmoid_cross_entropy_bwd(residuals, dy):
 @sigmoid_cross_entropy.hessian_root
 @wide
 def sigmoid_cross_entropy_hessian_root(residuals):
-    """∂²L/∂x² = diag(v·σ(1 − σ)) with v = t·w + 1 − t, w the weight of the positive answers."""
+    """∂²L/∂x² = diag(v·σ(1 − σ)) with v = t·w + 1 − t, w the weight of positive targets."""
     logits, target, pos_weight = residuals
     t = target.astype(logits.dtype)
     v = 1 if pos_weight is None else t * jnp.broadcast_to(pos_weight, t.shape) + (1 - t)
@@ -321,7 +321,7 @@ def _summed_to(array, shape):
 
 
 def _log_and_its_tangent(p):
-    """log p, and its tangent below ε, as the definitions have it."""
+    """log p, and its tangent below ε, for the definitions."""
     smallest = max(float(jnp.finfo(p.dtype).tiny), float(jnp.finfo(jnp.float32).tiny))
     below = p < smallest
     tangent = math.log(smallest) + p / smallest - 1
@@ -329,7 +329,7 @@ def _log_and_its_tangent(p):
 
 
 def _of_rows_that_count(rows, labels, n_classes, ignore_label):
-    """NaN in the rows of labels out of range, and 0 in those to be ignored."""
+    """The rows, NaN where the label is out of range and 0 where it is ignored."""
     rows = nan_out_of_range(rows, labels, n_classes, ignore_label)
     return rows if ignore_label is None else without_ignored(rows, labels, ignore_label)
 
@@ -345,7 +345,7 @@ def _log_inside(p):
 
 
 def _beyond(p):
-    """How far the tangent at ε descends below log ε, and 0 from ε on."""
+    """The distance of the tangent at ε below log ε; 0 from ε on."""
     smallest = _smallest(p)
     return jnp.minimum(p, smallest) / smallest - 1
 

@@ -28,7 +28,7 @@ Losses = Float[Array, "*N"]
 class CTCResiduals(NamedTuple):
     """The arguments, the normalisers of each frame, and α before each frame and after the last.
 
-    There are no normalisers where the op is given log-probabilities.
+    There are no normalisers if the op is given log-probabilities.
     """
 
     logits: Logits
@@ -52,22 +52,22 @@ def ctc_loss(
     zero_infinity: bool = False,
     log_probabilities: bool = False,
 ) -> Losses:
-    """Connectionist temporal classification: −log p(labels) summed over all alignments.
+    """Connectionist temporal classification: −log p(labels), with p summed over all alignments.
 
-    An alignment names a class for each frame: the labels in their order, each for one frame or
-    more, with blanks anywhere, and at least one between two labels that are equal. Its probability
-    is the product over the frames of softmax(x), or of eˣ where x holds log-probabilities.
+    An alignment assigns a class to each frame: the labels in their order, each for one or more
+    frames, with blanks anywhere and at least one blank between two equal labels. Its probability
+    is the product over the frames of softmax(x), or of eˣ if x holds log-probabilities.
 
     Shapes:
         N batch, any number of axes or none; T frames; K classes with the blank; S labels
         logits x, dx: (N, T, K)
         labels:  (N, S), integers 0 … K − 1 other than the blank
-        logit_lengths: (N,), how many of the T frames count; by default all
-        label_lengths: (N,), how many of the S labels count; by default all
+        logit_lengths: (N,), the number of the T frames that count; by default all
+        label_lengths: (N,), the number of the S labels that count; by default all
         L, dL:   (N,)
 
-    The padding, the frames and labels past the lengths, may hold anything: NaN, infinity, any
-    integer. It has no influence, and its gradient is 0.
+    The padding (frames and labels past the lengths) may hold anything: NaN, infinity, any integer.
+    It has no influence, and its gradient is 0.
 
     The states z are the labels with a blank before, between and after: 2·S + 1. α_t(s) is the
     log-probability of the alignments of the first t frames that end in state s, ⊕ the logarithm
@@ -83,23 +83,23 @@ def ctc_loss(
         γ_{t−1}(s) = Σ_{s'} γ_t(s')·(the share of α_{t−1}(s) in α_t(s')),   s' = s, s + 1, s + 2
     and, from ∂log p_t(z)/∂x_tk = [z = k] − p_tk,
         dx_tk = (p_tk·Σₛ γ_t(s) − Σ_{s: z_s = k} γ_t(s))·dL,   p − γ in short
-    With log-probabilities log p_t(z) = x_tz, which leaves −γ:
+    With log-probabilities, log p_t(z) = x_tz and only −γ remains:
         dx_tk = −Σ_{s: z_s = k} γ_t(s)·dL
     This is the derivative with respect to x_tk alone. PyTorch's ctc_loss also takes
     log-probabilities, but returns p − γ for them. After a log_softmax the two have the same
     gradient with respect to the logits, because Σₖ (p − γ)_tk = 0; without one only −γ is right.
 
-    Shares are between 0 and 1 and sum to 1 whatever the size of α, which e^(α + β − log p) cannot
-    promise.
+    Shares lie between 0 and 1 and sum to 1 whatever the size of α, which e^(α + β − log p) cannot
+    guarantee.
 
     Saves its arguments, α, and two numbers per frame from which p is recomputed; with
     log-probabilities there is no p.
 
     Implementation notes:
-        The shares are computed for all frames at once, which leaves products and sums in the loop
-        of the backward. α begins with two states that nothing is in, so that its three terms are
-        slices of it: shifts would take half the time of the loop. A finite number stands for log 0,
-        so low that beside any other term e to it is 0: no intermediate result is infinite or NaN.
+        The shares are computed for all frames at once, so the loop of the backward holds only
+        products and sums. α begins with two impossible states, so that its three terms are slices
+        of it: shifts would take half the time of the loop. A finite number represents log 0, so low
+        that its exponential is 0 beside any other term: no intermediate result is infinite or NaN.
 
     Args:
         logits: x.
@@ -107,8 +107,8 @@ def ctc_loss(
         logit_lengths: optional, lengths in frames.
         label_lengths: optional, lengths in labels.
         blank_id: the class that is the blank.
-        zero_infinity: whether an example without an alignment has the loss 0 in place of +∞.
-        log_probabilities: whether x holds log-probabilities rather than logits. They are taken as
+        zero_infinity: whether an example without an alignment has the loss 0 instead of +∞.
+        log_probabilities: whether x holds log-probabilities rather than logits. They are used as
             they are: nothing is normalised.
 
     Raises:
@@ -138,7 +138,7 @@ def ctc_loss(
     s = lax.broadcasted_iota(z.dtype, z.shape, z.ndim - 1)
 
     def earlier(a, by, fill):
-        """What `a` holds so many states earlier."""
+        """The entries of `a` shifted by this many states."""
         return jnp.where(s < by, fill, jnp.roll(a, by, axis=-1))
 
     def log_sum(terms):
@@ -187,7 +187,7 @@ def _(logits, labels, logit_lengths, label_lengths, *, blank_id, zero_infinity, 
     if labels.ndim == 0 or labels.shape[:-1] != tuple(rows):
         raise ValueError(
             f"labels have shape {labels.shape} but logits have shape {logits.shape}; "
-            f"there must be one sequence of labels for each of frames, shape {(*rows, 'S')}"
+            f"labels must have one row for each sequence of frames, shape {(*rows, 'S')}"
         )
     require_lengths("logit_lengths", logit_lengths, tuple(rows), n_frames)
     require_lengths("label_lengths", label_lengths, tuple(rows), labels.shape[-1])
@@ -265,7 +265,7 @@ def ctc_loss_bwd(residuals, dy, *, blank_id=0, zero_infinity=False, log_probabil
 
 
 def _require_labels(labels, label_lengths, n_classes, blank_id):
-    """Where they are known, labels within their length are classes other than the blank."""
+    """Raise unless labels within their length, where known, are classes other than the blank."""
     if not (is_readable(labels) and is_readable(label_lengths)):
         return
     known = np.asarray(labels)
@@ -280,27 +280,27 @@ def _require_labels(labels, label_lengths, n_classes, blank_id):
         )
     if (counted & (known == blank_id)).any():
         raise ValueError(
-            f"a label is {blank_id}, which is the blank; sequences that are shorter than "
-            "others need label_lengths"
+            f"a label is {blank_id}, which is the blank; pass label_lengths if some label "
+            "sequences are shorter than others"
         )
 
 
 def _prepared(logits, labels, logit_lengths, label_lengths, blank_id):
-    """The states, where one may be skipped, the frames that count, and the label lengths."""
+    """The states, the mask of those that may be skipped to, the valid frames, the label lengths."""
     states = _states(labels, blank_id)
     counts = _counting(_wide_integers(logit_lengths), logits)
     return states, _skips(states, blank_id), counts, _wide_integers(label_lengths)
 
 
 def _wide_integers(array):
-    """Labels or lengths in at least 32 bits: narrow integers are compared modulo their width."""
+    """Labels or lengths in at least 32 bits: narrow integers compare modulo their range."""
     if array is None or array.dtype.itemsize >= 4:
         return array
     return array.astype(jnp.int32)
 
 
 def _log_0(logits):
-    """A finite number in place of log 0: beside any other logarithm, e to it is 0."""
+    """A finite number in place of log 0: beside any other logarithm, its exponential is 0."""
     return jnp.finfo(logits.dtype).min / 4
 
 
@@ -318,7 +318,7 @@ def _states(labels, blank_id):
 
 
 def _skips(states, blank_id):
-    """Where a state may be reached from the last but one: labels that differ from the last."""
+    """True where a state may be reached from two before it: its label differs from that one's."""
     return (states != blank_id) & (states != _padded(states, 2, -2, blank_id))
 
 
@@ -329,22 +329,22 @@ def _of_states(frames, states):
 
 
 def _start(emitted):
-    """α before the first frame: in the first state for certain."""
+    """α before the first frame: the first state has probability 1."""
     nowhere = jnp.full_like(emitted, _log_0(emitted), shape=emitted.shape[1:])
     first = lax.broadcasted_iota(jnp.int32, nowhere.shape, nowhere.ndim - 1) == 0
     return _padded(jnp.where(first, 0, nowhere), 2, 0, _log_0(emitted))
 
 
 def _padded(array, before, after, fill):
-    """The last axis with so many entries more, or fewer, on either side."""
+    """The array with its last axis padded, or cropped, on either side."""
     padding = [*[(0, 0, 0)] * (array.ndim - 1), (before, after, 0)]
     return lax.pad(array, jnp.asarray(fill, array.dtype), padding)
 
 
 def _ways_in(alpha, skips):
-    """log-probabilities of coming into each state by staying, by one step, by two.
+    """log-probabilities of reaching each state by staying, by one step and by two.
 
-    α begins with two states that nothing is in, so that all three are slices of it.
+    α begins with two impossible states, so that all three are slices of it.
     """
     two = alpha[..., :-2]
     two = jnp.where(jnp.broadcast_to(skips, two.shape), two, _log_0(alpha))
@@ -371,7 +371,7 @@ def _from_the_top(terms):
 
 
 def _counting(frames, logits):
-    """Which frames count, (T, N, 1), from their number; `None` where all of them do."""
+    """The mask of the valid frames, (T, N, 1), from their number; `None` if all are valid."""
     if frames is None:
         return None
     shape = (logits.shape[-2], *frames.shape, 1)
@@ -379,17 +379,17 @@ def _counting(frames, logits):
 
 
 def _counted(counts, frames):
-    """Frames (N, T, …) that count, and 0 in place of the others, whatever those hold."""
+    """The frames (N, T, …), with 0 in place of the padding."""
     return frames if counts is None else jnp.where(jnp.moveaxis(counts, 0, -2), frames, 0)
 
 
 def _where(counts, counted, otherwise):
-    """`counted` in frames that count, `otherwise` in the others."""
+    """`counted` in valid frames, `otherwise` in the padding."""
     return counted if counts is None else jnp.where(counts, counted, otherwise)
 
 
 def _ends(last, lengths):
-    """Where an alignment may end: in the blank after the last label, or in that label."""
+    """The states where an alignment may end: the blank after the last label, or that label."""
     dtype = jnp.int32 if lengths is None else lengths.dtype
     state = lax.broadcasted_iota(dtype, last.shape, last.ndim - 1)
     blank = last.shape[-1] - 1 if lengths is None else 2 * lengths[..., None]
@@ -404,7 +404,7 @@ def _at_the_ends(last, lengths):
 
 
 def _one_or_nan(like, logits, labels, frames, lengths, blank_id):
-    """1 for examples whose lengths and labels are in range, else NaN: loud, not clamped."""
+    """1 for examples whose lengths and labels are in range, else NaN."""
     *_, n_frames, n_classes = logits.shape
     labels, frames, lengths = map(_wide_integers, (labels, frames, lengths))
     wrong = (labels < 0) | (labels >= n_classes) | (labels == blank_id)

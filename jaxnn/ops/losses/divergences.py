@@ -1,4 +1,4 @@
-"""How far apart two distributions are, or the directions of two vectors."""
+"""Divergences of two distributions, and the distance between the directions of two vectors."""
 
 import math
 from typing import NamedTuple
@@ -20,7 +20,7 @@ SMALLEST = float(jnp.finfo(jnp.float32).tiny)  # below it log is continued by it
 
 
 class DivergenceResiduals(NamedTuple):
-    """Both arguments: each gradient is a function of the one and of the other."""
+    """Both arguments: each gradient is a function of both."""
 
     log_probabilities: Components
     target: Components
@@ -55,7 +55,7 @@ def kl_divergence(
         L, dL: (N,)
 
     0·log 0 = 0: below ε = 1.2e-38, the smallest normal number of float32, log t is continued by
-    its tangent, log ε + t/ε − 1, so that a share of exactly 0 has a finite gradient. A class with
+    its tangent, log ε + t/ε − 1, so that a target of exactly 0 has a finite gradient. A class with
     l = −∞ and no share in the target is omitted from the sum.
 
     Backward, from ⟨dL, L̇⟩ with log'(t) = 1/max(t, ε) and L̇ = Σₖ ∂L/∂lₖ·l̇ₖ + ∂L/∂tₖ·ṫₖ:
@@ -68,7 +68,8 @@ def kl_divergence(
     Saves its arguments: a logarithm is cheaper to recompute than to write and read again.
 
     Implementation notes:
-        Both passes are written in log t − l, which the compiler computes once where it sees both.
+        Both passes are written in terms of log t − l, which the compiler computes once when it
+        compiles both.
 
     Args:
         log_probabilities: l.
@@ -140,8 +141,8 @@ def jensen_shannon(log_probabilities: Components, log_target: Components) -> Los
         log_probabilities a = log p, log_target b = log q and their gradients: (N, K)
         L, dL: (N,)
 
-    Both distributions come as logarithms, of which −∞ is one: there the gradient is finite, and 0,
-    where that with respect to a probability of 0 would be infinite.
+    Both distributions are given by their logarithms, which may be −∞: the gradient there is 0,
+    while that with respect to a probability of 0 would be infinite.
 
     Backward, from ⟨dL, L̇⟩ with ∂L/∂p = ½·(log p − log m), because m's own variation cancels:
         da = ½·p ⊙ (a − log m)·dL
@@ -151,13 +152,14 @@ def jensen_shannon(log_probabilities: Components, log_target: Components) -> Los
     smaller −λ − d. With a the larger,
         L = Σₖ ½·p·(−λ·(1 + e^(−d)) − e^(−d)·d)
     cancels where p is near q: there it is the series Σₖ ½·p·(1 + e^(−d))·(h²/2 − h⁴/4 + h⁶/9 − …)
-    of h·tanh h − log cosh h in h = d/2, of which five terms have all digits up to d = 0.1.
+    of h·tanh h − log cosh h in h = d/2, of which five terms give all digits up to d = 0.1.
 
     Saves its arguments: the exponentials are cheaper to recompute than to write and read again.
 
     Implementation notes:
-        Logarithms are bounded by −10⁴, whose exponential is 0 in every dtype, so that nothing
-        infinite comes up. The backward shares nothing with the forward, see `recomputed`.
+        Logarithms are bounded by −10⁴, whose exponential is 0 in every dtype, so that no
+        intermediate result is infinite. The backward shares nothing with the forward; see
+        `recomputed`.
 
     Args:
         log_probabilities: a.
@@ -279,7 +281,7 @@ def cosine_distance_bwd(residuals, dy):
 
 
 def _direction(x):
-    """x/‖x‖ as the definition has it, or 0 where that is not defined."""
+    """x/‖x‖ for the definition, or 0 where that is not defined."""
     size = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0))
     is_zero = size == 0
     scaled = x / jnp.where(is_zero, 1, size)

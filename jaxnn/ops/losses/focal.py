@@ -1,4 +1,4 @@
-"""The focal loss: a binary cross-entropy in which easy outputs count little."""
+"""The focal loss: a binary cross-entropy that down-weights easy outputs."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from jaxnn.ops._common.validation import require_number
 
 
 class FocalResiduals(NamedTuple):
-    """Both arguments: each gradient is a function of the one and of the other."""
+    """Both arguments: each gradient is a function of both."""
 
     logits: Classes
     target: Answers
@@ -23,37 +23,37 @@ class FocalResiduals(NamedTuple):
 def focal_loss(
     logits: Classes, target: Answers, *, gamma: float = 2.0, alpha: float | None = None
 ) -> Losses:
-    """Focal loss of σ(logits), one value per example: easy outputs count little.
+    """Focal loss of σ(logits), one value per example, which down-weights easy outputs.
 
     L = Σₖ α·tₖ·f(xₖ) + (1 − α)·(1 − tₖ)·f(−xₖ) with f(x) = −(1 − σ(x))^γ·log σ(x); no 1/K, no 1/N.
 
     Shapes:
-        N batch, any number of axes or none; K independent yes-or-no outputs
+        N batch, any number of axes or none; K independent binary outputs
         logits x, target t and their gradients: (N, K); t may hold integers or booleans, and then
             has no gradient
         L, dL: (N,)
 
-    A target between 0 and 1 weights the loss of a yes and that of a no, as in a cross-entropy.
-    Without α both weigh 1. With γ = 0 and no α it is `sigmoid_cross_entropy`.
+    A target between 0 and 1 weights the losses of a positive and of a negative, as in a
+    cross-entropy. Without α both have weight 1. With γ = 0 and no α it is `sigmoid_cross_entropy`.
 
     Backward, from 1 − σ(x) = σ(−x), (log σ)'(x) = σ(−x) and (σ(−x)^γ)' = −γ·σ(−x)^γ·σ(x):
         f'(x) = −σ(−x)^γ·(σ(−x) − γ·σ(x)·log σ(x))
         dx = (α·t·f'(x) − (1 − α)·(1 − t)·f'(−x))·dL
         dt = (α·f(x) − (1 − α)·f(−x))·dL
 
-    The power is e^(γ·log σ(−x)): a sigmoid that has underflowed would have the slope 0·∞.
+    The power is computed as e^(γ·log σ(−x)): a sigmoid that underflows would have the slope 0·∞.
 
     Saves its arguments: the exponentials are cheaper to recompute than to write and read again.
 
     Implementation notes:
-        f(±x) come from f(|x|) and f(−|x|), which share one exponential and one logarithm. The
-        backward recomputes both, see `recomputed`.
+        f(±x) follow from f(|x|) and f(−|x|), which share one exponential and one logarithm. The
+        backward recomputes both; see `recomputed`.
 
     Args:
         logits: x.
         target: t, usually 0 or 1.
-        gamma: γ, how much easy outputs are discounted, at least 0.
-        alpha: the weight α of a yes, 0 … 1; that of a no is 1 − α.
+        gamma: γ, how strongly easy outputs are down-weighted, at least 0.
+        alpha: the weight α of positive targets, 0 … 1; that of negative ones is 1 − α.
 
     Raises:
         TypeError: logits are not floating point, or the target is complex.
@@ -113,12 +113,12 @@ def focal_loss_bwd(residuals, dy, *, gamma=2.0, alpha=None):
 
 
 def _weighted(yes, no, alpha):
-    """The shares of a yes and of a no times their weights."""
+    """The positive and the negative terms times their weights."""
     return (yes, no) if alpha is None else (alpha * yes, (1 - alpha) * no)
 
 
 def _losses(x, gamma):
-    """f(|x|) and f(−|x|): the loss where the logit leans to the right side, and to the wrong."""
+    """f(|x|) and f(−|x|): the losses of a logit with the right sign and with the wrong one."""
     size = jnp.abs(x)
     minus_log_p = jnp.log1p(jnp.exp(-size))
     minus_log_q = size + minus_log_p

@@ -29,13 +29,13 @@ class GaussianResiduals(NamedTuple):
 
 
 class FixedTargetGaussianResiduals(GaussianResiduals):
-    """The same where y holds integers or booleans, and so has no gradient."""
+    """The same if y holds integers or booleans, and so has no gradient."""
 
     __slots__ = ()
 
 
 class PoissonResiduals(NamedTuple):
-    """The arguments: each gradient is a function of one and of the other."""
+    """The arguments: each gradient is a function of both."""
 
     prediction: Components
     target: Target
@@ -61,8 +61,8 @@ def gaussian_nll(
         dy = −dμ                            e falls as y rises
         dvariance = ½·(1 − e·(e/v))/v·dL    where variance ≥ ε, else 0: L does not depend on it
 
-    PyTorch's gaussian_nll_loss has the same value, but lets the gradient of v pass below ε as well,
-    which is the gradient of another function.
+    PyTorch's gaussian_nll_loss has the same value, but passes the gradient of v to the variance
+    below ε as well, which is the gradient of another function.
 
     Saves e and the variance: two arrays instead of three.
 
@@ -161,7 +161,7 @@ def poisson_nll(
         dy = −x·dL                          or −log(x + ε)·dL
         `full` adds (log y + ½/y)·dL to dy where y > 1
 
-    Saves its arguments: each gradient is a function of one and of the other.
+    Saves its arguments: each gradient is a function of both.
 
     Args:
         prediction: x.

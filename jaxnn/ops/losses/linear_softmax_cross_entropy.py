@@ -1,4 +1,4 @@
-"""The loss of a classifier from its last layer's input, without ever building all the logits."""
+"""The loss of a classifier from its last layer's input, without building all the logits at once."""
 
 import math
 from collections.abc import Callable
@@ -43,9 +43,9 @@ Row = Float[Array, "*N"]
 
 
 class LinearSoftmaxResiduals(NamedTuple):
-    """The arguments, and three numbers of each row that give back the probabilities.
+    """The arguments, and three numbers a row from which the probabilities follow.
 
-    They are the maximum of z, the sum R of exponentials measured from it, and the label's logit.
+    They are the maximum of z, the sum R of exponentials relative to it, and the label's logit.
     """
 
     params: Params
@@ -74,8 +74,8 @@ def linear_softmax_cross_entropy(
 
     L = Σₖ vₖ·tₖ·(ℓ − zₖ) + ζ·ℓ² with the logits z = x·W + b, ℓ = log Σₖ e^zₖ, the label c,
     t = (1 − s)·δ_c + s/K and the weights v of the classes; no 1/K, no 1/N. With a softcap a, z is
-    replaced by a·tanh(z/a). It is `softmax_cross_entropy` of z, and weights and smoothing act
-    together as there: −(1 − s)·v_c·log p_c − (s/K)·Σₖ vₖ·log pₖ.
+    replaced by a·tanh(z/a). It is `softmax_cross_entropy` of z, and weights and smoothing combine
+    in the same way: −(1 − s)·v_c·log p_c − (s/K)·Σₖ vₖ·log pₖ.
 
     Shapes:
         N batch, any number of axes or none; I inputs; K classes
@@ -107,10 +107,10 @@ def linear_softmax_cross_entropy(
 
     Implementation notes:
         Each class has its own column of W, so N·K logits are never held at once: the forward pass
-        goes over chunks of classes and carries for each row the maximum so far and the sum of
-        exponentials measured from it, rescaled when the maximum grows. The backward goes over the
-        chunks again: it recomputes the logits of one, turns them into dz, and from that the
-        chunk's columns of dW and db and its share of dx. The tangent sums ⟨dz, ż⟩ over the chunks
+        loops over chunks of classes and carries for each row the maximum so far and the sum of
+        exponentials relative to it, rescaled when the maximum grows. The backward loops over the
+        chunks again: it recomputes the logits of each and turns them into dz, which gives the
+        chunk's columns of dW and db and its term of dx. The tangent sums ⟨dz, ż⟩ over the chunks
         in the same way. Products and sums of float16 and bfloat16 accumulate in float32.
 
     Args:
@@ -120,10 +120,10 @@ def linear_softmax_cross_entropy(
         class_weights: optional v, the weight of the rows of each class.
         label_smoothing: s, 0 … 1.
         ignore_label: optional, the label of rows to ignore.
-        z_loss: ζ, the weight of the squared log-sum-exp, which holds the logits near 0.
+        z_loss: ζ, the weight of the squared log-sum-exp, which keeps the logits near 0.
         softcap: optional a, a bound that the logits approach smoothly.
-        chunk: how many classes to work on at a time; by default about 2²¹ logits, on a GPU 2²⁶,
-            but at least 512 classes.
+        chunk: the number of classes to process at a time; by default that of about 2²¹ logits, on a
+            GPU 2²⁶, but at least 512 classes.
 
     Raises:
         TypeError: an array is not floating point, or labels are not integers.
@@ -173,7 +173,7 @@ def _(params, x, labels, class_weights, *, label_smoothing, ignore_label, z_loss
     require_linear(params, x)
     n_classes = params["w"].shape[1]
     if n_classes == 0:
-        raise ValueError(f"params['w'] has shape {params['w'].shape}, without any class")
+        raise ValueError(f"params['w'] has shape {params['w'].shape}, with no class")
     require_number("label_smoothing", label_smoothing, at_least=0, at_most=1)
     require_number("z_loss", z_loss, at_least=0)
     if softcap is not None:
@@ -325,14 +325,14 @@ def linear_softmax_cross_entropy_bwd_params(residuals, dy, **options):
 )
 @dataclass(frozen=True)
 class LinearSoftmaxExamples(ExampleGradients):
-    """dWₙ = Xₙᵀ·dZₙ or dbₙ = Σₜ dzₙₜ, of which dZ is made chunk by chunk.
+    """dWₙ = Xₙᵀ·dZₙ or dbₙ = Σₜ dzₙₜ, with dZ computed chunk by chunk.
 
     Attributes:
-        residuals: those of the op.
+        residuals: the op's.
         dlosses: dL.
         name: "w" or "b".
         examples_axis: the axis of the examples.
-        options: the op's, as pairs.
+        options: the op's options, as pairs.
     """
 
     residuals: Any
@@ -364,7 +364,7 @@ class LinearSoftmaxExamples(ExampleGradients):
         return jnp.sum(contract(rows, rows, [2], [2], [0]) * total, axis=(1, 2))
 
     def whole(self):
-        """One backward for each example, whose dL is that of the example and otherwise 0."""
+        """One backward for each example, with the example's dL and 0 for the others."""
         n = self.dlosses.shape[self.examples_axis]
 
         def of_one(weights):
@@ -385,7 +385,7 @@ class LinearSoftmaxExamples(ExampleGradients):
 
 @linear_softmax_cross_entropy.backward_examples
 def linear_softmax_cross_entropy_bwd_examples(residuals, dy, *, examples_axis, **options):
-    """dWₙ = Xₙᵀ·dZₙ, dbₙ = Σₜ dzₙₜ; never N·K numbers."""
+    """dWₙ = Xₙᵀ·dZₙ, dbₙ = Σₜ dzₙₜ, never holding N·K numbers."""
     require_examples_axis(dy.ndim, examples_axis)
     given = tuple(options.items())
     return {
@@ -479,7 +479,7 @@ def _minus_log_p(residuals, softcap) -> Callable[..., Array]:
 
 
 def _cross_entropy(residuals, places, labels, ignore_label) -> Row:
-    """ℓ − z_c of each row, 0 where it is ignored."""
+    """ℓ − z_c of each row, 0 where the row is ignored."""
     log_total, _ = _totals(residuals.others, residuals.of_label)
     weights = weights_of_labels(residuals.class_weights, places)
     losses = _unless_excluded(log_total - residuals.of_label, weights)
@@ -487,19 +487,19 @@ def _cross_entropy(residuals, places, labels, ignore_label) -> Row:
 
 
 def _unless_excluded(minus_log_p, weights):
-    """−log p, 0 for a class that z = −∞ excludes and that weighs nothing."""
+    """−log p, 0 for a class that z = −∞ excludes and that has weight 0."""
     infinite = minus_log_p > jnp.finfo(minus_log_p.dtype).max
     return jnp.where((weights == 0) & infinite, 0, minus_log_p)
 
 
 def _totals(others, of_label) -> tuple[Row, Row]:
-    """log(R + e_c) and R + e_c; 0 and 1 for a row of nothing but −∞."""
+    """log(R + e_c) and R + e_c; 0 and 1 for a row in which all is −∞."""
     rest, total = others + jnp.expm1(of_label), others + jnp.exp(of_label)
     return jnp.log1p(jnp.where(rest < 0, 0, rest)), jnp.where(total < 1, 1, total)
 
 
 def _over_gradients(add, carry, residuals, dlosses, s, ignore_label, z_loss, softcap, chunk):
-    """`add(carry, start, logits, dz)` for one chunk of classes after the other."""
+    """`add(carry, start, logits, dz)` for each chunk of classes in turn."""
     params, x, labels, *_ = residuals
     n_classes = params["w"].shape[1]
     rows, places = _unignored(x, labels[..., None], ignore_label), places_of(labels, n_classes)
@@ -534,7 +534,7 @@ def _over_chunks(add, carry, n_classes, size):
 
 
 def _chunk_size(chunk, x, n_classes) -> int:
-    """How many classes to work on at a time."""
+    """The number of classes to process at a time."""
     n_rows = math.prod(x.shape[:-1])
     fits = SHORTEST_CHUNK if is_symbolic_dim(n_rows) else CHUNK_LOGITS.here // max(n_rows, 1)
     return min(chunk or max(fits, SHORTEST_CHUNK), n_classes)
@@ -546,14 +546,14 @@ def _columns(params, start, size):
 
 
 def _slice(array, start, size):
-    """Some of the last axis; all of it as it is."""
+    """A slice of the last axis; the array itself if that is all of it."""
     if size == array.shape[-1]:
         return array
     return lax.dynamic_slice_in_dim(array, start, size, axis=-1)
 
 
 def _logits(rows, params):
-    """x·W + b, or as much of it as params has, in at least float32."""
+    """x·W + b, with those of W and b that params has, in at least float32."""
     terms = []
     if "w" in params:
         terms.append(contract(rows, params["w"], [rows.ndim - 1], [0]))
@@ -600,17 +600,17 @@ def _of_chunk(of_classes, start, size, ndim):
 
 
 def _is_at(place, size: int):
-    """Where, among the classes of a chunk, the label of each row is."""
+    """True at the label of each row, among the classes of a chunk."""
     classes = jnp.arange(size, dtype=place.dtype)
     return place[..., None] == jnp.expand_dims(classes, range(place.ndim))
 
 
 @wide
 def _counted(losses, labels, *, n_classes, ignore):
-    """Zero in the rows to be ignored, NaN in those whose label is out of range."""
+    """The losses, 0 where the label is ignored and NaN where it is out of range."""
     return _unignored(nan_out_of_range(losses, labels, n_classes, ignore), labels, ignore)
 
 
 def _unignored(array, labels, ignore):
-    """The array with zeros in the rows to be ignored."""
+    """The array, with 0 in the rows whose label is ignored."""
     return array if ignore is None else without_ignored(array, labels, ignore)

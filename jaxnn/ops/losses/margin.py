@@ -1,4 +1,4 @@
-"""Losses that ask for a margin: between a score and 0, two scores, or two distances."""
+"""Losses with a margin: between a score and 0, two scores, or two distances."""
 
 from typing import NamedTuple
 
@@ -118,7 +118,7 @@ def _(scores, target, *, margin, squared):
 @hinge.forward
 @wide
 def hinge_fwd(scores, target, *, margin=1.0, squared=False):
-    """L = Σₖ max(0, m − tₖ·xₖ), each term squared if that is asked for."""
+    """L = Σₖ max(0, m − tₖ·xₖ), each term squared if `squared`."""
     h = _positive(margin - signs(target, scores) * scores)
     return jnp.sum(h * h if squared else h, axis=-1), HingeResiduals(scores, target)
 
@@ -154,8 +154,7 @@ def margin_ranking(prediction: Pair, target: Target, *, margin: float = 0.0) -> 
         dt = −d·dL
     and 0 elsewhere.
 
-    Saves its arguments. The difference instead of the two scores would be one array less, but one
-    that has to be written.
+    Saves its arguments, which copies nothing. Saving the difference instead would write an array.
 
     Args:
         prediction: the pair (a, b).
@@ -212,7 +211,7 @@ def margin_ranking_bwd(residuals, dy, *, margin=0.0):
 
 @op
 def hinge_embedding(distances: Components, target: Target, *, margin: float = 1.0) -> Losses:
-    """Hinge embedding loss of each example: near where pairs are similar, a margin apart elsewhere.
+    """Hinge embedding loss of each example: similar pairs near, others a margin apart.
 
     L = Σₖ h(xₖ) with h(x) = x where tₖ = 1, and max(0, m − x) where tₖ = −1; no 1/K, no 1/N.
 
@@ -295,7 +294,7 @@ def triplet_margin(
 
     L = max(0, D(a, b) − D(a, c) + m) with anchor a, positive b, negative c and the distance
     D(x, y) = ‖x − y + ε‖ₚ = (Σₖ |xₖ − yₖ + ε|ᵖ)^(1/p). With `swap`, the lesser of D(a, c) and
-    D(b, c) takes the place of D(a, c).
+    D(b, c) replaces D(a, c).
 
     Shapes:
         N batch, any number of axes or none; K components of one example
@@ -308,7 +307,7 @@ def triplet_margin(
         da = (g(δ₁) − g(δ₂))·dL         δ₁ = a − b + ε
         db = −g(δ₁)·dL                  δ₂ = a − c + ε
         dc = g(δ₂)·dL
-    and, where D(b, c) has taken the place of D(a, c), with δ₃ = b − c + ε:
+    and, where D(b, c) replaces D(a, c), with δ₃ = b − c + ε:
         da = g(δ₁)·dL,  db = (−g(δ₁) − g(δ₃))·dL,  dc = g(δ₃)·dL
 
     A difference is divided by its largest component first, because powers of large or tiny numbers
@@ -333,7 +332,7 @@ def triplet_margin(
 
     Reference: V. Balntas, E. Riba, D. Ponsa and K. Mikolajczyk, "Learning Local Feature Descriptors
     with Triplets and Shallow Convolutional Neural Networks", 2016; the options are those of
-    PyTorch's triplet_margin_loss, whose ε is inside the norm like this one.
+    PyTorch's triplet_margin_loss, which also has ε inside the norm.
 
     Example:
         >>> anchor, positive, negative = jnp.array([[0.0, 0.0], [3.0, 4.0], [2.0, 0.0]])
@@ -400,14 +399,14 @@ def triplet_margin_bwd(residuals, dy, *, margin=1.0, p=2.0, eps=1e-6, swap=False
 
 
 def require_pair(prediction) -> Pair:
-    """The two arrays of a prediction, or an error if they are not two."""
+    """The two arrays of a prediction; raise if it is not a pair."""
     if not isinstance(prediction, tuple) or len(prediction) != 2:
         raise TypeError(f"prediction must be a pair (a, b), got {type(prediction).__name__}")
     return prediction
 
 
 def require_signs(target: Target) -> None:
-    """Raise unless a target is boolean, floating point, or integers that are −1 or 1 if known."""
+    """Raise unless a target is boolean, floating point, or integers which, if known, are ±1."""
     if not is_fixed(target):
         require_floating(target=target)
     elif target.dtype != bool and is_readable(target):
@@ -435,7 +434,7 @@ def by_sign(t, where_positive, where_negative):
 
 
 def signs_by_definition(target, like):
-    """The same as `signs`, for definitions alone."""
+    """The same as `signs`, for definitions only."""
     if target.dtype == bool:
         return jnp.where(target, 1, -jnp.ones_like(target, like.dtype))
     t = jnp.asarray(target, like.dtype)
@@ -444,13 +443,13 @@ def signs_by_definition(target, like):
 
 
 def largest(x: Components) -> Row:
-    """max |xₖ| of every row, 0 of a row without components."""
+    """max |xₖ| of every row, 0 for a row without components."""
     row = lax.reduce(jnp.abs(lax.stop_gradient(x)), x.dtype.type(0), lax.max, (x.ndim - 1,))
     return row[..., None]
 
 
 def _positive(h):
-    """max(0, h), and NaN where h is."""
+    """max(0, h), and NaN where h is NaN."""
     return jnp.where(h <= 0, 0, h)
 
 

@@ -1,4 +1,4 @@
-"""Poly-1: cross-entropy with more weight on the first term of its expansion."""
+"""Poly-1: cross-entropy with another weight on the first term of its expansion."""
 
 import jax.numpy as jnp
 
@@ -41,7 +41,8 @@ def poly_loss(logits: Classes, target: Target, *, epsilon: float = 1.0) -> Losse
     For a label c the first is p_c·(p − t), so the whole is dx = (1 + ε·p_c)·(p − t)·dL, the
     gradient of cross-entropy with another dL.
 
-    Saves what `softmax_cross_entropy` saves, from which p and 1 − p follow without cancellation.
+    Saves the residuals of `softmax_cross_entropy`, from which p and 1 − p follow without
+    cancellation.
 
     Args:
         logits: x.
@@ -87,7 +88,7 @@ def poly_loss_fwd(logits, target, *, epsilon=1.0):
 @poly_loss.backward
 @wide
 def poly_loss_bwd(residuals, dy, *, epsilon=1.0):
-    """dx = (1 + ε·p_c)·(p − t)·dL; of a distribution, −ε·p ⊙ (t − t·p)·dL more than that of CE."""
+    """dx = (1 + ε·p_c)·(p − t)·dL; for a distribution, that of CE − ε·p ⊙ (t − t·p)·dL."""
     if is_labels(residuals[1]):
         _, p = _missing_and_p(residuals)
         dx, *_ = softmax_cross_entropy_bwd(residuals, (1 + epsilon * p) * dy)
@@ -101,7 +102,7 @@ def poly_loss_bwd(residuals, dy, *, epsilon=1.0):
 
 
 def _probabilities(logits):
-    """The softmax, as the definition has it."""
+    """The softmax, for the definition."""
     e = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
     return e / jnp.sum(e, axis=-1, keepdims=True)
 

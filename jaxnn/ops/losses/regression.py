@@ -27,7 +27,7 @@ class ErrorResiduals(NamedTuple):
 
 
 class FixedTargetResiduals(ErrorResiduals):
-    """The same where y holds integers or booleans, and so has no gradient."""
+    """The same if y holds integers or booleans, and so has no gradient."""
 
     __slots__ = ()
 
@@ -214,8 +214,8 @@ def huber_loss(prediction: Components, target: Target, *, delta: float = 1.0) ->
 
     Implementation notes:
         The parabola is computed from min(|e|, δ), because the square of a large error, although
-        not chosen, might overflow. In both passes the choice of a piece is a last step, with which
-        the compiler writes no array of h(e) or h'(e).
+        not selected, might overflow. In both passes the selection of a piece is the last step, so
+        that the compiler writes no array of h(e) or h'(e).
 
     Args:
         prediction: ŷ.
@@ -290,8 +290,8 @@ def smooth_l1(prediction: Components, target: Target, *, beta: float = 1.0) -> L
     Saves e: one array instead of the two from which it is computed.
 
     Implementation notes:
-        As in `huber_loss`, the parabola is computed from min(|e|, β), and the choice of a piece is
-        the last step.
+        As in `huber_loss`, the parabola is computed from min(|e|, β), and the selection of a piece
+        is the last step.
 
     Args:
         prediction: ŷ.
@@ -443,10 +443,10 @@ def log_cosh(prediction: Components, target: Target) -> Losses:
     Implementation notes:
         |e| − log 2 + log(1 + e^(−2|e|)) never overflows but cancels at 0, so up to |e| = 1 the
         value is log(1 + 2·τ²/(1 − τ²)) with τ = tanh |e|/2, from which e^(−|e|) = (1 − τ)/(1 + τ)
-        follows as well. tanh(e) is computed as ±tanh |e|: the choice of a sign is a last step that
-        the compiler does not repeat for dy, so that no array of tanh(e) is written. The backward
-        runs in the dtype of e: of bfloat16 errors, (4096, 1024), the compiler would store a float32
-        tanh(e), 33.6 MB of temporary memory instead of 16.8 MB.
+        follows as well. tanh(e) is computed as ±tanh |e|: the choice of the sign is the last step,
+        which the compiler does not repeat for dy, so that no array of tanh(e) is written. The
+        backward runs in the dtype of e: for bfloat16 errors, (4096, 1024), the compiler would store
+        a float32 tanh(e), 33.6 MB of temporary memory instead of 16.8 MB.
 
     Raises:
         TypeError: the prediction is not floating point, or the target is complex.
@@ -491,7 +491,7 @@ def log_cosh_bwd(residuals, dy):
 
 
 def require_target(prediction, target) -> None:
-    """Raise unless the prediction is floating point and the target holds as many real numbers."""
+    """Raise unless the prediction is floating point and the target has as many real numbers."""
     require_floating(prediction=prediction)
     if not is_fixed(target):
         require_floating(target=target)
@@ -505,7 +505,7 @@ def is_fixed(target: Array) -> bool:
 
 
 def _difference(prediction, target):
-    """ŷ − y, for definitions alone."""
+    """ŷ − y, for definitions only."""
     return prediction - target.astype(prediction.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Softmax and cross-entropy in one: the loss of a classifier, from its logits."""
+"""Softmax and cross-entropy in one op: the loss of a classifier from its logits."""
 
 import math
 from typing import NamedTuple
@@ -39,7 +39,7 @@ Row = Float[Array, "..."]
 class LabelResiduals(NamedTuple):
     """The arguments, and three numbers a row from which the probabilities follow.
 
-    They are the maximum of x, and, capped and measured from it, the sum R of exponentials and the
+    They are the maximum of x and, capped and relative to it, the sum R of exponentials and the
     label's logit.
     """
 
@@ -55,7 +55,7 @@ class LabelResiduals(NamedTuple):
 class DistributionResiduals(NamedTuple):
     """The arguments, and two numbers a row from which the probabilities follow.
 
-    They are the maximum of x, and r, where 1 + r is the sum of exponentials measured from it.
+    They are the maximum of x, and r, where 1 + r is the sum of exponentials relative to it.
     """
 
     logits: Logits
@@ -93,22 +93,22 @@ def softmax_cross_entropy(
         where: booleans that broadcast to (N, K), or (N,)
         L, dL:  (N,)
 
-    With label smoothing s, t is replaced by (1 − s)·t + s/K. The weights act after it, as in
+    With label smoothing s, t is replaced by (1 − s)·t + s/K. The weights apply after it, as in
     PyTorch: the loss of a label c is −(1 − s)·v_c·log p_c − (s/K)·Σₖ vₖ·log pₖ. With a softcap a, x
     is replaced by a·tanh(x/a). A row whose label is `ignore_label` has loss 0 and gradient 0,
     whatever it holds; the reduction "weighted_mean" omits it. A class with logit −∞ and no
     share in the target, or with weight 0, is omitted from the sum.
 
     Classes where the mask is false are dropped, as in optax: they take no part in p, in K or in the
-    sum, their share of the target is lost, and their dx is 0, whatever the logits hold there. A
-    mask of shape (N,) drops whole rows. A row without any class has p = 0 and ℓ = 0.
+    sum, their share of the target is dropped too, and their dx is 0, whatever the logits hold
+    there. A mask of shape (N,) drops whole rows. A row without any class has p = 0 and ℓ = 0.
 
     Backward, from ⟨dL, L̇⟩ with q = v ⊙ t, ∂log pₖ/∂xⱼ = δⱼₖ − pⱼ and ∂ℓ/∂xⱼ = pⱼ:
         ∂L/∂xⱼ = pⱼ·Σₖ qₖ − qⱼ + 2·ζ·ℓ·pⱼ,   p − t where t sums to 1
         ∂L/∂tⱼ = −(1 − s)·vⱼ·log pⱼ
         ∂L/∂vⱼ = −tⱼ·log pⱼ, summed over the rows
-    and dx times 1 − tanh²(x/a) with a softcap.
-    p − t loses its digits when p → t = 1. So 1 − p is never computed by that subtraction:
+    and dx is multiplied by 1 − tanh²(x/a) with a softcap.
+    p − t loses its digits when p → t = 1, so 1 − p is never computed by a subtraction:
       * labels: with eⱼ = e^(xⱼ − max x), and R the sum of eⱼ over the classes other than the
         label c, the total is R + e_c and 1 − p_c = R/(R + e_c):
             dx = (e, with −R in place c)/(R + e_c)·dL
@@ -119,12 +119,12 @@ def softmax_cross_entropy(
             dt = −(1 − s)·v ⊙ log(p)·dL
 
     Saves its arguments and, for each row, the maximum, R and the label's logit, or r, from which p
-    and 1 − p follow with one exponential and no further sum. They are saved apart, in at least
+    and 1 − p follow with one exponential and no further sum. They are saved separately, in at least
     float32: in max x + log(1 + r) a large logit would round r away.
 
     Implementation notes:
         Both passes write e, with 0 in place c, the same way, so that the compiler computes it once
-        where it sees both. A label out of range makes e_c NaN, and with it loss and gradient.
+        when it compiles both. A label out of range makes e_c, and so the loss and gradient, NaN.
 
     Args:
         logits: x.
@@ -134,7 +134,7 @@ def softmax_cross_entropy(
         axis: the axis of the classes, or a tuple of axes; 1 for the pixels of (N, K, H, W).
         label_smoothing: s, 0 … 1.
         ignore_label: the label of the rows to ignore.
-        z_loss: ζ, the weight of the squared log-sum-exp, which holds the logits near 0. It does not
+        z_loss: ζ, the weight of the squared log-sum-exp, which keeps the logits near 0. It does not
             depend on the weights of the classes.
         softcap: optional a, a bound that the logits approach smoothly.
 
@@ -225,7 +225,7 @@ def _(
 def softmax_cross_entropy_row_weights(
     logits, target, class_weights=None, where=None, *, axis=-1, ignore_label=None, **_
 ):
-    """PyTorch's divisor; 0 for a row without any class."""
+    """The weights that PyTorch's mean divides by; 0 for a row without any class."""
     axes = class_axes(axis, logits.ndim)
     counts = row_weights(target, logits, class_weights, ignore_label, axis)
     seen = _seen(where, logits.shape, axes)
@@ -375,7 +375,7 @@ def softmax_cross_entropy_hessian_root(
     logits, target, class_weights, where = residuals[:4]
     if where is not None or z_loss or softcap is not None or axis not in (-1, logits.ndim - 1):
         raise ValueError(
-            "softmax_cross_entropy: its hessian_root takes no where, z_loss or softcap, and the "
+            "softmax_cross_entropy: hessian_root supports no where, z_loss or softcap, and only "
             "classes along the last axis"
         )
     k = logits.shape[-1]
@@ -456,10 +456,10 @@ def _maximum(z, seen, axes, softcap) -> Row:
 
 
 def _shifted(x, maximum, seen, softcap):
-    """The logits, capped and measured from their maximum, which is capped too and returned.
+    """The capped logits minus their capped maximum, and that maximum.
 
-    At the maximum it is exactly 0, and for classes that are dropped. Two evaluations of tanh in one
-    program may differ in the last bit, so that this is decided before it.
+    The difference is exactly 0 at the maximum and for dropped classes. Two evaluations of tanh in
+    one program may differ in the last bit, so these places are found before it.
     """
     x = x if seen is None else jnp.where(seen, x, maximum)
     if softcap is None:
@@ -470,13 +470,13 @@ def _shifted(x, maximum, seen, softcap):
 
 
 def _totals(others, of_label) -> tuple[Row, Row]:
-    """log(R + e_c) and R + e_c; 0 and 1 for a row of nothing but −∞."""
+    """log(R + e_c) and R + e_c; 0 and 1 for a row in which all is −∞."""
     rest, total = others + jnp.expm1(of_label), others + jnp.exp(of_label)
     return jnp.log1p(jnp.where(rest < 0, 0, rest)), jnp.where(total < 1, 1, total)
 
 
 def _attained(x, maximum, seen):
-    """Where the maximum is."""
+    """True where a logit is the maximum of its row."""
     return x == maximum if seen is None else (x == maximum) & seen
 
 
@@ -489,7 +489,7 @@ def _rest(shifted, attained, seen, axes) -> Row:
 
 
 def _along(class_weights, axes, ndim):
-    """The weights of the classes in the axes of the classes."""
+    """The weights of the classes, shaped to broadcast along the axes of the classes."""
     order = sorted(range(len(axes)), key=axes.__getitem__)
     return jnp.expand_dims(
         jnp.transpose(class_weights, order), [a for a in range(ndim) if a not in axes]
@@ -517,7 +517,7 @@ def _weights_of_rows(class_weights, labels, is_label, seen, axes):
 
 
 def _uniform(s, class_weights, seen, z, axes):
-    """(s/K)·v, with K the number of classes that are not dropped."""
+    """(s/K)·v, with K the number of classes that the mask keeps."""
     if seen is None:
         share = s / math.prod(z.shape[a] for a in axes)
     else:

@@ -1,4 +1,4 @@
-"""The loss that belongs to sparsemax, as cross-entropy belongs to softmax."""
+"""The loss that is to sparsemax as cross-entropy is to softmax."""
 
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ class SparsemaxLossResiduals(NamedTuple):
 def sparsemax_loss(logits: Classes, target: Target) -> Losses:
     """Sparsemax loss of each example, L = ⟨p − t, z⟩ − ½·‖p‖² + ½·‖t‖² with p = sparsemax(z).
 
-    It is 0 where p = t, and its gradient is p − t: what cross-entropy is to softmax. For a label c
+    It is 0 where p = t and its gradient is p − t, as for cross-entropy and softmax. For a label c
     it is ½·Σ_S (zⱼ² − τ²) + ½ − z_c, with the support S and the threshold τ of `sparsemax`. No 1/K
     and no 1/N.
 

@@ -1,4 +1,4 @@
-"""One step of the recurrent ops, for a loop that the user writes."""
+"""One step of each recurrent op, for a custom loop."""
 
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ State = tuple[Hidden, ...]
 
 
 class CellResiduals(NamedTuple):
-    """The arguments, and what the backward of the step reads."""
+    """The arguments, and the values of the step that its backward reads."""
 
     params: Params
     x: Inputs
@@ -342,6 +342,6 @@ def _widened(arrays):
 
 
 def _over_batch(h, delta):
-    """hᵀ·d, summed over the axes of the batch where they are."""
+    """hᵀ·d, summed over the batch axes without merging them."""
     batch = range(h.ndim - 1)
     return contract(h, delta, batch, batch)

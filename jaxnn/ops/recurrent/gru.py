@@ -40,9 +40,9 @@ def gru(
     This is the variant of cuDNN, PyTorch, Keras and Flax: r is applied after the product with U.
     The output is yₜ = hₜ of every step, and the final state. `gru_cell` is one step.
 
-    In the padding, past the end of a sequence, its state stays as it is and y is 0. So the final
-    state is the state at the sequence's own end. The gradient of the padding is 0, and x may hold
-    anything there, NaN too.
+    In the padding, past the end of a sequence, the state is carried unchanged and y is 0, so the
+    final state is the state at the sequence's own end. The gradient of the padding is 0, and x may
+    hold anything there, even NaN.
 
     Shapes:
         T steps, N sequences, I inputs, H hidden units
@@ -67,8 +67,8 @@ def gru(
 
     Implementation notes:
         x·W of all steps is one product before the loop. The sums over steps and sequences contract
-        both axes where they are: merging them would gather a sharded batch on every device.
-        hₜ₋₁ is y one step later. The stack that holds it is made after the loop; see `room_after`.
+        both axes without merging them, which would gather a sharded batch on every device. hₜ₋₁ is
+        y shifted by one step. The stack that holds it is made after the loop; see `room_after`.
 
     Args:
         params: W, U, b and b_u.
@@ -123,7 +123,7 @@ def gru_fwd(params, x, state=None, lengths=None):
 
 @gru.backward
 def gru_bwd(residuals, dy):
-    """The loop backward gives (dr', dz', dn') and dm; the products of all steps come after it."""
+    """The backward loop gives (dr', dz', dn') and dm; the products of all steps follow it."""
     deltas, *gradients = gru_bwd_input(residuals, dy)
     return gru_bwd_params(residuals, deltas), *gradients
 
@@ -155,7 +155,7 @@ def gru_bwd_params(residuals, deltas):
 
 @gru.backward_examples
 def gru_bwd_examples(residuals, deltas, *, examples_axis):
-    """As the sums above, but over the steps of one sequence at a time."""
+    """The sums above, but over the steps of one sequence at a time."""
     params, x, state, _, y, _ = residuals
     da, dm = deltas
     through_u = jnp.concatenate([da[:, :, : 2 * y.shape[-1]], dm], axis=-1)

@@ -40,9 +40,9 @@ def lstm(
         cₜ = f ⊙ cₜ₋₁ + i ⊙ g,    hₜ = o ⊙ tanh(cₜ)
     The output is yₜ = hₜ of every step, and the final state (h, c). `lstm_cell` is one step.
 
-    In the padding, past the end of a sequence, its state stays as it is and y is 0. So the final
-    state is the state at the sequence's own end. The gradient of the padding is 0, and x may hold
-    anything there, NaN too.
+    In the padding, past the end of a sequence, the state is carried unchanged and y is 0, so the
+    final state is the state at the sequence's own end. The gradient of the padding is 0, and x may
+    hold anything there, even NaN.
 
     Shapes:
         T steps, N sequences, I inputs, H hidden units
@@ -62,7 +62,7 @@ def lstm(
         to step t − 1:  dh = daₜ·Uᵀ,  dc = dc ⊙ f
     Only this is sequential. After the loop, over all steps at once:
         dW = Σₜ xₜᵀ·daₜ     dU = Σₜ hₜ₋₁ᵀ·daₜ     db = Σₜₙ daₜ     dxₜ = daₜ·Wᵀ
-    Of sequence n alone, W and U are linear layers whose places are its steps: dWₙ = Σₜ xₙₜ ⊗ daₙₜ
+    For sequence n alone, W and U are linear layers whose places are its steps: dWₙ = Σₜ xₙₜ ⊗ daₙₜ
     and dUₙ = Σₜ hₙₜ₋₁ ⊗ daₙₜ, with the norms of `linear`.
 
     Saves the arguments, y, the four activated gates and cₜ₋₁ of each step: 6·T·N·H numbers with y.
@@ -70,9 +70,9 @@ def lstm(
 
     Implementation notes:
         x·W of all steps is one product before the loop. The sums over steps and sequences contract
-        both axes where they are: merging them would gather a sharded batch on every device.
-        dU and dW are one product, Σₜ (hₜ₋₁, xₜ)ᵀ·daₜ, so that daₜ is read once; hₜ₋₁ is y one step
-        later. The stack that holds both is made after the loop; see `room_after`.
+        both axes without merging them, which would gather a sharded batch on every device. dU and
+        dW are one product, Σₜ (hₜ₋₁, xₜ)ᵀ·daₜ, so that daₜ is read once; hₜ₋₁ is y shifted by one
+        step. The stack that holds both is made after the loop; see `room_after`.
 
     Args:
         params: W, U and b.
@@ -126,7 +126,7 @@ def lstm_fwd(params, x, state=None, lengths=None):
 
 @lstm.backward
 def lstm_bwd(residuals, dy):
-    """The loop backward gives daₜ; the products of all steps come after it."""
+    """The backward loop gives daₜ; the products of all steps follow it."""
     da, *gradients = lstm_bwd_input(residuals, dy)
     return lstm_bwd_params(residuals, da), *gradients
 

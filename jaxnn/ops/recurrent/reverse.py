@@ -22,7 +22,7 @@ class ReverseResiduals(NamedTuple):
 def reverse_sequences(x: Sequences, lengths: Lengths | None = None) -> Sequences:
     """Sequences in reverse, each within its length L: yₜ = x_(L − 1 − t) for t < L, else yₜ = xₜ.
 
-    With it a recurrent op reads a sequence from its end:
+    A recurrent op reads a sequence from its end with
     `reverse_sequences(lstm(params, reverse_sequences(x, lengths), None, lengths)[0], lengths)`.
 
     Shapes:

@@ -44,9 +44,9 @@ def rnn(
     φ is tanh or relu. The output is yₜ = hₜ of every step, and the final state. `rnn_cell` is one
     step.
 
-    In the padding, past the end of a sequence, its state stays as it is and y is 0. So the final
-    state is the state at the sequence's own end. The gradient of the padding is 0, and x may hold
-    anything there, NaN too.
+    In the padding, past the end of a sequence, the state is carried unchanged and y is 0, so the
+    final state is the state at the sequence's own end. The gradient of the padding is 0, and x may
+    hold anything there, even NaN.
 
     Shapes:
         T steps, N sequences, I inputs, H hidden units
@@ -69,8 +69,8 @@ def rnn(
 
     Implementation notes:
         x·W of all steps is one product before the loop. The sums over steps and sequences contract
-        both axes where they are: merging them would gather a sharded batch on every device.
-        hₜ₋₁ is y one step later. The stack that holds it is made after the loop; see `room_after`.
+        both axes without merging them, which would gather a sharded batch on every device. hₜ₋₁ is
+        y shifted by one step. The stack that holds it is made after the loop; see `room_after`.
 
     Args:
         params: W, U and b.
@@ -123,7 +123,7 @@ def rnn_fwd(params, x, state=None, lengths=None, *, activation="tanh"):
 
 @rnn.backward
 def rnn_bwd(residuals, dy, *, activation="tanh"):
-    """The loop backward gives daₜ; the products of all steps come after it."""
+    """The backward loop gives daₜ; the products of all steps follow it."""
     da, *gradients = rnn_bwd_input(residuals, dy, activation=activation)
     return rnn_bwd_params(residuals, da, activation=activation), *gradients
 
@@ -153,7 +153,7 @@ def rnn_bwd_examples(residuals, da, *, examples_axis, activation="tanh"):
 
 
 def rnn_step(params, projected, state, activation="tanh"):
-    """The state after a step; nothing but it is saved."""
+    """The state after a step; nothing else is saved."""
     (h,) = state
     phi = {"tanh": jnp.tanh, "relu": jax.nn.relu}[activation]
     return (phi(plus_bias(projected + times(h, params["u"]), params)),), ()

@@ -23,7 +23,7 @@ Lengths = Integer[Array, " N"]
 
 
 class RecurrenceResiduals(NamedTuple):
-    """The arguments with x 0 in the padding, y, and what the op's cell saves of each step."""
+    """The arguments with x 0 in the padding, y, and the values that the cell saves at each step."""
 
     params: Params
     x: Sequences
@@ -66,18 +66,18 @@ def textbook_loop(cell: Callable, x: Sequences, start: tuple, lengths: Lengths |
 
 
 def sweep(cell: Callable, params: Params, x: Sequences, start: tuple, lengths: Lengths | None):
-    """The loop forward, with the product x·W of all steps before it.
+    """The forward loop, with the product x·W of all steps before it.
 
     Args:
         cell: `(params, x_t·W, state) -> (state, saved)`; its vectors and states are at least
             float32.
-        params: with the matrix "w".
+        params: a dict with the matrix "w".
         x: (T, N, I), 0 in the padding.
         start: the tuple of the initial state.
         lengths: (N,) or `None`.
 
     Returns:
-        y, the tuple of the final state, and what the cell saves, stacked.
+        y, the tuple of the final state, and the stacked values that the cell saves.
     """
     projected, _ = linear_fwd({"w": params["w"]}, x)
     params = with_wide_biases(params)
@@ -96,18 +96,18 @@ def sweep(cell: Callable, params: Params, x: Sequences, start: tuple, lengths: L
 def sweep_back(
     cell_bwd: Callable, residuals, saved: tuple, dy, dfinal: tuple, widths: tuple, start=None
 ):
-    """The loop backward, which gives the deltas of all steps.
+    """The backward loop, which gives the deltas of all steps.
 
-    The deltas are written into stacks made of y, and not into zeros: XLA makes zeros when the
+    The deltas are written into stacks made from y, not into zeros: XLA allocates zeros when the
     program starts, and they would take memory through the whole forward pass.
 
     Args:
         cell_bwd: `(params, saved, dstate) -> (dstate of the step before, deltas)`.
-        residuals: those of the op.
+        residuals: the op's.
         saved: the stacks that `cell_bwd` reads.
         dy: (T, N, H).
         dfinal: the tuple of the gradient of the final state.
-        widths: those of the deltas, in multiples of H.
+        widths: the widths of the deltas, in multiples of H.
         start: h₀, for a cell that also reads hₜ₋₁, as the last of `saved`.
 
     Returns:
@@ -156,12 +156,12 @@ def input_params_gradient(residuals, deltas: Float[Array, "*N GH"]) -> Params:
 def hidden_before(
     y: Stack, start: Hidden, deltas: Deltas, beside: Sequences | None = None
 ) -> Float[Array, "T N K"]:
-    """The hidden state that each step starts from, which is y one step later.
+    """The hidden state that each step starts from, which is y shifted by one step.
 
     Args:
         y: (T, N, H).
         start: h₀.
-        deltas: of all steps; the result takes no memory before they are there.
+        deltas: those of all steps; the result takes no memory before they are computed.
         beside: a stack for the columns after those of the state.
     """
     t, n, h = y.shape
@@ -178,20 +178,20 @@ def gradients_of_examples(
     """dWₙ = Xₙᵀ·dAₙ, dUₙ = Hₙᵀ·dAₙ and the sums over the steps of each sequence.
 
     Args:
-        residuals: those of the op.
+        residuals: the op's.
         examples_axis: the axis of the examples, which must be that of the sequences.
         start: h₀.
-        da: what W and b meet, of all steps.
-        through_u: what U meets.
-        **biases: what the other biases meet.
+        da: the deltas of W and b at all steps.
+        through_u: the deltas of U.
+        **biases: the deltas of the other biases.
 
     Raises:
-        ValueError: it is another axis.
+        ValueError: examples_axis is not the axis of the sequences.
     """
     if examples_axis != 1:
         raise ValueError(
-            "the gradient of each example needs the examples along axis 1, where a recurrent op "
-            f"has its sequences (T, N, I), not along axis {examples_axis}; see batch_first"
+            "the gradient of each example needs the examples along axis 1, the axis of the "
+            f"sequences (T, N, I) of a recurrent op, not axis {examples_axis}; see batch_first"
         )
     before = hidden_before(residuals.y, start, da)
     sequences, before, of_u = (places(a, 1) for a in (residuals.x, before, through_u))
@@ -203,7 +203,7 @@ def gradients_of_examples(
 
 
 def with_wide_biases(params: Params) -> Params:
-    """The params, the biases in at least float32 and the matrices as they are."""
+    """The params, with the biases in at least float32 and the matrices unchanged."""
     return {name: at_least_float32(p) if p.ndim == 1 else p for name, p in params.items()}
 
 
@@ -229,7 +229,7 @@ def initial(params: Params, x: Sequences, state: Hidden | None) -> Hidden:
 
 
 def valid_steps(x: Sequences, lengths: Lengths | None) -> Bool[Array, "T N 1"] | None:
-    """Where a step is within its sequence; `None` where every step is."""
+    """True where a step is within its sequence; `None` if every step is."""
     if lengths is None:
         return None
     steps = jnp.arange(x.shape[0], dtype=jnp.int32)
@@ -237,7 +237,7 @@ def valid_steps(x: Sequences, lengths: Lengths | None) -> Bool[Array, "T N 1"] |
 
 
 def without_padding(x: Sequences, lengths: Lengths | None) -> Sequences:
-    """`x`, with 0 in the padding whatever it held, so that a NaN there does no harm."""
+    """`x` with its padding set to 0, so that a NaN there does no harm."""
     return _zero_beyond(valid_steps(x, lengths), x)
 
 
@@ -285,7 +285,7 @@ def require_step(params, x, states: dict, gates: int, extra=()) -> None:
     """Raise unless params, inputs and states fit together in one step.
 
     Args:
-        params: as of `require_recurrence`.
+        params: as in `require_recurrence`.
         x: (N, I).
         states: (N, H) each, by name.
         gates: G.

@@ -1,4 +1,4 @@
-"""Replacing a file as a whole: a reader finds the old content or the new, never a part."""
+"""Atomic replacement of a file: a reader finds the old content or the new, never a part."""
 
 import os
 import secrets
@@ -11,11 +11,11 @@ from typing import BinaryIO
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` once the block ends, or vanishes if it raises.
+    """A new file that replaces `path` when the block ends, or is deleted if the block raises.
 
-    The new file has a random name beside its target, is created exclusively, and reaches the disk,
-    with its folder, before the block counts as ended. It takes the mode of the file that it
-    replaces. A symbolic link at `path` stays; the file that it points to is replaced.
+    The new file has a random name in the folder of its target, is created exclusively, and is
+    flushed to disk, with its folder, before the block ends. It takes the mode of the file that it
+    replaces. A symbolic link at `path` is kept; the file that it points to is replaced.
 
     Raises:
         FileNotFoundError: the folder does not exist.

@@ -1,4 +1,4 @@
-"""What the tree `like` asks of a file: its leaves, their shapes, dtypes and shardings."""
+"""The requirements of the tree `like` on a file: its leaves, shapes, dtypes and shardings."""
 
 import os
 from collections.abc import Collection
@@ -30,7 +30,7 @@ def wanted_leaves(like: Any) -> dict[str, Any]:
 def require_same_names(
     path: str | os.PathLike, found: Collection[str], wanted: Collection[str]
 ) -> None:
-    """Raise unless the file holds the leaves of `like` and no more."""
+    """Raise unless the file holds exactly the leaves of `like`."""
     if missing := [name for name in wanted if name not in found]:
         raise ValueError(f"{path} does not hold {missing[0]!r}")
     if extra := sorted(set(found) - set(wanted)):
@@ -48,7 +48,7 @@ def require_same(path: str | os.PathLike, name: str, found: tuple[Any, tuple], l
 
 
 def require_not_narrowed(path: str | os.PathLike, name: str, dtype: Any) -> None:
-    """Raise if JAX would make a dtype of 64 bits one of 32."""
+    """Raise if JAX would narrow a dtype of 64 bits to 32."""
     if not isinstance(dtype, np.dtype):  # that of a PRNG key
         return
     if (narrow := jax.dtypes.canonicalize_dtype(dtype)) != dtype:
@@ -59,7 +59,7 @@ def require_not_narrowed(path: str | os.PathLike, name: str, dtype: Any) -> None
 
 
 def sharding_of(leaf: Any) -> Sharding | None:
-    """The sharding that a leaf of `like` asks for, if any."""
+    """The sharding that a leaf of `like` requests, if any."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         sharding = leaf.sharding
         abstract = isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, AbstractMesh)

@@ -1,4 +1,4 @@
-"""The names of a tree's leaves, and a description of the tree that stands in a file."""
+"""The names of a tree's leaves, and the description of a tree in a file."""
 
 import ast
 import json
@@ -87,7 +87,7 @@ def nested(leaves: Mapping[str, Any]) -> Any:
 def dotted(names: Collection[str]) -> dict[str, str]:
     """The names in a file by their dotted form, if all are paths as JAX prints them.
 
-    `[0]['w']` becomes `0.w`. Names of any other kind stay as they are.
+    `[0]['w']` becomes `0.w`. Names of any other kind are unchanged.
     """
     found = {}
     for name in names:

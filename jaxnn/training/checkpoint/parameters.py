@@ -34,9 +34,9 @@ def save_params(
     """Write a tree of arrays to a safetensors file, whole or not at all.
 
     The name of a leaf is the path to it, joined by dots, such as `0.w`. Every dtype that JAX
-    computes with comes back bit for bit, typed PRNG keys too; so do NumPy arrays of 64 bits, which
-    the file keeps as they are. What safetensors has no dtype for stands in the file as bytes. The
-    file has a checksum, so that `load_params` notices a single damaged bit.
+    computes with is restored bit for bit, and so are typed PRNG keys and NumPy arrays of 64 bits.
+    A dtype that safetensors lacks is stored as bytes. The file has a checksum, so `load_params`
+    detects a single damaged bit.
 
     A crash leaves either the old file or the new one, and several programs may write the same file.
     With several processes, all may call this, and process 0 writes; `save_sharded` saves arrays
@@ -52,7 +52,7 @@ def save_params(
         FileNotFoundError: the folder does not exist.
         TypeError: a leaf is not an array, or has a dtype that is not one of JAX's.
         ValueError: two leaves would have the same name, a key of the metadata begins with
-            `jaxnn.`, or a leaf is spread over several processes.
+            `jaxnn.`, or a leaf is sharded over several processes.
 
     Reference:
         The safetensors format, https://huggingface.co/docs/safetensors
@@ -81,11 +81,11 @@ def load_params(
     partial: bool = False,
     rename: Rename | None = None,
 ) -> Params:
-    """Read a tree of arrays from a safetensors file, by `save_params` or another program.
+    """Read a tree of arrays from a safetensors file of `save_params` or another program.
 
-    Without `like`, dicts, tuples and lists come back as such, and named tuples, dataclasses and
-    other nodes as dicts of their fields. A file of another program comes back as nested dicts, by
-    the dots in its names.
+    Without `like`, dicts, tuples and lists are restored as such, and named tuples, dataclasses and
+    other nodes as dicts of their fields. A file of another program is restored as nested dicts,
+    split at the dots in its names.
 
     Args:
         path: the file.
@@ -95,14 +95,15 @@ def load_params(
         partial: whether leaves that the file lacks keep their value in `like`, and tensors that
             `like` lacks are ignored.
         rename: names in `like` by name in the file, or a function from one to the other; `None`
-            drops a tensor. A mapping leaves all other names as they are.
+            drops a tensor. A mapping does not change other names.
 
     Returns:
         The arrays, in the tree of `like`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        TypeError: a leaf of `like` is not an array, or `partial` or `rename` came without `like`.
+        TypeError: a leaf of `like` is not an array, or `partial` or `rename` is given without
+            `like`.
         ValueError: the file is damaged; it lacks a leaf, has one too many, or holds a leaf of
             another shape or dtype; or it has numbers of 64 bits, which JAX would narrow unless
             `jax_enable_x64` is set.
@@ -120,7 +121,7 @@ def load_params(
 
 
 def load_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """The text that `save_params` was given as `metadata`.
+    """The text that was passed to `save_params` as `metadata`.
 
     Args:
         path: the file.

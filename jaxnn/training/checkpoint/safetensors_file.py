@@ -2,9 +2,9 @@
 
 A file is the length of its header (8 bytes, little-endian), the header, and the data of one tensor
 after another. The header is JSON: the dtype, shape and place of each tensor, and text under
-`__metadata__`, where the two SHA-256 checksums stand that `write_tensors` adds. One covers the
-data. The other covers the rest of the file, which includes the first: the length and the header,
-with zeros in place of this checksum itself.
+`__metadata__`, which includes the two SHA-256 checksums that `write_tensors` adds. One covers the
+data. The other covers the rest of the file, including the first: the length and the header, with
+zeros in place of this checksum itself.
 """
 
 import hashlib
@@ -69,7 +69,7 @@ class Place(NamedTuple):
 def write_tensors(
     file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write tensors one by one, then the checksums of what was written.
+    """Write tensors one by one, then the checksums of the written bytes.
 
     Args:
         file: an empty file.
@@ -104,7 +104,7 @@ class TensorReader:
     """An open safetensors file, its header read and checked.
 
     A file without checksums, from another program, is read too. One damaged bit cannot make a file
-    look like that, since a header with either checksum's key is held to both.
+    look like that, because a header with either checksum's key is checked against both.
 
     Attributes:
         metadata: text by key, without the checksums.

@@ -23,9 +23,9 @@ STANDS_FOR = "jaxnn.stands_for"
 
 
 def save_sharded(folder: str | os.PathLike, params: Params) -> None:
-    """Write a tree of arrays to a new folder, each device's shards by the process that has them.
+    """Write a tree of arrays to a new folder; each process writes the shards of its devices.
 
-    The folder appears once all is written. With several processes, all must call this, and
+    The folder appears once everything is written. With several processes, all must call this, and
     `folder` must be one that all of them see.
 
     Args:
@@ -56,7 +56,7 @@ def save_sharded(folder: str | os.PathLike, params: Params) -> None:
         folder = Path(os.path.abspath(folder))
         with _checkpointer() as checkpointer:
             if os.path.lexists(folder):
-                raise FileExistsError(f"{folder} exists: give a new folder")
+                raise FileExistsError(f"{folder} exists: choose a new folder")
             checkpointer.save(folder, data, custom_metadata={STANDS_FOR: stands_for})
 
 
@@ -134,7 +134,7 @@ def _checkpointer():
 
 
 def _target(shape, dtype, sharding: Sharding | None) -> jax.ShapeDtypeStruct | np.ndarray:
-    """What makes Orbax restore a sharded array, or a NumPy array where there is no sharding."""
+    """The target that makes Orbax restore a sharded array, or a NumPy array without a sharding."""
     if sharding is not None:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
     return np.broadcast_to(np.zeros((), dtype), shape)

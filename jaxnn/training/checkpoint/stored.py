@@ -30,10 +30,10 @@ KEY = "key "
 
 
 def stored(name: str, leaf: Any) -> tuple[Tensor, str | None]:
-    """A leaf as a tensor, and what the tensor stands for if that is not the tensor itself.
+    """A leaf as a tensor, and the dtype or kind of key that the tensor encodes, if any.
 
-    A dtype that safetensors lacks becomes bytes along a new last axis, and stands for that dtype; a
-    typed PRNG key becomes its key data, and stands for a key of its implementation.
+    A dtype that safetensors lacks is encoded as bytes along a new last axis, and a typed PRNG key
+    as its key data.
 
     Raises:
         TypeError: it is not an array, or has a dtype that no file can hold.
@@ -56,7 +56,7 @@ def is_key(leaf: Any) -> bool:
 
 
 def key_data(name: str, keys: jax.Array) -> tuple[jax.Array, str]:
-    """The data of typed PRNG keys, and what they stand for."""
+    """The data of typed PRNG keys, and the kind of key that they encode."""
     implementation = jax.random.key_impl(keys)
     if not isinstance(implementation, str):
         raise TypeError(f"leaf {name!r} is a key of an unregistered generator")
@@ -87,14 +87,14 @@ def require_array(name: str, leaf: Any) -> Any:
             raise ValueError(f"leaf {name!r} was deleted, as donated arrays are")
         if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
             raise ValueError(
-                f"leaf {name!r} is spread over several processes: jaxnn.save_sharded saves it, "
+                f"leaf {name!r} is sharded over several processes: jaxnn.save_sharded saves it, "
                 "through Orbax"
             )
     return leaf
 
 
 def meaning(dtype: np.dtype, shape: Sequence[int], stands_for: str | None) -> tuple[Any, tuple]:
-    """The dtype and shape of the array that a tensor of this dtype and shape stands for."""
+    """The dtype and shape of the array that a tensor of this dtype and shape encodes."""
     if stands_for is None:
         return dtype, tuple(shape)
     if stands_for.startswith(KEY):
@@ -107,7 +107,7 @@ def meaning(dtype: np.dtype, shape: Sequence[int], stands_for: str | None) -> tu
 def restored(
     tensor: np.ndarray | jax.Array, stands_for: str | None, sharding: Sharding | None = None
 ) -> jax.Array:
-    """The array that a tensor stands for, on the devices of a sharding if there is one."""
+    """The array that a tensor encodes, on the devices of a sharding if there is one."""
     implementation = None
     if stands_for is not None and stands_for.startswith(KEY):
         implementation = stands_for.removeprefix(KEY)

@@ -264,7 +264,7 @@ def test_a_label_out_of_range_is_refused_or_under_jit_nan(wrong):
         ({"x": jnp.ones((N, 4))}, {}, "last axis of x must be 5"),
         ({"labels": jnp.ones(N)}, {}, r"labels must be integers, got float64\[7\]"),
         ({"labels": LABELS[:3]}, {}, r"labels have shape \(3,\)"),
-        ({"params": {"w": jnp.ones((N_IN, 0))}}, {}, "without any class"),
+        ({"params": {"w": jnp.ones((N_IN, 0))}}, {}, "with no class"),
         ({"class_weights": jnp.ones(3)}, {}, r"class_weights has shape \(3,\).*\(11,\)"),
         ({}, {"label_smoothing": 1.5}, "label_smoothing must be at least 0 and at most 1"),
         ({}, {"z_loss": -1.0}, "z_loss must be at least 0"),

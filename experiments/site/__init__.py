@@ -1,0 +1,1 @@
+"""The documentation, as a site: derivations typeset beside the code that runs."""
