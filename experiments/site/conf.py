@@ -1,8 +1,11 @@
 """Configuration of Sphinx; `python -m experiments.site` runs it."""
 
+import logging
 from pathlib import Path
 
 import jaxnn
+
+logging.getLogger("traitlets").setLevel(logging.WARNING)  # it tells of each notebook
 
 project = "jaxnn"
 author = "jaxnn contributors"
@@ -27,6 +30,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "within_subsection_order": "FileNameSortKey",
     "min_reported_time": 1e9,
+    "parallel": 2,
     "show_memory": False,
     "show_signature": False,
 }

@@ -33,7 +33,7 @@ def write(folder: Path) -> None:
     """Write the pages of all ops, and their index."""
     folder.mkdir(parents=True, exist_ok=True)
     times = measured.rows("ops")
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _compile_cheaply) as processes:
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _compile_quickly) as processes:
         for entry, report in zip(
             ENTRIES, processes.map(_report, range(len(ENTRIES)), chunksize=4), strict=True
         ):
@@ -42,7 +42,7 @@ def write(folder: Path) -> None:
     (folder / "index.md").write_text(index())
 
 
-def _compile_cheaply() -> None:
+def _compile_quickly() -> None:
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 
 
