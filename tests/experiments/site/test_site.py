@@ -218,7 +218,10 @@ def test_search_finds_layer_norm(address, browser):
     from selenium.webdriver.support.ui import WebDriverWait
 
     browser.get(f"{address}/search.html?q=layer+norm")
-    wait = WebDriverWait(browser, 30)
-    wait.until(lambda b: b.find_elements(By.CSS_SELECTOR, "#search-results li a"))
-    found = browser.find_elements(By.CSS_SELECTOR, "#search-results li a")
-    assert any("ops/layer_norm.html" in a.get_attribute("href") for a in found)
+    listed = "#search-results li a"
+
+    def found(browser):
+        links = browser.find_elements(By.CSS_SELECTOR, listed)
+        return [link for link in links if "ops/layer_norm.html" in link.get_attribute("href")]
+
+    assert WebDriverWait(browser, 30).until(found)
