@@ -101,8 +101,8 @@ class Parser(argparse.ArgumentParser):
             self.add_argument(
                 "--resume",
                 action="store_true",
-                help="go on with the run in the output folder that was interrupted, instead of "
-                "beginning a new one; the other options must be the same",
+                help="resume the interrupted run in the output folder instead of starting a "
+                "new one; the other options must be the same",
             )
 
     def add_integers(self, **options: tuple[int, str]) -> None:
@@ -370,7 +370,7 @@ def refuse_divergence(before: float, after: float) -> None:
 
 
 def linear_layers(params: Params) -> list[dict[str, jax.Array]]:
-    """The parameters of the linear layers of `jaxnn.mlp`, leaving out the ops between them."""
+    """The parameters of the linear layers of `jaxnn.mlp`, without the ops between them."""
     return [layer for layer in params if layer]
 
 

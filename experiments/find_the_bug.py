@@ -190,7 +190,7 @@ def in_code(text: str) -> str:
 
 
 def letters(text: str) -> list[str]:
-    """Sentences on the letters that stand in a text."""
+    """A sentence on each of the letters that a text contains."""
     return [told for letter, told in LETTERS.items() if re.search(rf"(?<!\w){letter}(?!\w)", text)]
 
 

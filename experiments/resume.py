@@ -19,7 +19,7 @@ SECONDS = 5.0  # between two saves
 
 
 class CannotResume(ValueError):
-    """The checkpoint is not one that this run can go on from."""
+    """This run cannot resume from the checkpoint."""
 
 
 def folder(args: argparse.Namespace, network: str) -> Path:

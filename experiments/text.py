@@ -188,7 +188,7 @@ def train(
     Args:
         net: the model, from numbers (N, T) to logits (N, T, K).
         gradient: `(params, x, target, key) -> (value, grads)`, by hand or by autodiff.
-        params: the parameters to start from; they are left as they are.
+        params: the parameters to start from; they do not change.
         text: the text.
         args: the command line.
         folder: where each round is saved, and from where training goes on.

@@ -294,7 +294,7 @@ def starts_dead(result) -> bool:
 
 
 def _range(results, measure):
-    """The least and the greatest of a measure, in words."""
+    """The least and the greatest of a measure, as text."""
     ends = [pick(results, key=measure) for pick in (min, max)]
     texts = [f"{measure(end):#.2g} ({end['f']} → {end['g']})" for end in ends]
     return " to ".join(dict.fromkeys(texts))

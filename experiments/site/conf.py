@@ -22,6 +22,7 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
+nb_output_stderr = "remove"  # progress bars
 
 sphinx_gallery_conf = {
     "examples_dirs": str(Path(__file__).parent / "examples"),

@@ -80,4 +80,5 @@ def _turn(character: str) -> int:
 
 def _is_operand(word: str) -> bool:
     bare = word.strip("()[]")
-    return bool(SIGNS.search(word) or OPERAND.fullmatch(bare)) or bare in _NAMES
+    indexed = re.fullmatch(r"[A-Za-z]\[\w+\]", word)
+    return bool(SIGNS.search(word) or OPERAND.fullmatch(bare) or indexed) or bare in _NAMES
