@@ -134,7 +134,7 @@ class Parser(argparse.ArgumentParser):
             self.error(f"--batch-size is {batch_size} but there are {n} {examples}")
 
     def parse_args(self, args=None, namespace=None):
-        """Parse the command line, and remember it for the line on how to go on."""
+        """Parse the command line, and remember it for the line on how to resume."""
         self.arguments = sys.argv[1:] if args is None else args
         return super().parse_args(args, namespace)
 
@@ -180,11 +180,11 @@ class Parser(argparse.ArgumentParser):
         return f"{str(error).rpartition(';')[0]}; the last finite parameters are in {file}"
 
     def _interrupted(self, number: int, *later: int):
-        """Leave with a line on how to go on, and the status of a process that a signal ended."""
+        """Leave with a line on how to resume, and the status of a process that a signal ended."""
         message = f"{self.prog}: interrupted"
         if self.trains:
             arguments = [argument for argument in self.arguments if argument != "--resume"]
-            message += f"; to go on: {self.prog} {shlex.join([*arguments, '--resume'])}"
+            message += f"; to resume: {self.prog} {shlex.join([*arguments, '--resume'])}"
         self.exit(128 + number, message + "\n")
 
 
@@ -444,7 +444,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write_result(folder: Path, settings: argparse.Namespace, result: dict[str, Any]) -> None:
+def write_result(
+    folder: Path, settings: argparse.Namespace, result: dict[str, Any]
+) -> dict[str, Any]:
     """Write `result.json`, whole or not at all: the result, and what it takes to get it again.
 
     `date` is the end of the run, in UTC, and `seconds` its time, without the earlier parts of a
@@ -455,6 +457,9 @@ def write_result(folder: Path, settings: argparse.Namespace, result: dict[str, A
         folder: the output folder.
         settings: the parsed command line. `--resume` does not change the result and is omitted.
         result: the measured values.
+
+    Returns:
+        What was written.
 
     Raises:
         FloatingPointError: a measured value is not finite.
@@ -474,6 +479,7 @@ def write_result(folder: Path, settings: argparse.Namespace, result: dict[str, A
     partial = folder / "result.json.partial"
     partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(folder / "result.json")
+    return record
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Runs that go on after an interruption: their settings, their checkpoints and what they measured.
+"""Runs that resume after an interruption: their settings, their checkpoints and what they measured.
 
 All of it lies in the folder `checkpoint` of the output folder: `settings.json`, and a folder for
 each network that is trained.

@@ -53,9 +53,9 @@ def run(args: Namespace, suite: ModuleType) -> bool:
             failed[name] = f"{type(error).__name__}: {error}"
             tqdm.write(f"failed: {name}: {failed[name]}", file=sys.stderr)
         result = {"rows": measured, "skipped": skipped, "failed": failed}
-        common.write_result(args.output, args, result)
+        record = common.write_result(args.output, args, result)
         if measured:
-            text = _text(suite, measured, args.pairs)
+            text = _text(suite, measured, record)
             (args.output / "table.md").write_text(text)
     if measured:
         print(text, end="")
@@ -76,13 +76,14 @@ def _draw(args, suite, measured):
     )
 
 
-def _text(suite: ModuleType, measured: report.Measured, pairs: int) -> str:
-    """What was measured where, the table, and what its columns are."""
-    machine = common.machine()
+def _text(suite: ModuleType, measured: report.Measured, record: dict) -> str:
+    """The title, the machine, the versions and the commit, the table, and its legend."""
+    machine, commit = record["machine"], record["commit"] or "unknown"
     return (
-        f"{suite.__doc__.splitlines()[0]}\n\n"
+        f"## {suite.__doc__.splitlines()[0].rstrip('.')}\n\n"
         f"{machine['processor']}, {machine['cores']} cores, device {machine['device']}, "
-        f"jax {jax.__version__}; medians and quartiles of {pairs} pairs\n\n"
+        f"JAX {jax.__version__}; medians and quartiles of {record['settings']['pairs']} pairs; "
+        f"commit {commit[:9]}, {record['date'][:10]}\n\n"
         f"{report.table(measured, suite.HEADERS, suite.cells)}\n\n{suite.LEGEND}\n"
     )
 

@@ -185,7 +185,7 @@ def test_the_line_on_how_to_go_on(begin, capsys, tmp_path, by, raised):
     assert left.value.code == STATUS[by]
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith(
-        f"to go on: python -m experiments.digits --output {tmp_path} --hidden 5 --resume"
+        f"to resume: python -m experiments.digits --output {tmp_path} --hidden 5 --resume"
     )
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
 
