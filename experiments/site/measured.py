@@ -39,4 +39,6 @@ HEAD = """# Benchmarks
 
 Each table was written by `python -m experiments.benchmark SUITE`, and its head names the machine,
 the versions and the commit. The two sides of a comparison run in turn; the ratio is taken pair by
-pair, and its median and quartiles are shown."""
+pair, and its median and quartiles are shown.
+
+![Each op's time and temporary memory divided by autodiff's, on a CPU](pictures/benchmark.png)"""
