@@ -1,4 +1,4 @@
-"""Handwritten digits: train a classifier and hold each of its gradients against autodiff.
+"""Handwritten digits: train a classifier and compare each of its gradients with autodiff's.
 
 python -m experiments.digits
 """

@@ -84,6 +84,9 @@ class Rules:
         Args:
             args: all the positional arguments, as arrays.
             options: all the options.
+
+        Raises:
+            TypeError: the residuals are not a `NamedTuple`.
         """
         arrays, arguments = jax.tree.flatten(args)
         placed, types, floating = False, [], set()
@@ -103,6 +106,11 @@ class Rules:
         else:
             placed = False
             y, residuals = forward(*args, **options)
+        if not hasattr(residuals, "_fields"):
+            raise TypeError(
+                f"{self.name}: the residuals that its forward returns must be a NamedTuple, got "
+                f"{type(residuals).__name__}"
+            )
         leaves, output = jax.tree.flatten(y)
         for i, leaf in enumerate(leaves):
             if leaf.dtype != wanted:

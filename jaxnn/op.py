@@ -49,11 +49,21 @@ class Op(Generic[P, T]):
 
     __name__: str
     mixes_examples = False  # whether the loss of one example depends on the others in its batch
-    bwd = property(attrgetter("rules.bwd"))
-    bwd_input = property(attrgetter("rules.bwd_input"))
-    bwd_params = property(attrgetter("rules.bwd_params"))
-    bwd_examples = property(attrgetter("rules.bwd_examples"))
-    squared_norms = property(attrgetter("rules.squared_norms"))
+    bwd = property(
+        attrgetter("rules.bwd"), doc="`(residuals, dy) -> gradients`, a tuple of those of the args."
+    )
+    bwd_input = property(
+        attrgetter("rules.bwd_input"), doc="`(residuals, dy) -> (deltas, dx, …)`, the chain rule."
+    )
+    bwd_params = property(
+        attrgetter("rules.bwd_params"), doc="`(residuals, deltas) -> dparams`, a sum over examples."
+    )
+    bwd_examples = property(
+        attrgetter("rules.bwd_examples"), doc="`(residuals, deltas) -> gradients` of each example."
+    )
+    squared_norms = property(
+        attrgetter("rules.squared_norms"), doc="`(residuals, deltas) -> ‖gₙ‖²` of each example."
+    )
 
     def __init__(self, definition: Callable[P, T]):
         update_wrapper(self, definition)
@@ -150,5 +160,26 @@ class Op(Generic[P, T]):
 
 
 def op(definition: Callable[P, T]) -> Op[P, T]:
-    """Declare an op by its definition, whose docstring, name and signature become the op's."""
+    """Declare an op by its definition, whose docstring, name and signature become the op's.
+
+    The definition is plain `jax.numpy`, which autodiff differentiates when the op is checked. Its
+    forward returns the output and the residuals, a `NamedTuple`; its backward returns a gradient
+    for each argument. Options are keyword-only and reach all three.
+
+    Example:
+        >>> from typing import NamedTuple
+        >>> class Residuals(NamedTuple):
+        ...     x: jax.Array
+        >>> @jaxnn.op
+        ... def scaled_square(x, *, scale=1.0):
+        ...     return scale * x**2
+        >>> @scaled_square.forward
+        ... def scaled_square_fwd(x, *, scale=1.0):
+        ...     return scale * x * x, Residuals(x)
+        >>> @scaled_square.backward
+        ... def scaled_square_bwd(residuals, dy, *, scale=1.0):
+        ...     return (2 * scale * residuals.x * dy,)
+        >>> print(jax.grad(lambda x: scaled_square(x, scale=3.0))(2.0))
+        12.0
+    """
     return Op(definition)

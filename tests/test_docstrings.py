@@ -34,7 +34,7 @@ PARTS = {
     "Shapes:": "the shapes, with their legend",
     "Backward": "the derivation of the backward",
     "Saves ": "what forward saves, and why",
-    "Raises:": "the errors",
+    "Raises:": "the errors, in a section Raises",
     "Reference:": "a reference",
     ">>> ": "an example that runs",
 }

@@ -201,6 +201,21 @@ def test_a_cotangent_of_another_shape_is_refused_by_every_op(entry):
         jax.eval_shape(entry.op.bwd, residuals, dy)
 
 
+@pytest.mark.parametrize(
+    ("saved", "kind"), [(lambda x: (x,), "tuple"), (lambda x: {"x": x}, "dict")]
+)
+def test_residuals_must_be_named(saved, kind):
+    @jaxnn.op
+    def square(x):
+        return x * x
+
+    square.forward(lambda x: (x * x, saved(x)))
+    square.backward(lambda residuals, dy: (2 * residuals[0] * dy,))
+    sentence = f"square: the residuals that its forward returns must be a NamedTuple, got {kind}"
+    with pytest.raises(TypeError, match=sentence):
+        jax.grad(lambda x: square(x).sum())(jnp.ones((3, 2)))
+
+
 def test_an_op_is_its_documented_function():
     assert inspect.getsource(jaxnn.softmax).startswith("@op\ndef softmax(x: Logits")
     assert jaxnn.softmax.__doc__ == jaxnn.softmax.__wrapped__.__doc__

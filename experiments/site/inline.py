@@ -11,7 +11,7 @@ from experiments.site import mathematics
 OPERATORS = {*mathematics.RELATIONS, *mathematics.PRODUCTS, "+", "−", "⊕", "/"}
 SIGNS = re.compile(
     r"[\u0300-\u03ff\u1d62-\u1d6a\u1e00-\u1eff\u2070-\u209c\u2c7c²³¹ʰ-ˣ˙ᵀċġȧȯėżŷ]"
-    r"|[∂√∞Σ⊙⊗⟨⟩‖·−]|\w\^|\w_\w\b"
+    r"|[∂√∞Σ⊙⊗⟨⟩‖·−]|\w\^|\w_\w{1,2}\b|\w_\("
 )
 PREFIX = re.compile(
     rf".*(?<![A-Za-z])({'|'.join(mathematics.MACROS)})|.*[ΣΠ][\u1d62-\u209c\u2c7c]*"
@@ -79,6 +79,8 @@ def _turn(character: str) -> int:
 
 
 def _is_operand(word: str) -> bool:
-    bare = word.strip("()[]")
-    indexed = re.fullmatch(r"[A-Za-z]\[\w+\]", word)
-    return bool(SIGNS.search(word) or OPERAND.fullmatch(bare) or indexed) or bare in _NAMES
+    """Whether a word is a name, a number, or a product or quotient of them, maybe in brackets."""
+    if SIGNS.search(word):
+        return True
+    parts = [part for part in re.split(r"[()\[\]/,|]+", word) if part]
+    return bool(parts) and all(OPERAND.fullmatch(part) or part in _NAMES for part in parts)

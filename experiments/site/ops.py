@@ -70,7 +70,7 @@ def index() -> str:
             f"| [{name}]({name}.md) | {docstrings.prose(_first(entry), link)} |"
             for name, entry in ((entry.op.__name__, entry) for entry in family.ENTRIES)
         ]
-        parts.append("\n".join([f"## {_title(family)}\n", "| op | |", "|---|---|", *rows]))
+        parts.append("\n".join([f"## {_title(family)}\n", "| op | formula |", "|---|---|", *rows]))
     listed = "\n".join(entry.op.__name__ for entry in ENTRIES)
     parts.append(f"```{{toctree}}\n:hidden:\n\n{listed}\n```")
     return "\n\n".join(parts) + "\n"
@@ -166,10 +166,12 @@ def _residuals(entry: Entry) -> str:
         if hasattr(leaf, "dtype")
     ]
     size = sum(leaf.size * leaf.dtype.itemsize for _, leaf in leaves)
+    if not leaves:
+        return "There are no residuals."
+    amount = f"{size / 2**20:.3g} MiB" if size >= 2**10 else f"{size} bytes"
     return (
-        f"At the size {docstrings.prose(case.name, link)}, in float32, the residuals are "
-        f"{len(leaves)} {'array' if len(leaves) == 1 else 'arrays'} of {size / 2**20:.3g} MiB "
-        "in all, arguments included."
+        f"At the size {docstrings.prose(case.name, link)}, in float32, the residuals take "
+        f"{amount} in {count(len(leaves), 'array')}, including saved arguments."
     )
 
 
