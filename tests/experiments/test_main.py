@@ -38,12 +38,10 @@ def test_the_list(capsys, arguments):
 
 
 @pytest.mark.parametrize("name", ["two_two_one", "benchmark", "site"])
-def test_a_program_by_its_name(capsys, monkeypatch, name):
-    monkeypatch.setattr(sys, "argv", ["experiments"])
-    with pytest.raises(SystemExit) as left:
-        command_line.main([name, "--help"])
-    assert left.value.code == 0
-    assert f"usage: python -m experiments.{name} " in capsys.readouterr().out
+def test_a_program_by_its_name(python, name):
+    finished = python("-m", "experiments", name, "--help")
+    assert finished.returncode == 0, finished.stderr
+    assert f"usage: python -m experiments.{name} " in finished.stdout
 
 
 def test_options_reach_the_program(python):
