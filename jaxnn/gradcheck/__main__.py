@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with _prints_to_stderr(), loaded(options.file, options.examples) as file:
             found = targets(file)
-            reports, failed, unknown = _check(found, file, options.seed)
+            reports, failed, unknown = _check(found, file, options.seed, _command(options))
             remarks = [*file.remarks, *_remarks(found, file, unknown, options.file)]
     except Unusable as error:
         reports, failed, remarks = [], False, [str(error)]
@@ -62,7 +63,14 @@ def main(argv: list[str] | None = None) -> int:
     return _status(reports, failed)
 
 
-def _check(found, file, seed) -> tuple[list[Report], bool, list[str]]:
+def _command(options) -> str:
+    """The command that repeats the check."""
+    examples = ["--examples", str(options.examples)] if options.examples is not None else []
+    given = shlex.join([str(options.file), *examples, "--seed", str(options.seed)])
+    return f"{PROGRAM} {given}"
+
+
+def _check(found, file, seed, again) -> tuple[list[Report], bool, list[str]]:
     """The reports, whether any of them failed, and the names of the targets without arguments."""
     reports, failed, unknown = [], False, []
     for target in found:
@@ -77,7 +85,7 @@ def _check(found, file, seed) -> tuple[list[Report], bool, list[str]]:
         if report is None:
             unknown.append(target.name)
             continue
-        reports.append(replace(report, name=target.name))
+        reports.append(replace(report, name=target.name, reproduce=again))
         failed |= not report.ok and (given is not None or report.verdict != "could not be run")
     return reports, failed, unknown
 

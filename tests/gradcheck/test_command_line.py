@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -180,7 +181,11 @@ def test_what_is_wrong_is_shown(run):
     assert status == 1
     assert "affine: WRONG" in out
     assert "d_b is 0.143 × the true gradient" in out
-    assert "check_numpy(affine_forward, affine_backward, *args, seed=3)" in out
+    (again, other) = re.findall("^again: (.*)$", out, re.MULTILINE)
+    assert again == other
+    program, *arguments = again.split("jaxnn.gradcheck ")
+    assert program == "python -m "
+    assert main(shlex.split(*arguments)) == 1
 
 
 @pytest.mark.parametrize("op", [False, True])
@@ -595,3 +600,141 @@ def test_a_guess_hides_no_mistake(run, right, wrong):
     assert right in text
     status, out, _ = run(text.replace(right, wrong))
     assert (status, names(out)) == (1, {"rows": "WRONG"})
+
+
+HOMEWORK = """
+import numpy as np
+
+class Net:
+    def __init__(self, d_in, d_hidden, d_out):
+        self.W1, self.b1 = np.random.randn(d_in, d_hidden), np.zeros(d_hidden)
+        self.W2 = np.random.randn(d_hidden, d_out)
+    def forward(self, X):
+        self.X = X
+        self.a = np.tanh(X @ self.W1 + self.b1)
+        e = np.exp(self.a @ self.W2)
+        self.p = e / e.sum(axis=1, keepdims=True)
+        return self.p
+    def loss(self, X, y):
+        self.forward(X)
+        return -np.log(self.p[np.arange(len(y)), y]).mean()
+    def backward(self, y):
+        dz = self.p.copy()
+        dz[np.arange(len(y)), y] -= 1
+        dz /= len(y)
+        self.dW2 = self.a.T @ dz
+        dz = dz @ self.W2.T * (1 - self.a**2)
+        self.dW1, self.db1 = self.X.T @ dz, dz.sum(axis=0)
+"""
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {},
+        {
+            "def loss(self, X, y)": "def cost(self, inputs, y)",
+            "self.forward(X)": "self.forward(inputs)",
+        },
+        {"def loss(self, X, y)": "def loss(self, y)", "self.forward(X)": "pass"},
+        {"loss(self, X, y)": "loss(self, p, y)", "self.forward(X)": "pass", "(self.p[": "(p["},
+        {
+            "loss(self, X, y)": "loss(self, y)",
+            "self.forward(X)": "pass",
+            "return self.p\n": "pass\n",
+        },
+    ],
+    ids=["runs forward", "under another name", "reads output", "takes output", "stores output"],
+)
+def test_a_loss_that_is_a_method(run, loss):
+    text = HOMEWORK
+    for old, new in loss.items():
+        text = text.replace(old, new)
+    status, out, _ = run(text)
+    assert (status, names(out)) == (0, {"Net": "right"})
+    assert "Net(d_in=5, d_hidden=4, d_out=6), X (7, 5), loss=" in out
+    assert "y (7,) of integers" in out
+    status, out, _ = run(text.replace("1 - self.a**2", "1 - self.a"))
+    assert (status, names(out)) == (1, {"Net": "WRONG"})
+    assert re.findall(r"(\w+) +float64\S+ +\S+ +(right|WRONG)", out) == [
+        ("W1", "WRONG"),
+        ("b1", "WRONG"),
+        ("W2", "right"),
+    ]
+
+
+def test_a_loss_that_reads_the_parameters(run):
+    text = FROM_LABELS[FROM_LABELS.index("class") : FROM_LABELS.index("def perceptron")]
+    text = "import numpy as np\n" + text.replace("(self, p, y)", "(self, x, y)")
+    status, out, _ = run(text.replace("(p - y)", "(x @ self.W - y)"))
+    assert (status, names(out)) == (0, {"Regression": "right"})
+    text = FROM_LABELS[FROM_LABELS.index("class") : FROM_LABELS.index("def perceptron")]
+    text = "import numpy as np\n" + text.replace("** 2)", "** 2) + np.sum(self.W**2)")
+    status, out, _ = run(text)
+    assert (status, names(out)) == (1, {"Regression": "WRONG"})
+    status, out, _ = run(text.replace("(self.p - y)", "(self.p - y) + 2 * self.W"))
+    assert (status, names(out)) == (0, {"Regression": "right"})
+
+
+def test_no_size_is_chosen_for_the_sake_of_a_loss(run):
+    text = HOMEWORK.replace("def loss(self, X, y)", "def loss(self, data, y)")
+    text = text.replace(
+        "self.forward(X)", "e = np.exp(np.tanh(data @ self.W1 + self.b1) @ self.W2)"
+    )
+    text = text.replace("-np.log(self.p[", "-np.log((e / e.sum(1, keepdims=True))[")
+    status, out, _ = run(text)
+    assert (status, names(out)) == (2, {"Net": "could not be run"})
+
+
+def test_a_loss_that_calls_the_forward_of_another_object(run):
+    text = HOMEWORK.replace(
+        "def loss(self, X, y)", "criterion = Loss()\n    def loss(self, out, y)"
+    )
+    text = text.replace("self.forward(X)", "return self.criterion.forward(out, y)")
+    loss = "    def forward(self, p, y): return -np.log(p[np.arange(len(y)), y]).mean()\n"
+    _, out, _ = run(text.replace("class Net:", f"class Loss:\n{loss}class Net:"))
+    assert names(out)["Net"] == "right"
+
+
+def test_a_loss_that_is_wrong_at_one_shape_is_wrong(run):
+    text = """
+class MSE:
+    def forward(self, pred, target):
+        self.pred, self.target = pred, target
+        return ((pred - target) ** 2).mean()
+    def backward(self):
+        return 2 * (self.pred - self.target) / len(self.target)
+"""
+    status, out, _ = run(text)
+    assert (status, names(out)) == (1, {"MSE": "WRONG"})
+    assert "d_pred is 5 ×" in out
+    status, out, _ = run(text.replace("len(self.target)", "self.target.size"))
+    assert (status, names(out)) == (0, {"MSE": "right"})
+    text = GUESSED[GUESSED.index("def binary_entropy") : GUESSED.index("class Stack")]
+    status, out, _ = run("import numpy as np\n" + text.replace("p.size", "len(p)"))
+    assert (status, names(out)) == (1, {"binary_entropy": "WRONG"})
+
+
+def test_a_guessed_eps_is_not_negligible(run):
+    text = """
+import jax, jax.numpy as jnp
+from functools import partial
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def smooth_abs(x, eps):
+    return jnp.sqrt(x**2 + eps**2)
+
+def fwd(x, eps):
+    y = smooth_abs(x, eps)
+    return y, (x, y)
+
+def bwd(eps, res, dy):
+    x, y = res
+    return (dy * x / y,)
+
+smooth_abs.defvjp(fwd, bwd)
+"""
+    status, out, _ = run(text)
+    assert (status, names(out)) == (0, {"smooth_abs": "right"})
+    status, out, _ = run(text.replace("x / y", "y / x"))
+    assert (status, names(out)) == (1, {"smooth_abs": "WRONG"})

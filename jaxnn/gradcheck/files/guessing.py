@@ -20,6 +20,8 @@ import numpy as np
 
 from jaxnn.gradcheck.files.discovery import Target
 from jaxnn.gradcheck.files.loading import File
+from jaxnn.gradcheck.numpy import code
+from jaxnn.gradcheck.numpy.evaluation import NumPyEvaluation
 from jaxnn.gradcheck.numpy.naming import LABELS
 from jaxnn.gradcheck.report import RANKS, Report
 from jaxnn.layer import Layer
@@ -39,14 +41,18 @@ class Guess(NamedTuple):
     Attributes:
         args: the arguments.
         statement: their description, such as "x (7, 5), w (5, 6)".
-        has_labels: whether they include labels, of which there are several kinds.
+        labels: the kind of the labels, or "none".
+        has_weights: whether they include weights, or an object constructed with sizes.
         has_axes: whether every weight and bias is an array with axes, not a number.
+        square: whether layers have as many outputs as inputs.
     """
 
     args: tuple
     statement: str
-    has_labels: bool = False
+    labels: str = "none"
+    has_weights: bool = False
     has_axes: bool = True
+    square: bool = False
 
 
 class Convention(NamedTuple):
@@ -125,6 +131,7 @@ _SETTINGS: dict[str, Any] = {
     r"alpha|slope|negative_slope|lr|learning_rate|eta|lam(bda)?_?|reg\w*|l2|\w*decay|lambd": 0.1,
     r"delta|temperature|tau|threshold|margin|gamma": 1.0,
 }
+_ARGUMENTS = _SETTINGS | {r"eps(ilon)?": 0.01}  # so large that it shows in the gradients
 _SIZE_NAMES = {
     r"(n_?|num_?)?(vocab\w*|tokens|embeddings)|num_embeddings": "V",
     r"\w*(hidden|units_h)\w*|hid(_\w+)?|h_?dim|n_?h": "H",
@@ -162,8 +169,8 @@ def check_at_guesses(target: Target, file: File, seed: int) -> Report | None:
     """Check a target at guessed arguments, which the report states.
 
     If the code does not run with the first guess, others are tried. They are also tried if it is
-    wrong because shapes differ, or for one kind of labels. If it is right for some of them, it
-    counts as right, and a note states where it is wrong.
+    wrong because shapes differ, or for one kind of labels or number of outputs. If it is right for
+    some of them, it counts as right, and a note states where it is wrong.
 
     Args:
         target: the target to check.
@@ -179,6 +186,8 @@ def check_at_guesses(target: Target, file: File, seed: int) -> Report | None:
     for guess in _for_checks(target, file, seed):
         if best is not None and best.verdict == "WRONG" and not _may_settle(best, guess):
             continue
+        if best is not None and guess.square and _loss_raised(best):
+            break
         report = target.check(*guess.args, seed=seed)
         if _asks_for_a_loss(report):
             report, guess = _with_a_loss(target, file, guess, seed) or (report, guess)
@@ -198,10 +207,12 @@ def check_at_guesses(target: Target, file: File, seed: int) -> Report | None:
 def _with_a_loss(target, file, guess, seed) -> tuple[Report, Guess] | None:
     """Check with a loss from the same file or object, and with labels for it."""
     tried = []
-    output = next(iter(jax.tree.leaves(_quietly(_forward(target), *copy.deepcopy(guess.args)))))
+    returned = jax.tree.leaves(_quietly(_forward(target), *copy.deepcopy(guess.args)))
+    output = returned[0] if returned else _stored_output(*guess.args)
     for name, loss in _losses(target, file, guess):
-        label = next((p for p in _required(loss)[1:] if LABELS.fullmatch(p)), None)
-        if label is None or len(_required(loss)) != 2:
+        *before, label = _required(loss) or [""]
+        of_object = target.made is not None and getattr(loss, "__self__", None) is guess.args[0]
+        if not LABELS.fullmatch(label) or len(before) not in ((0, 1) if of_object else (1,)):
             continue
         for labels in _labels_for(np.shape(output), _label_kinds(_source(loss)), seed):
             report = target.check(*guess.args, loss=loss, seed=seed, **{label: labels})
@@ -210,6 +221,11 @@ def _with_a_loss(target, file, guess, seed) -> tuple[Report, Guess] | None:
             if report.ok:
                 return tried[-1]
     return min(tried, key=lambda pair: RANKS.index(pair[0].verdict), default=None)
+
+
+def _stored_output(layer, *args) -> np.ndarray:
+    """The output that the forward of an object stores and does not return."""
+    return NumPyEvaluation(code.NumPyCode(layer, None, args), 0, code.Convention()).outputs[0]
 
 
 def _losses(target, file, guess) -> Iterator[tuple[str, Any]]:
@@ -245,11 +261,15 @@ def _for_checks(target, file, seed) -> Iterator[Guess]:
 def _may_settle(report, guess) -> bool:
     """Whether code that is wrong at one guess may be meant for another.
 
-    A single example settles nothing: it hides every factor of 1/N.
+    A single example settles nothing: it hides every factor of 1/N. A loss without weights takes
+    real labels of every shape, and is wrong if it is wrong at one, or by a factor of 1/N.
     """
     if _shapes_differ(report) and guess.has_axes:
         return True
-    return guess.has_labels and not any(1 in np.shape(a) for a in jax.tree.leaves(guess.args))
+    if guess.labels == "none" or any(1 in np.shape(a) for a in jax.tree.leaves(guess.args)):
+        return False
+    by_count = any("1/N" in finding.message for finding in report.findings)
+    return guess.has_weights or not (guess.labels == "real" or by_count)
 
 
 def guesses(target: Target, file: File, seed: int, square: bool = False) -> Iterator[Guess]:
@@ -334,7 +354,14 @@ class _Maker:
             said.append(f"{name} {_described(value)}")
             args.append(_in_jax(value) if target.in_jax else value)
         has_axes = bool(self.plan.convention.bias)
-        return Guess(tuple(args), ", ".join(said), bool(self.labels), has_axes)
+        return Guess(
+            tuple(args),
+            ", ".join(said),
+            self.plan.labels,
+            self.weighted,
+            has_axes,
+            self.plan.square,
+        )
 
     def _object(self, cls) -> tuple[list, list[str]]:
         positional, named = self.plan.maker
@@ -370,7 +397,7 @@ class _Maker:
         role = "weight" if name in self.gates else _role(name)
         if role == "key":
             return jax.random.key(0)
-        constant = _lookup(_SETTINGS, name)
+        constant = _lookup(_ARGUMENTS, name)
         if role is None and not first and constant is not None:
             return constant
         return self._array(name, role or "input")
@@ -614,6 +641,11 @@ def _name(node) -> str:
 
 def _asks_for_a_loss(report) -> bool:
     return any("loss=" in finding.message for finding in report.findings)
+
+
+def _loss_raised(report) -> bool:
+    """Whether the loss of a guess raised, since forward alone runs at each guess."""
+    return any(finding.message.startswith("forward raised") for finding in report.findings)
 
 
 def _shapes_differ(report) -> bool:

@@ -12,6 +12,7 @@ from jaxnn.gradcheck.numpy.naming import (
     LABELS,
     LEARNING_RATE,
     OUTPUT,
+    PROBABILITIES,
     is_upstream,
 )
 
@@ -202,7 +203,7 @@ def _choices(used, parameter, taken) -> list[tuple[float, Source]]:
         found = upstream + _predictions(used)
     elif _is_cotangent(name, inputs):
         found = [*upstream, *_inputs(code, 2.0)]
-    elif OUTPUT.fullmatch(name):
+    elif OUTPUT.fullmatch(name) or PROBABILITIES.fullmatch(name):
         found = [(0.2, Source("output", 0)), *_others(code, upstream, cache, derivative)]
     else:
         found = _others(code, upstream, cache, derivative)

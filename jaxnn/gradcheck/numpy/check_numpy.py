@@ -43,7 +43,9 @@ def check_numpy(
     - **Static methods** with a context: `forward(ctx, *args)` and `backward(ctx, dy)`.
     - **Nodes** with `.data`, `.grad` and `.backward()`: `forward` is a function of nodes.
     - **A backward that begins at the loss** and takes labels: pass the loss and the labels by name,
-      `check_numpy(net, None, x, loss=mean_square, y=labels)`.
+      `check_numpy(net, None, x, loss=mean_square, y=labels)`. The loss may be a method of the
+      object: `loss(output, y)`, `loss(x, y)` that runs forward, or `loss(y)` that reads the output
+      that forward stored.
 
     A gradient is an array of the parameter's shape that `backward` returned, created or changed;
     names only break ties. If the backward updates the parameters itself, the gradient is the

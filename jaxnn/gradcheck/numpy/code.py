@@ -1,11 +1,14 @@
 """A forward and a backward written with NumPy, and the copies of them that run."""
 
+import ast
 import contextlib
 import inspect
 import io
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -69,6 +72,8 @@ class NumPyCode:
         names: their names.
         named: further arguments of forward, of the loss and of the backward, by name.
         loss: the function that turns the output into a loss, or `None`.
+        loss_is_method: whether it is a method of the object.
+        loss_takes_input: whether that method takes the input, not the output.
         instance: the object whose methods they are, or `None`.
         lifted: the paths of its parameters that are plain numbers.
         returns_output: whether forward is known to return its output, not to store it.
@@ -82,6 +87,8 @@ class NumPyCode:
         self.params, self.grads = params, dict(grads or {})
         self.loss, self.named = loss, dict(named or {})
         self.instance = _instance_of(self.forward)
+        self.loss_is_method = inspect.ismethod(loss) and loss.__self__ is self.instance
+        self.loss_takes_input = self.loss_is_method and self._loss_takes_input()
         takes = parameters(self.forward)
         required = sum(parameter.required for parameter in takes)
         self.context = bool(
@@ -99,6 +106,19 @@ class NumPyCode:
         functions = [f for f in (self.forward, self.backward, loss) if f is not None]
         self.variables = Variables([] if self.instance is not None else functions)
         self._require_takers(functions)
+
+    def _loss_takes_input(self) -> bool:
+        """Whether a method that computes the loss takes the input, not the output.
+
+        It does if it runs forward, or if it reads the parameters and its first parameter has the
+        name of forward's.
+        """
+        read = _attributes_read(self.loss)
+        if getattr(self.forward, "__name__", None) in read:
+            return True
+        first, other = ([p.name for p in parameters(f)[:1]] for f in (self.loss, self.forward))
+        held = {leaf.names[0] for leaf in walk("object", self.instance)}
+        return first == other and not held.isdisjoint(read)
 
     def _require_takers(self, functions) -> None:
         """Refuse a named argument that none of the functions takes."""
@@ -345,17 +365,21 @@ class Copy:
         return (_outputs_among(written) or written)[-1].value
 
     def _loss_of(self, output):
-        """The loss of an output, with the labels given by name."""
-        free = [p for p in parameters(self.code.loss) if p.name not in self.named]
-        by_name = {
-            p.name: self.named[p.name] for p in parameters(self.code.loss) if p.name in self.named
-        }
+        """The loss of an output or of the input, with the labels given by name."""
+        loss = self.code.loss
+        if self.code.loss_is_method:
+            loss = MethodType(loss.__func__, self.instance)
+        free = [p for p in parameters(loss) if p.name not in self.named]
+        by_name = {p.name: self.named[p.name] for p in parameters(loss) if p.name in self.named}
+        if self.code.loss_is_method and not any(p.required for p in free):
+            return loss(**by_name)  # it reads the output that forward stored
         if not free or any(p.required for p in free[1:]):
             missing = [p.name for p in free[1:] if p.required]
             raise Unrunnable(
                 f"the loss takes {' and '.join(missing) or 'no output'}: pass it by name"
             )
-        return self.code.loss(**{free[0].name: output}, **by_name)
+        given = self.args[0] if self.code.loss_takes_input else output
+        return loss(**{free[0].name: given}, **by_name)
 
 
 def _outputs_among(arrays) -> list[NamedArray]:
@@ -469,6 +493,29 @@ def _plain_parameters(thing) -> list[tuple[Any, str]]:
             and (NUMBER_AS_PARAMETER.fullmatch(name) or (name,) in differentiated)
         ]
     return found
+
+
+def _attributes_read(method) -> set[str]:
+    """The attributes that a method reads from its object, itself or in other methods."""
+    read: set[str] = set()
+    pending = [method]
+    while pending:
+        function = plain_function(pending.pop())
+        with contextlib.suppress(OSError, TypeError, SyntaxError):
+            tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+            new = set(_attributes_in(tree, function.__code__.co_varnames[0])) - read
+            read |= new
+            parts = (inspect.getattr_static(method.__self__, name, None) for name in new)
+            pending += [part for part in parts if inspect.isfunction(part)]
+    return read
+
+
+def _attributes_in(tree, owner) -> Iterator[str]:
+    """The names of the attributes of a variable that a syntax tree reads."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id=name), attr=attribute) if name == owner:
+                yield attribute
 
 
 def _has_static_pair(cls) -> bool:

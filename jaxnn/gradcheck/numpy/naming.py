@@ -73,6 +73,7 @@ OUTPUT = re.compile(
     r"|(?:\w+_)?(?:out|output)",
     _FLAGS,
 )
+PROBABILITIES = re.compile(r"p|probs?|probabilit(?:y|ies)", _FLAGS)
 PREDICTION = re.compile(
     r"(?:y_?)?(?:pred\w*|hat|prob\w*|output\w*|out|logits?|scores?)|yhat|y_?hat|y_?p(?:red)?|p|q"
     r"|a\d*|al|predicted\w*|estimate\w*|approx\w*|x|z|h",

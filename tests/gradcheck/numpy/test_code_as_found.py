@@ -655,3 +655,56 @@ def test_labels_alone_are_no_incoming_gradient():
         BeginsAtLabels(), X, loss=lambda output, y: 0.5 * np.sum((output - y) ** 2), y=labels
     )
     assert named.ok, named
+
+
+def softmax_backward(dout, p):
+    return p * (dout - (dout * p).sum(-1, keepdims=True))
+
+
+def softmax_backward_with_mean(dout, probs):
+    return probs * (dout - (dout * probs).mean(-1, keepdims=True))
+
+
+def test_probabilities_are_the_output():
+    assert check_numpy(softmax, softmax_backward, X).verdict == "right"
+    report = check_numpy(softmax, softmax_backward_with_mean, X)
+    assert report.findings[0].message == "d_z uses the mean of dy·p instead of its sum (C3)"
+    assert "write (dout * probs).sum" in report.repairs[0]
+
+
+class LossOfInput:
+    """The loss runs forward, or reads the output that forward stored."""
+
+    slip = 1
+
+    def __init__(self):
+        self.W = W
+
+    def forward(self, x):
+        self.x, self.out = x, x @ self.W
+        return self.out
+
+    def loss(self, x, y):
+        return half_square(self.forward(x), y)
+
+    def stored_loss(self, y):
+        return half_square(self.out, y) + np.sum(self.W**2)
+
+    def backward(self, y):
+        self.dW = self.slip * self.x.T @ (self.out - y)
+
+
+class WithPenalty(LossOfInput):
+    def backward(self, y):
+        super().backward(y)
+        self.dW += 2 * self.slip * self.W
+
+
+@pytest.mark.parametrize(("kind", "loss"), [(LossOfInput, "loss"), (WithPenalty, "stored_loss")])
+def test_a_loss_may_be_a_method_of_the_object(kind, loss):
+    net = kind()
+    report = check_numpy(net, None, X, loss=getattr(net, loss), y=H)
+    assert report.verdict == "right", report
+    net.slip = 2
+    report = check_numpy(net, None, X, loss=getattr(net, loss), y=H)
+    assert [(f.leaf, f.law) for f in report.findings] == [("W", "gradient")]
