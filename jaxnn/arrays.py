@@ -38,8 +38,13 @@ def is_array_like(value) -> bool:
     return hasattr(value, "__jax_array__") and not isinstance(value, jax.Array)
 
 
-def unwrapped(tree):
-    """A tree with an array in place of each array-like object, such as a Flax parameter."""
+def unwrapped(name: str, tree):
+    """A tree with an array in place of each array-like object, such as a Flax parameter.
+
+    Raises:
+        TypeError: the keys of a dict are of several types.
+    """
+    leaves(name, tree)
     return jax.tree.map(
         lambda leaf: jnp.asarray(leaf) if is_array_like(leaf) else leaf, tree, is_leaf=is_array_like
     )

@@ -257,7 +257,8 @@ class Rules:
 
     def _cotangent(self, call: Call, dy):
         """dy as floating-point arrays of the output's tree and shapes."""
-        dy = as_arrays(f"{self.name}: dy", unwrapped(dy))
+        name = f"{self.name}: dy"
+        dy = as_arrays(name, unwrapped(name, dy))
         leaves, tree = jax.tree.flatten(dy)
         if tree != call.output or tuple(map(np.shape, leaves)) != call.shapes:
             shapes = str(jax.tree.map(np.shape, dy))

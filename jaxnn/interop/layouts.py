@@ -63,7 +63,8 @@ def convert_convention(params: Params, to: str, *, source: str = "row") -> Param
             converted["b"] = node["b"].reshape((-1, 1) if to == "column" else (-1,))
         return converted
 
-    return jax.tree_util.tree_map_with_path(convert, unwrapped(params), is_leaf=_is_linear)
+    arrays = unwrapped("convert_convention: params", params)
+    return jax.tree_util.tree_map_with_path(convert, arrays, is_leaf=_is_linear)
 
 
 def _is_linear(node) -> bool:

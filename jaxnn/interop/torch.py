@@ -202,7 +202,8 @@ def params_to_torch(
     for kind, tree in ((PARAMS, params), (STATE, state)):
         if tree is None and kind is STATE:
             continue
-        tree = as_arrays(f"{caller}: {kind.name}", unwrapped(tree))
+        name = f"{caller}: {kind.name}"
+        tree = as_arrays(name, unwrapped(name, tree))
         arrays, wanted = _leaves(tree), _leaves(kind.tree(net))
         for path, array in arrays.items():
             if not jnp.issubdtype(array.dtype, jnp.floating):

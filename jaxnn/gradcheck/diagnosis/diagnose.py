@@ -226,7 +226,8 @@ def _require_arrays(name, tree):
 def _in_native_order(tree):
     """NumPy arrays in the byte order that JAX accepts; float64 stays float64."""
     return jax.tree.map(
-        lambda leaf: as_numpy("", leaf) if isinstance(leaf, np.ndarray) else leaf, unwrapped(tree)
+        lambda leaf: as_numpy("", leaf) if isinstance(leaf, np.ndarray) else leaf,
+        unwrapped("diagnose: params, x, target or grads", tree),
     )
 
 

@@ -35,8 +35,6 @@ def adapt(target, args, options: dict[str, Any], definition=None) -> tuple[Check
         target = target.func
     if isinstance(target, jax.stages.Wrapped) and isinstance(plain(target), jax.custom_vjp):
         target = plain(target)
-    if isinstance(target, Op | Layer | tuple):
-        args = tuple(map(unwrapped, args))
     if isinstance(target, Op):
         checked = _of_op(target, options)
         args = (*args, *[None] * (len(target.arguments) - len(args)))
@@ -67,9 +65,10 @@ def adapt(target, args, options: dict[str, Any], definition=None) -> tuple[Check
             primal=checked.definition,
             statement=f"{checked.statement}, definition={name_of(definition)}",
         )
-    return checked, tuple(
-        _arrays(name, arg) for name, arg in zip(checked.arguments, args, strict=True)
-    )
+    named = list(zip(checked.arguments, args, strict=True))
+    if isinstance(target, Op | Layer | tuple):
+        named = [(name, unwrapped(name, arg)) for name, arg in named]
+    return checked, tuple(_arrays(name, arg) for name, arg in named)
 
 
 @lru_cache(maxsize=1024)
