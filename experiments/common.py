@@ -141,7 +141,8 @@ class Parser(argparse.ArgumentParser):
     def run(self, program: Callable[..., Any], args: argparse.Namespace, *arguments: Any) -> Any:
         """Call the program, and leave with one line if it is interrupted or its training diverges.
 
-        The `result.json` of an earlier run is removed first: only a run that succeeds has one.
+        The `result.json` of an earlier run is removed first: only a run that succeeds has one. With
+        `--resume` it is of the same run and stays, in case the command is refused.
 
         Args:
             program: takes `args` and `arguments`.
@@ -153,7 +154,7 @@ class Parser(argparse.ArgumentParser):
         """
         if self.trains:
             resume.begin(self, args)
-        if self.writes:
+        if self.writes and not (self.trains and args.resume):
             (args.output / "result.json").unlink(missing_ok=True)
         noted: list[int] = []
         try:

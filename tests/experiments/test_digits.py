@@ -36,7 +36,7 @@ def assert_pictures(folder):
     for name in PICTURES:
         data = (folder / f"{name}.png").read_bytes()
         assert data.startswith(b"\x89PNG")
-        assert len(data) < 200_000
+        assert len(data) < 500_000
 
 
 def test_result(output):
